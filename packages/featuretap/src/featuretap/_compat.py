@@ -1,0 +1,52 @@
+"""The private corners of torch that featuretap leans on, one small function each.
+
+Each says on which torch versions it was checked, and what happens where the corner is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+__all__ = ["aten_schemas", "draws_random_numbers", "preserve_version"]
+
+
+@cache
+def aten_schemas(name: str) -> Sequence[Any]:
+    """Return the schemas of all overloads of ``aten::name``; empty if there is no such operator.
+
+    A schema says which arguments an operator writes and which its results may alias.
+    Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
+    """
+    try:
+        return tuple(torch._C._jit_get_schemas_for_operator(f"aten::{name}"))
+    except RuntimeError:
+        return ()
+
+
+@cache
+def draws_random_numbers(name: str) -> bool:
+    """Say whether some overload of ``aten::name`` is tagged as drawing seeded random numbers.
+
+    Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
+    """
+    packet = getattr(torch.ops.aten, name, None)
+    if packet is None:
+        return False
+    tag = torch.Tag.nondeterministic_seeded
+    return any(tag in getattr(packet, overload).tags for overload in packet.overloads())
+
+
+@contextlib.contextmanager
+def preserve_version(tensor: torch.Tensor) -> Iterator[None]:
+    """Write ``tensor`` without autograd counting it as a modification.
+
+    Used only to put a value back where tracing changed it: for autograd nothing happened.
+    Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
+    """
+    with torch.autograd._unsafe_preserve_version_counter(tensor):
+        yield

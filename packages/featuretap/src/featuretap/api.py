@@ -1,0 +1,196 @@
+"""The two functions: check what the user said, choose the backend, and speak to the user."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from .backends import Options, available_backends, load_backend
+from .errors import FallbackWarning, NodeNotFoundError, UntraceableModelError
+from .node_names import NodeNames
+from .selection import normalize
+
+__all__ = ["create_feature_extractor", "get_graph_node_names"]
+
+_TRACER_KEYS = ("leaf_modules", "autowrap_functions", "autowrap_modules")
+
+
+def get_graph_node_names(
+    model: nn.Module,
+    tracer_kwargs: Mapping[str, Any] | None = None,
+    suppress_diff_warning: bool = False,
+    concrete_args: Mapping[str, Any] | None = None,
+    *,
+    example_args: tuple[Any, ...] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    backend: str = "auto",
+) -> NodeNames:
+    """List the names of all nodes of ``model``, in execution order.
+
+    A node is one recorded operation: a call of a leaf module, a function, a tensor method, an
+    operator. It is called by the path of the module whose forward runs it and the operation:
+    ``layer1.0.add``. Besides the listed names, :func:`create_feature_extractor` accepts the path of
+    any module that is called (``layer1``: what it returned) and ``""`` (the model's output).
+
+    The model is left as it was.
+
+    Args:
+        model: any module.
+        tracer_kwargs: ``leaf_modules`` (module types or instances that are not looked into),
+            ``autowrap_functions`` (functions that are one node each, however they are called) and
+            ``autowrap_modules`` (Python modules whose functions are). Each is any iterable.
+        suppress_diff_warning: do not warn if the two modes have different nodes.
+        concrete_args: arguments of ``forward`` to fix: name -> value.
+        example_args: positional arguments of an example call, for backends that run the model.
+        example_kwargs: keyword arguments of an example call.
+        backend: ``"fx"``, ``"auto"``, or the name of another installed backend.
+
+    Returns:
+        The names usable in both modes; ``.train`` and ``.eval`` have all names of each mode.
+
+    Raises:
+        UntraceableModelError: if the forward of ``model`` itself cannot be recorded.
+
+    Warns:
+        UserWarning: if some nodes exist in one mode only, saying which.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+        >>> get_graph_node_names(model)
+        ['input', '0', '1']
+
+    The names follow torchvision's ``feature_extraction`` (``torchvision.models``), where that is
+    unambiguous.
+    """
+    options = _options(tracer_kwargs, concrete_args, example_args, example_kwargs)
+    names = _serve(model, backend, lambda chosen: chosen.node_names(model, options))
+    if not suppress_diff_warning:
+        names.warn_about_differences()
+    return names
+
+
+def create_feature_extractor(
+    model: nn.Module,
+    return_nodes: Any = None,
+    train_return_nodes: Any = None,
+    eval_return_nodes: Any = None,
+    tracer_kwargs: Mapping[str, Any] | None = None,
+    suppress_diff_warning: bool = False,
+    concrete_args: Mapping[str, Any] | None = None,
+    *,
+    example_args: tuple[Any, ...] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    backend: str = "auto",
+) -> nn.Module:
+    """Make a module that returns the values of chosen nodes of ``model``.
+
+    It takes the arguments that ``model.forward`` takes and returns ``OrderedDict[str, value]`` in
+    execution order. Nothing after the last chosen node runs. Each value is bit for bit what the
+    model computes there, as it was at that moment; parameters and buffers are the model's own.
+
+    Args:
+        model: any module. It is left as it was.
+        return_nodes: a dict (node name -> output key), a list or tuple of names, or one name. A
+            name may be a node, a module's path (what the module returned), ``""`` (the output), a
+            glob (``"layer*.*.relu*"``), or a module type (every call of that type).
+        train_return_nodes: the same for train mode alone; needs ``eval_return_nodes``.
+        eval_return_nodes: the same for eval mode alone; needs ``train_return_nodes``.
+        tracer_kwargs: see :func:`get_graph_node_names`.
+        suppress_diff_warning: do not warn where one name is another operation in each mode.
+        concrete_args: arguments of ``forward`` to fix: name -> value. They may still be passed, if
+            equal.
+        example_args: positional arguments of an example call, for backends that run the model.
+        example_kwargs: keyword arguments of an example call.
+        backend: ``"fx"``, ``"auto"``, or the name of another installed backend.
+
+    Returns:
+        With fx a :class:`torch.fx.GraphModule` with ``.graph``, ``.train_graph``, ``.eval_graph``,
+        ``.return_nodes`` and ``.auto_leaves``.
+
+    Raises:
+        NodeNotFoundError: if a name is no node; the message has the nearest names.
+        UntraceableModelError: if the forward of ``model`` itself cannot be recorded.
+        ValueError: if nothing is asked for, or two nodes under one key.
+        TypeError: if the request, a name or a key has a wrong type.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+        >>> extractor = create_feature_extractor(model, {"1": "hidden"})
+        >>> {key: tuple(value.shape) for key, value in extractor(torch.zeros(5, 2)).items()}
+        {'hidden': (5, 3)}
+    """
+    requests = _requests(return_nodes, train_return_nodes, eval_return_nodes)
+    options = _options(tracer_kwargs, concrete_args, example_args, example_kwargs)
+    with warnings.catch_warnings():
+        if suppress_diff_warning:
+            warnings.filterwarnings("ignore", r".* in train mode but .* in eval mode", UserWarning)
+        return _serve(model, backend, lambda chosen: chosen.extractor(model, requests, options))
+
+
+def _serve(model: nn.Module, backend: str, ask: Callable[[Any], Any]) -> Any:
+    """Ask the chosen backend; ``auto`` asks fx first and hooks where fx cannot serve."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    if backend != "auto":
+        return ask(load_backend(backend))
+    try:
+        return ask(load_backend("fx"))
+    except (UntraceableModelError, NodeNotFoundError) as error:
+        if "hooks" not in available_backends():
+            raise
+        answer = ask(load_backend("hooks"))
+        message = f"fx cannot serve this request, the hooks backend does: {error}"
+        warnings.warn(message, FallbackWarning, stacklevel=3)
+        return answer
+
+
+def _requests(both: Any, train: Any, evaluate: Any) -> dict[str, dict[Any, str | None]]:
+    if both is not None:
+        if train is not None or evaluate is not None:
+            raise ValueError(
+                "return_nodes is for both modes: pass it alone, or train_return_nodes and "
+                f"eval_return_nodes without it (got return_nodes={both!r} as well)"
+            )
+        request = normalize(both)
+        return {"train": request, "eval": request}
+    if train is None and evaluate is None:
+        raise ValueError("nothing to extract: pass return_nodes, for example ['layer4']")
+    if train is None or evaluate is None:
+        missing = "train_return_nodes" if train is None else "eval_return_nodes"
+        raise ValueError(f"train_return_nodes and eval_return_nodes go together; {missing} is missing")
+    return {
+        "train": normalize(train, "train_return_nodes"),
+        "eval": normalize(evaluate, "eval_return_nodes"),
+    }
+
+
+def _options(
+    tracer_kwargs: Mapping[str, Any] | None,
+    concrete_args: Mapping[str, Any] | None,
+    example_args: tuple[Any, ...] | None,
+    example_kwargs: Mapping[str, Any] | None,
+) -> Options:
+    given = dict(tracer_kwargs or {})
+    unknown = [key for key in given if key not in _TRACER_KEYS]
+    if unknown:
+        raise TypeError(
+            f"tracer_kwargs has no {unknown[0]!r}; it takes {', '.join(map(repr, _TRACER_KEYS))}"
+        )
+    values = {key: _as_tuple(key, given[key]) for key in given}
+    return Options(
+        **values,
+        concrete_args=dict(concrete_args or {}),
+        example_args=None if example_args is None else tuple(example_args),
+        example_kwargs=None if example_kwargs is None else dict(example_kwargs),
+    )
+
+
+def _as_tuple(key: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, Iterable) or isinstance(value, (str, nn.Module)):
+        raise TypeError(f"tracer_kwargs[{key!r}] must be a list, not {value!r}")
+    return tuple(value)

@@ -1,0 +1,217 @@
+"""Python source for the forward of an extractor.
+
+fx's own code looks modules up by string attributes at every call, which costs more than a small
+module itself. This code goes through ``_modules`` instead, drops each value after its last use, and
+holds the graphs of both modes in one ``forward`` that has the signature of the model's.
+"""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+import linecache
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import fx
+
+from .errors import NodeNotFoundError
+
+__all__ = ["compile_forward"]
+
+
+
+def compile_forward(
+    signature: inspect.Signature,
+    graphs: Mapping[str, fx.Graph | str],
+    fixed: Mapping[str, Mapping[str, Any]],
+    label: str,
+) -> tuple[Callable[..., Any], str]:
+    """Compile the graphs of both modes into one function.
+
+    Args:
+        signature: the signature of the model's forward, without ``self``.
+        graphs: ``"train"`` and ``"eval"`` -> the graph, or why there is none.
+        fixed: for each mode, the arguments that were fixed when tracing.
+        label: what tracebacks call the source.
+
+    Returns:
+        The function ``forward(self, ...)`` and its source.
+    """
+    names = _Names()
+    train = _body(graphs["train"], fixed["train"], names)
+    evaluate = _body(graphs["eval"], fixed["eval"], names)
+    header = f"def forward(self{_parameters(signature, names)}):"
+    if train == evaluate:
+        lines = [header, *_indent(train)]
+    else:
+        lines = [header, "    if self.training:", *_indent(train, 2), *_indent(evaluate)]
+    source = "\n".join(lines) + "\n"
+    filename = f"<featuretap {label} {id(names):x}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    exec(compile(source, filename, "exec"), names.namespace)
+    return names.namespace["forward"], source
+
+
+class _Names:
+    """Global names of the generated source: functions, and constants without a literal."""
+
+    def __init__(self) -> None:
+        self.namespace: dict[str, Any] = {"OrderedDict": OrderedDict, "_check_fixed": _check_fixed}
+        self._by_id: dict[int, str] = {id(OrderedDict): "OrderedDict"}
+
+    def of(self, value: Any) -> str:
+        """Return a global name for ``value``."""
+        name = self._by_id.get(id(value))
+        if name is None:
+            stem = getattr(value, "__name__", type(value).__name__)
+            # fx names values in lower case, so an upper-case letter keeps the two apart.
+            stem = stem if stem.isidentifier() else "constant"
+            name = f"F{len(self._by_id)}_{stem}"
+            self._by_id[id(value)] = name
+            self.namespace[name] = value
+        return name
+
+
+def _check_fixed(name: str, given: Any, fixed: Any) -> None:
+    """Refuse an argument that differs from the value it had when the model was traced."""
+    if given is fixed or (type(given) is type(fixed) and given == fixed):
+        return
+    raise ValueError(
+        f"this extractor was made for {name}={fixed!r} and cannot serve {name}={given!r}: the branches "
+        f"of the forward that {name} chooses were fixed when the model was traced. Create another "
+        f"extractor with concrete_args={{{name!r}: ...}}, or use backend='hooks'"
+    )
+
+
+def _mode_missing(why: str) -> None:
+    raise NodeNotFoundError(why)
+
+
+def _indent(lines: list[str], levels: int = 1) -> list[str]:
+    return ["    " * levels + line for line in lines]
+
+
+def _parameters(signature: inspect.Signature, names: _Names) -> str:
+    text = ""
+    keyword_only = False
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
+            text += ", *"
+            keyword_only = True
+        text += f", {parameter.name}"
+        if parameter.default is not inspect.Parameter.empty:
+            text += f"={_literal(parameter.default, names)}"
+    return text
+
+
+def _body(graph: fx.Graph | str, fixed: Mapping[str, Any], names: _Names) -> list[str]:
+    if isinstance(graph, str):
+        return [f"{names.of(_mode_missing)}({graph!r})", "return None"]
+    lines = [
+        f"_check_fixed({name!r}, {name}, {_literal(value, names)})" for name, value in fixed.items()
+    ]
+    local = _local_names(graph, fixed)
+    dying = _last_uses(graph)
+    for node in graph.nodes:
+        if node.op == "output":
+            lines.append(f"return {_result(node.args[0], local, names)}")
+        elif node.op != "placeholder":
+            lines.append(_statement(node, local, names))
+        dead = [local[value] for value in dying.get(node, ()) if value in local]
+        if dead and node.op != "output":
+            lines.append(f"{' = '.join(dead)} = None")
+    return lines
+
+
+def _local_names(graph: fx.Graph, fixed: Mapping[str, Any]) -> dict[fx.Node, str]:
+    """Name each value: placeholders by their argument, the others as fx does, without clashes."""
+    local: dict[fx.Node, str] = {}
+    taken = {"self", "OrderedDict", "_check_fixed", *fixed}
+    taken.update(str(node.target) for node in graph.nodes if node.op == "placeholder")
+    for node in graph.nodes:
+        name = str(node.target) if node.op == "placeholder" else node.name
+        if node.op != "placeholder":
+            while name in taken or keyword.iskeyword(name):
+                name += "_"
+        taken.add(name)
+        local[node] = name
+    return local
+
+
+def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """Map each node to the values that nothing uses after it."""
+    last: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        last[node] = node
+        for value in node.all_input_nodes:
+            last[value] = node
+    dying: dict[fx.Node, list[fx.Node]] = {}
+    for value, node in last.items():
+        if value.op != "output":
+            dying.setdefault(node, []).append(value)
+    return dying
+
+
+def _statement(node: fx.Node, local: Mapping[fx.Node, str], names: _Names) -> str:
+    target: Any = node.target
+    if node.op == "get_attr":
+        return f"{local[node]} = {_attribute(str(target))}"
+    arguments = [_expression(argument, local, names) for argument in node.args]
+    if node.op == "call_function" and getattr(target, "__module__", "") == "_operator":
+        if target.__name__ == "setitem":
+            return f"{arguments[0]}[{arguments[1]}] = {arguments[2]}"
+        if target.__name__ == "getitem":
+            return f"{local[node]} = {arguments[0]}[{arguments[1]}]"
+    arguments += [f"{name}={_expression(value, local, names)}" for name, value in node.kwargs.items()]
+    if node.op == "call_method":
+        return f"{local[node]} = {arguments[0]}.{target}({', '.join(arguments[1:])})"
+    called = _module(str(target)) if node.op == "call_module" else names.of(target)
+    return f"{local[node]} = {called}({', '.join(arguments)})"
+
+
+def _module(path: str) -> str:
+    return "self" + "".join(f"._modules[{part!r}]" for part in path.split("."))
+
+
+def _attribute(path: str) -> str:
+    owner, _, name = path.rpartition(".")
+    holder = _module(owner) if owner else "self"
+    return f"{holder}.{name}" if name.isidentifier() else f"getattr({holder}, {name!r})"
+
+
+def _result(value: Any, local: Mapping[fx.Node, str], names: _Names) -> str:
+    items = ", ".join(f"({key!r}, {_expression(item, local, names)})" for key, item in value.items())
+    return f"OrderedDict([{items}])"
+
+
+def _expression(value: Any, local: Mapping[fx.Node, str], names: _Names) -> str:
+    """Write an argument of a node as Python."""
+    if isinstance(value, fx.Node):
+        return local[value]
+    if isinstance(value, slice):
+        parts = (_expression(part, local, names) for part in (value.start, value.stop, value.step))
+        return f"slice({', '.join(parts)})"
+    if isinstance(value, tuple) and type(value).__name__ != "Size":
+        items = [_expression(item, local, names) for item in value]
+        if hasattr(value, "_fields"):
+            return f"{names.of(type(value))}({', '.join(items)})"
+        return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+    if isinstance(value, list):
+        return f"[{', '.join(_expression(item, local, names) for item in value)}]"
+    if isinstance(value, dict):
+        pairs = (f"{_literal(k, names)}: {_expression(v, local, names)}" for k, v in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    return _literal(value, names)
+
+
+def _literal(value: Any, names: _Names) -> str:
+    if value is None or value is ... or type(value) in (bool, int, str):
+        return repr(value)
+    if type(value) is float and math.isfinite(value):
+        return repr(value)
+    return names.of(value)

@@ -1,0 +1,72 @@
+"""What can go wrong, and how it is said.
+
+Every message answers four questions: what was asked, what is wrong with it, what is the
+nearest thing that would be right, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "FallbackWarning",
+    "NodeNotFoundError",
+    "NodeNotReachedError",
+    "UntraceableModelError",
+    "nearest",
+]
+
+
+class NodeNotFoundError(ValueError):
+    """A requested name is no node of the model.
+
+    Attributes:
+        name: the name that was asked for.
+        suggestions: the names nearest to it, best first.
+    """
+
+    def __init__(self, message: str, name: str = "", suggestions: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.name = name
+        self.suggestions = tuple(suggestions)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.name, self.suggestions)
+
+
+class NodeNotReachedError(NodeNotFoundError):
+    """A requested node exists, but the forward that just ran did not reach it."""
+
+
+class UntraceableModelError(RuntimeError):
+    """``torch.fx`` cannot record this model's own forward faithfully.
+
+    Attributes:
+        module_path: path of the module whose forward could not be recorded (``""`` for the root).
+        location: ``"file:line"`` of the statement, or ``""`` if it is not known.
+    """
+
+    def __init__(self, message: str, module_path: str = "", location: str = "") -> None:
+        super().__init__(message)
+        self.module_path = module_path
+        self.location = location
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.module_path, self.location)
+
+
+class FallbackWarning(UserWarning):
+    """``backend="auto"`` left fx for another backend; the message says why."""
+
+
+def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """Return the ``count`` names most like ``name``, best first.
+
+    Names that end in the same operation or begin with the same path come before names that
+    merely look alike, because a forgotten or wrong prefix is the commonest mistake.
+    """
+    pool = list(dict.fromkeys(n for n in names if n))
+    inside = [n for n in pool if n.endswith("." + name) or n.startswith(name + ".")]
+    alike = difflib.get_close_matches(name, pool, n=count, cutoff=0.5)
+    return list(dict.fromkeys([*inside[:count], *alike]))[:count]

@@ -1,0 +1,237 @@
+"""The module that returns features: two graphs, one compiled forward, the model's own parameters."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from .codegen import compile_forward
+from .naming import join
+from .serialization import graph_from_state, graph_to_state
+from .structures import copy_value
+
+__all__ = ["ExtractorParts", "FeatureExtractor"]
+
+
+@dataclass
+class ExtractorParts:
+    """What an extractor is made of, for the modes ``"train"`` and ``"eval"``.
+
+    Attributes:
+        graphs: the graph of each mode, or the reason why there is none.
+        return_nodes: for each mode, node name -> output key.
+        fixed: for each mode, the arguments that were fixed when tracing.
+        flag_exceptions: for each mode, paths of the modules whose ``training`` flag is the opposite.
+        auto_leaves: path of each module that became a leaf by itself -> why.
+    """
+
+    class_name: str
+    signature: inspect.Signature
+    graphs: dict[str, fx.Graph | str]
+    return_nodes: dict[str, dict[str, str]]
+    fixed: dict[str, dict[str, Any]] = field(default_factory=lambda: {"train": {}, "eval": {}})
+    flag_exceptions: dict[str, list[str]] = field(default_factory=lambda: {"train": [], "eval": []})
+    auto_leaves: dict[str, str] = field(default_factory=dict)
+
+
+class FeatureExtractor(fx.GraphModule):
+    """Returns the selected features of a model as ``OrderedDict[str, value]``, in execution order.
+
+    Made by :func:`featuretap.create_feature_extractor`. Its parameters, buffers and leaf modules
+    are the model's own objects under the model's own names. Which graph runs is decided at each
+    call from ``training``.
+    """
+
+    def __init__(self, parts: ExtractorParts) -> None:
+        nn.Module.__init__(self)
+        self._parts = parts
+        self._tracer_cls = None
+        self._tracer_extras: dict[str, Any] = {}
+        self.meta: dict[str, Any] = {}
+        self.recompile()
+
+    @property
+    def train_graph(self) -> fx.Graph:
+        """The graph that runs in train mode."""
+        return self._graph_of("train")
+
+    @property
+    def eval_graph(self) -> fx.Graph:
+        """The graph that runs in eval mode."""
+        return self._graph_of("eval")
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph of the mode that the extractor is in."""
+        return self._graph_of(self._mode)
+
+    @graph.setter
+    def graph(self, graph: fx.Graph) -> None:
+        self._parts.graphs[self._mode] = graph
+        self.recompile()
+
+    @property
+    def _graph(self) -> fx.Graph:
+        return self.graph
+
+    @property
+    def return_nodes(self) -> dict[str, str]:
+        """Node name -> output key, for the mode that the extractor is in."""
+        return dict(self._parts.return_nodes[self._mode])
+
+    @property
+    def auto_leaves(self) -> dict[str, str]:
+        """Path of each module that could not be traced and became a leaf by itself -> why."""
+        return dict(self._parts.auto_leaves)
+
+    @property
+    def _mode(self) -> str:
+        return "train" if self.training else "eval"
+
+    def _graph_of(self, mode: str) -> fx.Graph:
+        graph = self._parts.graphs[mode]
+        if isinstance(graph, str):
+            raise AttributeError(graph)
+        return graph
+
+    def recompile(self) -> Any:
+        """Compile ``forward`` from both graphs, after a change to one of them."""
+        parts = self._parts
+        forward, self._code = compile_forward(
+            parts.signature, parts.graphs, parts.fixed, parts.class_name
+        )
+        cls: Any = type(self)
+        cls.forward = forward
+        cls.__name__ = parts.class_name
+        return None
+
+    def train(self, mode: bool = True) -> FeatureExtractor:
+        """Switch graphs, and set each submodule to the flag it has in the model in that mode."""
+        super().train(mode)
+        for path in self._parts.flag_exceptions["train" if mode else "eval"]:
+            self.get_submodule(path).training = not mode
+        return self
+
+    # -- copies ---------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureExtractor:
+        state = {name: copy.deepcopy(value, memo) for name, value in self._state().items()}
+        new = _from_state(state)
+        memo[id(self)] = new
+        return new
+
+    def __copy__(self) -> FeatureExtractor:
+        return _from_state(self._state())
+
+    def __reduce__(self) -> Any:
+        return _from_state, (self._state(),)
+
+    def _state(self) -> dict[str, Any]:
+        state = {name: value for name, value in vars(self).items() if name != "_code"}
+        parts = vars(self._parts).copy()
+        parts["graphs"] = {
+            mode: graph if isinstance(graph, str) else graph_to_state(graph)
+            for mode, graph in self._parts.graphs.items()
+        }
+        return {**state, "_parts": parts}
+
+    # -- other tools ----------------------------------------------------------------------------
+
+    def __prepare_scriptable__(self) -> fx.GraphModule:
+        """Give TorchScript a plain GraphModule of the current mode, in the subset it understands."""
+        graph = copy.deepcopy(self.graph)
+        for node in list(graph.nodes):
+            if node.op == "call_function" and node.target is copy_value:
+                with graph.inserting_before(node):
+                    node.replace_all_uses_with(graph.call_method("clone", node.args))
+                graph.erase_node(node)
+        module = fx.GraphModule(self, graph)
+        module.train(self.training)
+        return module
+
+    def __featuretap_inline__(
+        self, tracer: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> OrderedDict[str, Any]:
+        """Record this extractor's nodes into ``tracer`` under the names they have here."""
+        bound = self._parts.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        values: dict[fx.Node, Any] = {}
+        result: OrderedDict[str, Any] = OrderedDict()
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = bound.arguments[node.target]
+            elif node.op == "output":
+                items = fx.node.map_arg(node.args[0], values.__getitem__)
+                result = OrderedDict(items)
+            else:
+                values[node] = tracer.replay(node, path, values, self)
+        return result
+
+
+def _from_state(state: dict[str, Any]) -> FeatureExtractor:
+    parts = dict(state["_parts"])
+    parts["graphs"] = {
+        mode: graph if isinstance(graph, str) else graph_from_state(graph)
+        for mode, graph in parts["graphs"].items()
+    }
+    new = FeatureExtractor(ExtractorParts(**parts))
+    vars(new).update({name: value for name, value in state.items() if name != "_parts"})
+    return new
+
+
+def install(extractor: nn.Module, model: nn.Module, path: str, value: Any) -> None:
+    """Put ``value`` (a module, parameter, buffer or tensor of ``model``) at ``path``.
+
+    Modules on the way that the extractor does not need as a whole are stood in for by empty ones.
+    """
+    owner_path, _, name = path.rpartition(".")
+    holder, original, walked = extractor, model, ""
+    for part in owner_path.split(".") if owner_path else ():
+        walked = join(walked, part)
+        original = original.get_submodule(part)
+        child = holder._modules.get(part)
+        if child is None:
+            child = nn.Module()
+            child.training = original.training
+            holder.add_module(part, child)
+        holder = child
+    if isinstance(value, nn.Module):
+        holder._modules[name] = value
+    elif isinstance(value, nn.Parameter):
+        holder._parameters[name] = value
+    elif name in original._buffers:
+        if holder is not original:
+            persistent = name not in original._non_persistent_buffers_set
+            holder.register_buffer(name, value, persistent=persistent)
+    elif isinstance(value, torch.Tensor):
+        vars(holder)[name] = value
+
+
+def attribute_at(model: nn.Module, path: str) -> Any:
+    """Return what ``model`` holds at a dotted path."""
+    owner, _, name = path.rpartition(".")
+    return getattr(model.get_submodule(owner), name)
+
+
+def populate(extractor: FeatureExtractor, model: nn.Module, constants: Mapping[str, Any]) -> None:
+    """Give ``extractor`` what its graphs refer to, and nothing else."""
+    targets: dict[str, str] = {}
+    for graph in extractor._parts.graphs.values():
+        for node in graph.nodes if isinstance(graph, fx.Graph) else ():
+            if node.op in ("call_module", "get_attr"):
+                targets[str(node.target)] = node.op
+    # Shorter paths first: a whole module must not replace a stand-in that already has children.
+    for path in sorted(targets, key=lambda target: target.count(".")):
+        if path in constants:
+            vars(extractor)[path] = constants[path]
+        elif targets[path] == "call_module":
+            install(extractor, model, path, model.get_submodule(path))
+        else:
+            install(extractor, model, path, attribute_at(model, path))

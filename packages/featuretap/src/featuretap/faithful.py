@@ -1,0 +1,250 @@
+"""What tracing must not lose, and what it must leave behind untouched.
+
+Tracing runs the model's own Python with stand-ins for tensors. Three things need care:
+
+1. the *model*: that Python may set attributes, move counters, write buffers, draw random
+   numbers. :class:`Untouched` puts all of it back.
+2. *real tensors*: buffers and constants stay real while tracing, so that Python may look at
+   their sizes; but what is computed from them must be computed again on every call.
+   :class:`RealTensorMode` hands each such operation to the tracer.
+3. *modes*: a forward that never looks at ``training`` is the same in train and eval.
+   :class:`TrainingReads` says whether it looked.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+from torch import fx, nn
+from torch.overrides import TorchFunctionMode
+
+from . import _compat
+
+__all__ = ["RealTensorMode", "TrainingReads", "Untouched", "contains", "foreign_random_state"]
+
+
+class Untouched:
+    """Put a model back as it was: flags, attributes, registries, hooks, random state.
+
+    Containers (``dict``, ``list``, ``set``) held by a module are restored in place and one level
+    deep, so that whoever else holds them sees the restored content. The content of tensors is
+    guarded by :class:`RealTensorMode`, which sees every write.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = {id(module): _ModuleContent(module) for module in model.modules()}
+
+    def restore(self, subtree: nn.Module | None = None) -> None:
+        """Undo what happened since this object was made, to all modules or to one subtree."""
+        if subtree is None:
+            contents = list(self._modules.values())
+        else:
+            known = (self._modules.get(id(module)) for module in subtree.modules())
+            contents = [content for content in known if content is not None]
+        for content in contents:
+            content.restore()
+
+
+class _ModuleContent:
+    __slots__ = ("containers", "module", "values")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.values = dict(vars(module))
+        self.containers = [
+            (value, value.copy())
+            for value in self.values.values()
+            if isinstance(value, (dict, list, set))
+        ]
+
+    def restore(self) -> None:
+        current = vars(self.module)
+        if current.keys() != self.values.keys() or any(
+            current[name] is not value for name, value in self.values.items()
+        ):
+            current.clear()
+            current.update(self.values)
+        for container, content in self.containers:
+            _restore_container(container, content)
+
+
+def _restore_container(container: Any, content: Any) -> None:
+    if isinstance(container, list):
+        if len(container) != len(content) or any(
+            a is not b for a, b in zip(container, content)  # noqa: B905 (lengths are equal)
+        ):
+            container[:] = content
+    elif isinstance(container, dict):
+        if len(container) != len(content) or any(
+            key not in container or container[key] is not value for key, value in content.items()
+        ):
+            container.clear()
+            container.update(content)
+    elif container != content:
+        container.clear()
+        container.update(content)
+
+
+class RandomState:
+    """The state of torch's random generators on the CPU and on every CUDA device in use."""
+
+    def __init__(self) -> None:
+        self._cpu = torch.get_rng_state()
+        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+        self._cuda = torch.cuda.get_rng_state_all() if cuda else []
+
+    def restore(self) -> None:
+        """Set the generators back."""
+        torch.set_rng_state(self._cpu)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+
+def foreign_random_state() -> tuple[object, Callable[[], None]]:
+    """Return the state of Python's and NumPy's global generators, and a function that restores it.
+
+    Draws from these leave no trace in a graph, so a trace that moved them cannot be faithful.
+    """
+    python = random.getstate()
+    numpy_random = sys.modules.get("numpy.random")
+    numpy = numpy_random.get_state() if numpy_random is not None else None
+
+    def restore() -> None:
+        random.setstate(python)
+        if numpy_random is not None:
+            numpy_random.set_state(numpy)
+
+    fingerprint = (hash(python), None if numpy is None else (numpy[1].tobytes(), *numpy[2:]))
+    return fingerprint, restore
+
+
+class TrainingReads:
+    """While entered, note whether this thread reads the ``training`` flag of any module.
+
+    A data descriptor on ``nn.Module`` comes before the instance's own attribute, so reads are
+    seen without touching any module. Other threads pass through it unseen.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._thread = threading.get_ident()
+
+    def _get(self, module: nn.Module) -> bool:
+        if threading.get_ident() == self._thread:
+            self.seen = True
+        try:
+            return bool(vars(module)["training"])
+        except KeyError:
+            raise AttributeError("training") from None
+
+    @staticmethod
+    def _set(module: nn.Module, value: bool) -> None:
+        vars(module)["training"] = value
+
+    def __enter__(self) -> TrainingReads:
+        nn.Module.training = property(self._get, self._set)  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del nn.Module.training  # type: ignore[misc]
+
+
+def contains(kinds: type | tuple[type, ...], *values: object) -> bool:
+    """Say whether any of the nested ``values`` holds an instance of ``kinds``."""
+    for value in values:
+        if isinstance(value, kinds):
+            return True
+        if isinstance(value, (tuple, list)):
+            if contains(kinds, *value):
+                return True
+        elif isinstance(value, dict):
+            if contains(kinds, *value.values()):
+                return True
+        elif isinstance(value, slice) and contains(kinds, value.start, value.stop, value.step):
+            return True
+    return False
+
+
+class RealTensorRecorder(Protocol):
+    """What :class:`RealTensorMode` needs of a tracer."""
+
+    def record_function(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Record a call that has a Proxy among its arguments."""
+
+    def run_real(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run a call on real tensors, and record it."""
+
+
+class RealTensorMode(TorchFunctionMode):
+    """Show the tracer every torch function, also those that no Proxy takes part in."""
+
+    def __init__(self, recorder: RealTensorRecorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Send calls with a Proxy to the graph, and run the others under the tracer's eye."""
+        kwargs = kwargs or {}
+        if any(issubclass(kind, fx.Proxy) for kind in types) or contains(fx.Proxy, args, kwargs):
+            return self._recorder.record_function(func, args, kwargs)
+        return self._recorder.run_real(func, args, kwargs)
+
+
+class SavedTensors:
+    """The content of tensors that existed before the trace and were written during it."""
+
+    def __init__(self) -> None:
+        self._saved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def save(self, tensor: torch.Tensor) -> None:
+        """Keep a copy of ``tensor`` as it is now, unless one is kept already."""
+        if id(tensor) not in self._saved:
+            self._saved[id(tensor)] = (tensor, tensor.detach().clone())
+
+    def restore(self) -> None:
+        """Write the saved content back; for autograd nothing has happened."""
+        with torch.no_grad():
+            for tensor, content in self._saved.values():
+                with _compat.preserve_version(tensor):
+                    tensor.copy_(content)
+
+
+class Guard:
+    """Everything that one trace may disturb, restored on exit whatever happened."""
+
+    def __init__(self, model: nn.Module, tensors: SavedTensors) -> None:
+        self.model = Untouched(model)
+        self._tensors = tensors
+        self._random = RandomState()
+        self._foreign, self._restore_foreign = foreign_random_state()
+
+    @property
+    def foreign_random_state_moved(self) -> bool:
+        """Whether Python's or NumPy's generator was used since the guard was made."""
+        return foreign_random_state()[0] != self._foreign
+
+    def __enter__(self) -> Guard:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.model.restore()
+        self._tensors.restore()
+        self._random.restore()
+        self._restore_foreign()

@@ -1,0 +1,275 @@
+"""What an operation writes, and whose storage its result may share.
+
+The facts come from torch's own operator schemas, where each argument and result carries an alias
+annotation. Composite operators whose schema is silent about an alias, and the modules and
+functions written in Python, are told apart by the short tables below. Whatever is unknown is
+taken to write and to share everything it is given: a needless copy is cheap, a wrong value is not.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx, nn
+
+from . import _compat
+
+__all__ = ["Effect", "StorageClasses", "effect_of", "written_arguments"]
+
+# Results that may be the argument itself, or a view of it, though the aten schema does not say so.
+_SCHEMA_IS_SILENT = frozenset(
+    "dropout alpha_dropout feature_dropout feature_alpha_dropout einsum meshgrid atleast_1d "
+    "atleast_2d atleast_3d broadcast_tensors type_as cartesian_prod float_power pixel_shuffle "
+    "pixel_unshuffle channel_shuffle native_channel_shuffle pad align_tensors __getitem__".split()
+)
+_VIEWS_OF_ALL = frozenset("broadcast_tensors meshgrid align_tensors cartesian_prod".split())
+_METADATA = frozenset("shape dtype device ndim layout requires_grad is_cuda is_meta itemsize".split())
+# Functions of torch.nn.functional without an aten operator of their name that return new storage.
+_FRESH_FUNCTIONS = frozenset(
+    "interpolate upsample max_pool1d max_pool2d max_pool3d fractional_max_pool2d lp_pool1d lp_pool2d "
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d softmin hardswish silu mish gelu "
+    "relu6 hardtanh elu selu celu leaky_relu rrelu threshold softsign tanhshrink normalize "
+    "local_response_norm multi_head_attention_forward gumbel_softmax unfold one_hot "
+    "cross_entropy nll_loss mse_loss l1_loss".split()
+)
+_FRESH_MODULES: tuple[type[nn.Module], ...] = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.Linear,
+    nn.Bilinear,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    nn.RNNBase,
+    nn.MultiheadAttention,
+    nn.Upsample,
+    nn.Threshold,
+    nn.ReLU,
+    nn.RReLU,
+    nn.Hardtanh,
+    nn.ReLU6,
+    nn.Sigmoid,
+    nn.Hardsigmoid,
+    nn.Tanh,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.ELU,
+    nn.CELU,
+    nn.SELU,
+    nn.GLU,
+    nn.GELU,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Softplus,
+    nn.PReLU,
+    nn.Softsign,
+    nn.Tanhshrink,
+    nn.Softmin,
+    nn.Softmax,
+    nn.Softmax2d,
+    nn.LogSoftmax,
+)
+# Normalisations that, while training, write the running statistics they are given.
+_STATISTICS = (nn.functional.batch_norm,)
+_TRUSTED = ("torch.", "torchvision.", "math", "_operator", "builtins")
+_RANDOM_MODULES = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d)
+
+
+class Effect(NamedTuple):
+    """What running a node does besides computing its own value."""
+
+    writes: tuple[Any, ...]
+    """Arguments whose storage it may write."""
+    shares: tuple[Any, ...]
+    """Arguments whose storage its result may share."""
+    lasting: bool
+    """Whether it draws random numbers or moves state of the model, which later nodes would miss."""
+
+
+class _Facts(NamedTuple):
+    writes_first: bool
+    shares: bool
+    trusted: bool
+    random: bool
+
+
+def written_arguments(
+    target: str | Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> list[Any]:
+    """Return the arguments that a call of a function or tensor method writes."""
+    written = [kwargs["out"]] if kwargs.get("out") is not None else []
+    if args and (_facts(target).writes_first or _is_in_place(target, args, kwargs)):
+        written.append(args[0])
+    return written
+
+
+def effect_of(node: fx.Node, module: nn.Module | None, training: Callable[[nn.Module], bool]) -> Effect:
+    """Say what running ``node`` does.
+
+    Args:
+        module: the module called, for a ``call_module`` node.
+        training: the flag of each module in the mode at hand.
+    """
+    if node.op == "call_module" and module is not None:
+        return _effect_of_module(node, module, training)
+    if node.op not in ("call_function", "call_method"):
+        return Effect((), (), False)
+    facts = _facts(node.target)
+    inputs = tuple(node.all_input_nodes)
+    written = tuple(written_arguments(node.target, node.args, node.kwargs))
+    if not facts.trusted:
+        written = inputs
+    elif node.target in _STATISTICS and _argument(node.target, node.args, node.kwargs, "training"):
+        written += tuple(
+            _argument(node.target, node.args, node.kwargs, name)
+            for name in ("running_mean", "running_var")
+        )
+    random = facts.random and _is_on(node.target, node.args, node.kwargs)
+    shares = _sharing_inputs(node, inputs) if facts.shares else ()
+    if not facts.trusted:
+        shares = inputs
+    if node.target in (operator.add, operator.mul) and _holds_sequence(node.args):
+        shares = inputs
+    return Effect(written, shares, random)
+
+
+def _sharing_inputs(node: fx.Node, inputs: tuple[fx.Node, ...]) -> tuple[fx.Node, ...]:
+    """Of an operation of torch that makes a view, the inputs that it may be a view of."""
+    first = node.args[0] if node.args else None
+    if node.target is getattr and node.args[1] in _METADATA:
+        return ()
+    if isinstance(first, fx.Node) and getattr(node.target, "__name__", "") not in _VIEWS_OF_ALL:
+        return (first,)
+    return inputs
+
+
+def _effect_of_module(
+    node: fx.Node, module: nn.Module, training: Callable[[nn.Module], bool]
+) -> Effect:
+    inputs = tuple(node.all_input_nodes)
+    known = type(module).__module__.startswith(("torch.nn.modules", "torch.ao.nn"))
+    lasting = any(_leaves_a_trace(part, training(part)) for part in module.modules())
+    if not known:
+        return Effect(inputs, inputs, lasting or training(module))
+    if getattr(module, "inplace", False):
+        return Effect(inputs[:1], inputs[:1], lasting)
+    return Effect((), () if isinstance(module, _FRESH_MODULES) else inputs, lasting)
+
+
+def _leaves_a_trace(module: nn.Module, training: bool) -> bool:
+    if not training:
+        return False
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        return module.track_running_stats
+    if isinstance(module, _RANDOM_MODULES):
+        return True
+    dropout = getattr(module, "dropout", 0.0)
+    return isinstance(dropout, float) and dropout > 0.0
+
+
+@cache
+def _facts(target: str | Callable[..., Any]) -> _Facts:
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    origin = "torch." if isinstance(target, str) else _origin(target)
+    trusted = origin.startswith(_TRUSTED)
+    if origin == "_operator":
+        in_place = name == "setitem" or (name[0] == "i" and f"__{name}__" in _IN_PLACE_MAGIC)
+        return _Facts(in_place, in_place or name == "getitem", True, False)
+    if isinstance(target, str) and name.startswith("__"):
+        in_place = name in _IN_PLACE_MAGIC or name == "__setitem__"
+        return _Facts(in_place, in_place or name in ("__getitem__", "__iter__"), True, False)
+    random = _compat.draws_random_numbers(name) or "dropout" in name or name == "stochastic_depth"
+    in_place = name.endswith("_") and not name.startswith("__") and not name.endswith("__")
+    schemas = _compat.aten_schemas(name)
+    if in_place or not schemas or name in _SCHEMA_IS_SILENT:
+        fresh = name in _FRESH_FUNCTIONS and origin.startswith("torch.")
+        return _Facts(in_place, not fresh, trusted, random)
+    shares = any(
+        result.alias_info is not None and not result.alias_info.is_write
+        for schema in schemas
+        for result in schema.returns
+    )
+    return _Facts(False, shares, trusted, random)
+
+
+_IN_PLACE_MAGIC = frozenset(
+    f"__{name}__"
+    for name in "iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift".split()
+)
+
+
+def _origin(target: Callable[..., Any]) -> str:
+    module = getattr(target, "__module__", None) or ""
+    if module == "" and getattr(target, "__name__", "") in dir(torch):
+        return "torch."
+    return module if module in ("_operator", "builtins", "math") else f"{module}."
+
+
+@cache
+def _signature(target: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(target)
+    except (TypeError, ValueError):
+        return None
+
+
+def _argument(
+    target: str | Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str
+) -> Any:
+    if name in kwargs:
+        return kwargs[name]
+    signature = None if isinstance(target, str) else _signature(target)
+    if signature is None or name not in signature.parameters:
+        return None
+    position = list(signature.parameters).index(name)
+    return args[position] if position < len(args) else signature.parameters[name].default
+
+
+def _is_in_place(
+    target: str | Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> bool:
+    return _argument(target, args, kwargs, "inplace") not in (None, False)
+
+
+def _is_on(
+    target: str | Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> bool:
+    """Whether a function that can draw random numbers does so in this call."""
+    if _argument(target, args, kwargs, "training") is False:
+        return False
+    return _argument(target, args, kwargs, "dropout_p") not in (0, 0.0)
+
+
+def _holds_sequence(args: Iterable[Any]) -> bool:
+    return any(isinstance(arg, (tuple, list)) for arg in args)
+
+
+class StorageClasses:
+    """Which nodes may share storage, as disjoint sets (union-find with path halving)."""
+
+    def __init__(self) -> None:
+        self._parent: dict[Any, Any] = {}
+
+    def of(self, node: Any) -> Any:
+        """Return the representative of the set that ``node`` is in."""
+        parent = self._parent
+        while parent.setdefault(node, node) is not node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    def join(self, a: Any, b: Any) -> None:
+        """Let ``a`` and ``b`` share storage from now on."""
+        self._parent[self.of(a)] = self.of(b)

@@ -1,0 +1,33 @@
+"""The longer error texts, in one place so that they speak with one voice."""
+
+from __future__ import annotations
+
+import os
+import traceback
+
+import torch
+from torch import nn
+
+__all__ = ["explain_failure", "failure_location"]
+
+_NOT_THE_MODEL = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
+
+
+def failure_location(error: BaseException) -> str:
+    """Return ``"file:line"`` of the innermost statement that belongs to the model's code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_MODEL)]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def explain_failure(model: nn.Module, path: str, location: str, reason: str) -> str:
+    """Say that a forward cannot be recorded, where, why, and what the ways out are."""
+    name = type(model).__name__
+    where = f"{name}.forward" if path == "" else f"the forward of {path!r} in {name}"
+    at = f" at {location}" if location else ""
+    return (
+        f"torch.fx cannot record {where}{at}: {reason}. Ways out: name the module that does it in "
+        "tracer_kwargs={'leaf_modules': [...]}, or the function in {'autowrap_functions': [...]}; "
+        "fix arguments that choose a branch with concrete_args={...}; or install featuretap-hooks "
+        "and use backend='hooks', which watches the real forward"
+    )

@@ -1,0 +1,93 @@
+"""What is where in a model: paths of modules, names of parameters and buffers, the signature."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from .naming import join
+
+__all__ = ["ModuleTree"]
+
+
+class ModuleTree:
+    """The module hierarchy of one model, looked up in constant time.
+
+    A module registered under several paths belongs to the first (:attr:`paths`); the others are
+    in :attr:`aliases`, which maps them to it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.paths: dict[str, nn.Module] = {}
+        self.aliases: dict[str, str] = {}
+        self._path_by_id: dict[int, str] = {}
+        for path, module in _walk(model, "", set()):
+            first = self._path_by_id.setdefault(id(module), path)
+            if first == path:
+                self.paths[path] = module
+            else:
+                self.aliases[path] = first
+        self.reserved = frozenset(self.paths) | frozenset(self.aliases)
+
+    def path_of(self, module: nn.Module) -> str | None:
+        """Return the path of ``module``, ``None`` if it is no submodule of the model."""
+        return self._path_by_id.get(id(module))
+
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters by their ``state_dict`` key, the first where one is shared."""
+        return dict(self.model.named_parameters())
+
+    @cached_property
+    def parameter_names(self) -> dict[int, str]:
+        """Names of parameters by identity."""
+        return {id(parameter): name for name, parameter in self.parameters.items()}
+
+    @cached_property
+    def tensor_names(self) -> dict[int, str]:
+        """Names of everything that holds a tensor, by identity: parameters, buffers, attributes."""
+        names = dict(self.parameter_names)
+        for name, buffer in self.model.named_buffers():
+            names.setdefault(id(buffer), name)
+        for path, module in self.paths.items():
+            for attribute, value in vars(module).items():
+                if isinstance(value, torch.Tensor):
+                    names.setdefault(id(value), join(path, attribute))
+        return names
+
+    @cached_property
+    def with_parameters(self) -> frozenset[str]:
+        """Paths of the modules that hold a parameter, themselves or further inside."""
+        found = {""} if self.parameters else set()
+        for name in self.parameters:
+            while "." in name:
+                name = name.rpartition(".")[0]
+                found.add(name)
+        return frozenset(found)
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """The signature of the model's ``forward``, without ``self``."""
+        return inspect.signature(self.model.forward)
+
+    @cached_property
+    def has_own_train_method(self) -> bool:
+        """Whether some module overrides ``train``, so that switching modes is up to its code."""
+        return any(type(module).train is not nn.Module.train for module in self.paths.values())
+
+
+def _walk(module: nn.Module, path: str, ancestors: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every module under every path it has, in the order of ``named_modules``."""
+    if id(module) in ancestors:
+        return
+    yield path, module
+    ancestors.add(id(module))
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _walk(child, join(path, name), ancestors)
+    ancestors.discard(id(module))

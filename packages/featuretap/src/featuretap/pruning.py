@@ -1,0 +1,151 @@
+"""From a recording and a selection to the smallest graph that is still right.
+
+What is kept, looking backwards from the last selected point:
+
+1. what a selected value is computed from;
+2. a write to storage that something kept reads later (fx's own dead-code pass drops these);
+3. what leaves a trace behind: random draws, state of the model, assertions.
+
+A selected value is copied where something kept later writes its storage, and only there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import fx, nn
+
+from .inplace import Effect, StorageClasses, effect_of
+from .recording import Point, Recording
+from .structures import copy_value, nodes_in, thaw
+
+__all__ = ["prune"]
+
+_NOTHING = Effect((), (), False)
+
+
+def prune(
+    recording: Recording, selection: Mapping[str, Point], training: Callable[[nn.Module], bool]
+) -> fx.Graph:
+    """Return a new graph that computes ``selection`` and ends after its last point.
+
+    Args:
+        recording: the traced forward.
+        selection: output key -> point.
+        training: the ``training`` flag of each module in the mode the graph is for.
+    """
+    return _Pruning(recording, selection, training).graph()
+
+
+class _Pruning:
+    def __init__(
+        self,
+        recording: Recording,
+        selection: Mapping[str, Point],
+        training: Callable[[nn.Module], bool],
+    ) -> None:
+        self._recording = recording
+        self._selection = selection
+        self._last = max(point.position for point in selection.values())
+        self._selected_at: dict[int, list[Point]] = {}
+        for point in selection.values():
+            self._selected_at.setdefault(point.position, []).append(point)
+        self._storage = StorageClasses()
+        self._state: list[fx.Node] = []
+        self._effects = [self._effect(position, training) for position in range(self._last + 1)]
+
+    def _effect(self, position: int, training: Callable[[nn.Module], bool]) -> Effect:
+        node = self._recording.events[position]
+        if not isinstance(node, fx.Node):
+            return _NOTHING
+        if node.op == "get_attr":
+            # All reads of one attribute are the same tensor.
+            self._storage.join(node, str(node.target))
+            self._state.append(node)
+        module = self._recording.tree.paths.get(str(node.target)) if node.op == "call_module" else None
+        effect = effect_of(node, module, training)
+        for shared in effect.shares:
+            self._storage.join(node, shared)
+        return effect
+
+    def _kept(self) -> set[fx.Node]:
+        of = self._storage.of
+        state = {of(node) for node in self._state}
+        live: set[Any] = set()
+        needed: set[fx.Node] = set()
+        for position in range(self._last, -1, -1):
+            for point in self._selected_at.get(position, ()):
+                for node in nodes_in(point.value):
+                    needed.add(node)
+                    live.add(of(node))
+            node = self._recording.events[position]
+            if not isinstance(node, fx.Node):
+                continue
+            effect = self._effects[position]
+            written = {of(argument) for argument in effect.writes if isinstance(argument, fx.Node)}
+            if (
+                node in needed
+                or effect.lasting
+                or _is_assertion(node)
+                or not written.isdisjoint(live)
+                or not written.isdisjoint(state)
+            ):
+                needed.add(node)
+                for argument in node.all_input_nodes:
+                    needed.add(argument)
+                    live.add(of(argument))
+        return needed
+
+    def graph(self) -> fx.Graph:
+        kept = self._kept()
+        last_write = self._last_writes(kept)
+        graph = fx.Graph()
+        nodes: dict[fx.Node, fx.Node] = {}
+        for placeholder in self._recording.placeholders.values():
+            nodes[placeholder] = graph.node_copy(placeholder)
+        values: dict[int, Any] = {}
+        for position in range(self._last + 1):
+            node = self._recording.events[position]
+            if isinstance(node, fx.Node) and node in kept and node not in nodes:
+                nodes[node] = graph.node_copy(node, nodes.__getitem__)
+            for point in self._selected_at.get(position, ()):
+                if id(point) not in values:
+                    values[id(point)] = self._capture(point, graph, nodes, last_write)
+        graph.output({key: values[id(point)] for key, point in self._selection.items()})
+        return graph
+
+    def _last_writes(self, kept: set[fx.Node]) -> dict[Any, int]:
+        last: dict[Any, int] = {}
+        for position, effect in enumerate(self._effects):
+            if effect.writes and self._recording.events[position] in kept:
+                for argument in effect.writes:
+                    if isinstance(argument, fx.Node):
+                        last[self._storage.of(argument)] = position
+        return last
+
+    def _capture(
+        self,
+        point: Point,
+        graph: fx.Graph,
+        nodes: dict[fx.Node, fx.Node],
+        last_write: Mapping[Any, int],
+    ) -> Any:
+        value = thaw(point.value, graph, nodes)
+        overwritten = any(
+            last_write.get(self._storage.of(node), -1) > point.position or self._is_buffer(node)
+            for node in nodes_in(point.value)
+        )
+        if not overwritten:
+            return value
+        copy = graph.call_function(copy_value, (value,))
+        copy.meta = {"featuretap_name": point.name}
+        return copy
+
+    def _is_buffer(self, node: fx.Node) -> bool:
+        """A buffer may be moved by any module that runs later, unseen by the graph."""
+        return node.op == "get_attr" and node.target not in self._recording.tree.parameters
+
+
+def _is_assertion(node: fx.Node) -> bool:
+    return node.op == "call_function" and getattr(node.target, "__name__", "").startswith("_assert")

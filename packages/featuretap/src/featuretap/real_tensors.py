@@ -1,0 +1,159 @@
+"""Real tensors met while tracing: buffers, constants, and what is computed from them.
+
+They stay real, so the model's Python may look at their shapes; and each operation on them is
+recorded, so that it runs again on every call: a buffer loaded later counts, a random number is
+drawn anew. Only looking at the *value* of such a tensor is refused, for a graph cannot branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from operator import getitem as _getitem
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+
+from . import _compat
+from .faithful import SavedTensors, contains
+from .inplace import written_arguments
+from .modules import ModuleTree
+
+if TYPE_CHECKING:
+    from .tracing import FeatureTracer
+
+__all__ = ["RealTensors"]
+
+_LOOKS_AT_VALUE = frozenset(
+    "item tolist numpy __array__ __bool__ __int__ __float__ __index__ __complex__ __contains__ "
+    "is_nonzero equal allclose".split()
+)
+
+
+class RealTensors:
+    """The graph nodes of real tensors, one for each."""
+
+    def __init__(self, tracer: FeatureTracer, tree: ModuleTree, saved: SavedTensors) -> None:
+        self._tracer = tracer
+        self._tree = tree
+        self._saved = saved
+        self._nodes: dict[int, fx.Node] = {}
+        self._parameters: dict[int, fx.Proxy] = {}
+        self._made: set[int] = set()
+        self._volatile: set[int] = set()
+        # An id means something only as long as its tensor lives.
+        self._alive: list[torch.Tensor] = []
+
+    def parameter(self, parameter: nn.Parameter) -> Any:
+        """Return the stand-in of a parameter of the model, or a foreign parameter itself."""
+        proxy = self._parameters.get(id(parameter))
+        if proxy is None:
+            if id(parameter) not in self._tree.parameter_names:
+                return parameter
+            proxy = self._tracer.proxy(self.node(parameter))
+            self._parameters[id(parameter)] = proxy
+        return proxy
+
+    def node(self, tensor: torch.Tensor) -> fx.Node:
+        """Return the node of a real tensor: its place in the model, or a constant of the graph."""
+        node = self._nodes.get(id(tensor))
+        if node is None:
+            name = self._tree.tensor_names.get(id(tensor))
+            if name is None:
+                constants = self._tracer.recording.constants
+                name = f"_tensor_constant{len(constants)}"
+                constants[name] = tensor
+            node = self._tracer.create_node("get_attr", name, (), {})
+            self._remember(tensor, node)
+        return node
+
+    def run(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run ``func`` for real and record it, if it made or wrote a tensor.
+
+        Raises:
+            torch.fx.proxy.TraceError: if ``func`` looks at a value that may differ in later calls.
+        """
+        name = getattr(func, "__name__", "")
+        tensors = list(_tensors_in(args, kwargs))
+        volatile = any(self._is_volatile(tensor) for tensor in tensors)
+        if volatile and name in _LOOKS_AT_VALUE:
+            raise fx.proxy.TraceError(
+                f"{name}() looks at the value of a buffer, a parameter or a random number, "
+                "which may be another one in the next call"
+            )
+        written = [a for a in written_arguments(func, args, kwargs) if isinstance(a, torch.Tensor)]
+        for tensor in written:
+            if id(tensor) not in self._made:
+                self._saved.save(tensor)
+        result = func(*args, **kwargs)
+        if written or contains(torch.Tensor, result):
+            drawn = _compat.draws_random_numbers(name)
+            self._record(func, args, kwargs, result, volatile or drawn)
+        return result
+
+    def forget(self, erased: set[fx.Node]) -> None:
+        """Drop what was remembered of nodes that are gone."""
+        for key in [key for key, node in self._nodes.items() if node in erased]:
+            del self._nodes[key]
+        for key in [key for key, proxy in self._parameters.items() if proxy.node in erased]:
+            del self._parameters[key]
+
+    def _is_volatile(self, tensor: torch.Tensor) -> bool:
+        return id(tensor) in self._volatile or (
+            id(tensor) not in self._made and id(tensor) in self._tree.tensor_names
+        )
+
+    def _record(
+        self, func: Callable[..., Any], args: Any, kwargs: Any, result: Any, volatile: bool
+    ) -> None:
+        kind, target, args = _as_graph_call(func, args)
+        tracer = self._tracer
+        try:
+            node = tracer.create_node(
+                kind, target, tracer.create_arg(tuple(args)), tracer.create_arg(dict(kwargs))
+            )
+        except NotImplementedError as error:
+            if volatile:
+                name = getattr(func, "__name__", func)
+                raise fx.proxy.TraceError(f"{name}() cannot be recorded: {error}") from error
+            return
+        self._remember_result(result, node, volatile)
+
+    def _remember_result(self, result: Any, node: fx.Node, volatile: bool) -> None:
+        if isinstance(result, torch.Tensor):
+            if id(result) not in self._nodes:
+                self._made.add(id(result))
+                self._remember(result, node)
+                if volatile:
+                    self._volatile.add(id(result))
+        elif isinstance(result, (tuple, list)):
+            for index, item in enumerate(result):
+                if contains(torch.Tensor, item):
+                    getitem = _as_graph_call(_getitem, (node, index))
+                    self._remember_result(item, self._tracer.create_node(*getitem, {}), volatile)
+
+    def _remember(self, tensor: torch.Tensor, node: fx.Node) -> None:
+        self._nodes[id(tensor)] = node
+        self._alive.append(tensor)
+
+
+def _as_graph_call(func: Callable[..., Any], args: Any) -> tuple[str, Any, tuple[Any, ...]]:
+    """Say how ``func`` is written in a graph: as a method, a property or a function."""
+    if func is _getitem:
+        return "call_function", _getitem, args
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        return "call_function", getattr, (args[0], func.__self__.__name__)  # type: ignore[attr-defined]
+    if torch.overrides.is_tensor_method_or_property(func):
+        return "call_method", name, args
+    return "call_function", func, args
+
+
+def _tensors_in(*values: Any) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _tensors_in(*value)
+        elif isinstance(value, dict):
+            yield from _tensors_in(*value.values())

@@ -1,0 +1,220 @@
+"""What a trace recorded, its names, and how a name finds its value.
+
+A *point* is a value at a moment: the result of one operation, or what one call of a module
+returned. Both are looked up here by name.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx, nn
+
+from .aliases import torchvision_names
+from .inplace import written_arguments
+from .modules import ModuleTree
+from .naming import Namer, join, operation_name
+from .structures import build, copy_value
+
+__all__ = ["ModuleCall", "Point", "Recording"]
+
+# Statements, which have no value of their own.
+_UNNAMED = (operator.setitem, "__setitem__", copy_value, build)
+
+
+class ModuleCall:
+    """One call of a module that was looked into.
+
+    Attributes:
+        path: the module's path.
+        start: the number of events before the call.
+        position: index of the last event inside the call; -1 while it runs.
+        value: what the forward returned, with nodes in place of tensors (see :mod:`.structures`).
+    """
+
+    __slots__ = ("path", "position", "start", "value")
+
+    def __init__(self, path: str, start: int) -> None:
+        self.path = path
+        self.start = start
+        self.position = -1
+        self.value: Any = None
+
+
+class Point(NamedTuple):
+    """A value at a moment of the forward."""
+
+    name: str
+    position: int
+    """Index of the event after which the value is there."""
+    value: Any
+    """A node, or a structure of nodes."""
+
+
+class Recording:
+    """The events of one traced forward, in execution order.
+
+    Attributes:
+        events: nodes, and the calls of modules that were looked into.
+        auto_leaves: path of each module that became a leaf by itself -> why.
+        fixed_arguments: arguments that were given a value when tracing.
+        constants: tensors that belong to no module, by the name of their ``get_attr`` node.
+        read_training: whether some forward read a ``training`` flag.
+    """
+
+    def __init__(self, model: nn.Module, tree: ModuleTree) -> None:
+        self.model = model
+        self.tree = tree
+        self.events: list[fx.Node | ModuleCall] = []
+        self.auto_leaves: dict[str, str] = {}
+        self.fixed_arguments: dict[str, Any] = {}
+        self.placeholders: dict[str, fx.Node] = {}
+        self.constants: dict[str, torch.Tensor] = {}
+        self.read_training = False
+        self.mode = "train" if model.training else "eval"
+        self.training = frozenset(path for path, module in tree.paths.items() if module.training)
+
+    # -- while tracing ------------------------------------------------------------------------
+
+    def add(self, node: fx.Node) -> None:
+        """Append a node."""
+        self.events.append(node)
+
+    def mark(self) -> tuple[int, int]:
+        """Remember this moment, for :meth:`rollback`."""
+        return len(self.events), len(self.auto_leaves)
+
+    def rollback(self, mark: tuple[int, int]) -> set[fx.Node]:
+        """Forget what happened since ``mark``; return the nodes that are gone from the graph."""
+        events, leaves = mark
+        erased = [event for event in self.events[events:] if isinstance(event, fx.Node)]
+        for node in reversed(erased):
+            node.graph.erase_node(node)
+        del self.events[events:]
+        for path in list(self.auto_leaves)[leaves:]:
+            del self.auto_leaves[path]
+        return set(erased)
+
+    # -- modes ----------------------------------------------------------------------------------
+
+    @property
+    def serves_both_modes(self) -> bool:
+        """Whether the other mode's forward is the same, because nothing looked at a flag."""
+        return not self.read_training and not self.tree.has_own_train_method
+
+    def flags(self, mode: str) -> Callable[[nn.Module], bool]:
+        """Return the ``training`` flag that each module has in ``mode``."""
+        if self.mode != mode:
+            return lambda module: mode == "train"
+        return lambda module: (self.tree.path_of(module) or "") in self.training
+
+    # -- names ----------------------------------------------------------------------------------
+
+    @cached_property
+    def names(self) -> dict[str, Point]:
+        """Every listed node by its name, in execution order."""
+        return self._named[0]
+
+    @cached_property
+    def calls(self) -> dict[str, Point]:
+        """What each call of a module that was looked into returned; ``""`` is the model's output."""
+        return self._named[1]
+
+    @cached_property
+    def _named(self) -> tuple[dict[str, Point], dict[str, Point]]:
+        namer = Namer(self.tree.reserved)
+        names: dict[str, Point] = {}
+        calls: dict[str, Point] = {}
+        dependent: set[fx.Node] = set()
+        for position, event in enumerate(self.events):
+            if isinstance(event, ModuleCall):
+                name = namer.module(event.path)
+                calls[name] = Point(name, event.position, event.value)
+            elif self._depends(event, dependent):
+                dependent.add(event)
+                given = self._name(event, namer, dependent)
+                if given is not None:
+                    event.meta["featuretap_name"] = given
+                    names[given] = Point(given, position, event)
+        return names, calls
+
+    def _depends(self, node: fx.Node, dependent: set[fx.Node]) -> bool:
+        """Whether the value of ``node`` depends on the model's inputs or parameters."""
+        if node.op == "placeholder":
+            return True
+        if node.op == "get_attr":
+            return node.target in self.tree.parameters
+        if node.op == "call_module" and node.target in self.tree.with_parameters:
+            return True
+        return not dependent.isdisjoint(node.all_input_nodes)
+
+    def _name(self, node: fx.Node, namer: Namer, dependent: set[fx.Node]) -> str | None:
+        target: Any = node.target
+        if node.op == "call_module":
+            return namer.module(target)
+        if node.op in ("placeholder", "get_attr"):
+            return namer.operation("", target)
+        if target in _UNNAMED:
+            dependent.update(
+                argument
+                for argument in written_arguments(target, node.args, node.kwargs)
+                if isinstance(argument, fx.Node)
+            )
+            return None
+        return namer.operation(node.meta["featuretap_scope"], operation_name(target))
+
+    # -- look-up ----------------------------------------------------------------------------------
+
+    def find(self, name: str) -> Point | None:
+        """Return the point called ``name``, by any of the names it may be called by."""
+        point = self.names.get(name) or self.calls.get(name)
+        if point is None:
+            canonical = self._canonical(name)
+            point = self.names.get(canonical) or self.calls.get(canonical)
+        return point or self._stored.get(name) or self.torchvision_points.get(name)
+
+    def names_of_type(self, kind: type[nn.Module]) -> list[str]:
+        """Return the name of every call of a module of type ``kind``, in execution order."""
+        found = [
+            (point.position, name)
+            for name, point in self.names.items()
+            if point.value.op == "call_module"
+            and isinstance(self.tree.paths[point.value.target], kind)
+        ]
+        for event, (name, point) in zip(self._module_calls(), self.calls.items(), strict=True):
+            if name and isinstance(self.tree.paths[event.path], kind):
+                found.append((point.position, name))
+        return [name for _, name in sorted(found)]
+
+    def known_names(self) -> Iterable[str]:
+        """Every name that would be accepted, the listed ones first."""
+        return [*self.names, *self.calls, *self.tree.aliases]
+
+    @cached_property
+    def torchvision_points(self) -> dict[str, Point]:
+        """The names that ``torchvision.models.feature_extraction`` lists, and what they mean there."""
+        return dict(torchvision_names(self))
+
+    @cached_property
+    def _stored(self) -> dict[str, Point]:
+        """Buffers and other tensors that the forward reads, by where the model keeps them."""
+        return {
+            str(event.target): Point(str(event.target), position, event)
+            for position, event in enumerate(self.events)
+            if isinstance(event, fx.Node) and event.op == "get_attr"
+        }
+
+    def _module_calls(self) -> Iterator[ModuleCall]:
+        return (event for event in self.events if isinstance(event, ModuleCall))
+
+    def _canonical(self, name: str) -> str:
+        """Translate a second path of a shared module to its first."""
+        aliases = self.tree.aliases
+        if name in aliases:
+            return aliases[name]
+        scope, _, operation = name.rpartition(".")
+        return join(aliases[scope], operation) if scope in aliases else name

@@ -1,0 +1,173 @@
+"""From what the user asks for to an ordered mapping of keys to node names. Pure."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from .errors import NodeNotFoundError, nearest
+
+__all__ = ["NodeIndex", "Selection", "normalize"]
+
+_SPECIAL = frozenset("*?[")
+
+
+class NodeIndex(Protocol):
+    """Where names are looked up: a recorded forward, whatever recorded it."""
+
+    def find(self, name: str) -> Any:
+        """Return the point called ``name``, or ``None``."""
+
+    def names_of_type(self, kind: type) -> list[str]:
+        """Return the name of every call of a module of type ``kind``."""
+
+    def known_names(self) -> Iterable[str]:
+        """Every name that would be accepted."""
+
+    @property
+    def names(self) -> Mapping[str, Any]:
+        """The listed nodes."""
+
+    @property
+    def calls(self) -> Mapping[str, Any]:
+        """The calls of modules that have nodes of their own inside."""
+
+
+class Selection(Mapping[str, Any]):
+    """What an extractor returns: output key -> point, in execution order.
+
+    Printed, it is a table of keys and node names.
+    """
+
+    def __init__(self, points: Mapping[str, Any], names: Mapping[str, str]) -> None:
+        order = sorted(points.items(), key=lambda item: item[1].position)
+        self._points = dict(order)
+        self._names = {key: names[key] for key in self._points}
+
+    @property
+    def names_to_keys(self) -> dict[str, str]:
+        """Node name, as it was asked for -> output key."""
+        return {name: key for key, name in self._names.items()}
+
+    def by_name(self, name: str) -> Any:
+        """Return the point that was asked for by ``name``."""
+        return self._points[self.names_to_keys[name]]
+
+    @classmethod
+    def resolve(cls, request: Mapping[Any, str | None], index: NodeIndex, mode: str) -> Selection:
+        """Look every entry of a normalized request up in ``index``.
+
+        Raises:
+            NodeNotFoundError: if an entry names no node.
+            ValueError: if two nodes would have one key.
+        """
+        points: dict[str, Any] = {}
+        asked: dict[str, str] = {}
+        for entry, key in request.items():
+            names = _names(entry, index, mode)
+            if key is not None and len(names) > 1:
+                raise ValueError(
+                    f"{_show(entry)} matches {len(names)} nodes ({', '.join(names[:3])}, ...) but was "
+                    f"given the one key {key!r}; pass it in a list to get each under its own name"
+                )
+            for name in names:
+                point = index.find(name)
+                taken = points.setdefault(name if key is None else key, point)
+                asked[name if key is None else key] = name
+                if taken is not point:
+                    raise ValueError(
+                        f"the key {key if key is not None else name!r} is asked for twice: for "
+                        f"{taken.name!r} and for {point.name!r}; give each node its own key"
+                    )
+        if not points:
+            raise ValueError(f"{_show(list(request))} selects no node; list them with get_graph_node_names")
+        return cls(points, asked)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._points[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._points)
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def __repr__(self) -> str:
+        return f"Selection({self._names})"
+
+    def __str__(self) -> str:
+        width = max([3, *map(len, self)])
+        rows = [("key", "node"), *self._names.items()]
+        return "\n".join(f"{key:<{width}}  {name}".rstrip() for key, name in rows)
+
+
+def normalize(request: Any, what: str = "return_nodes") -> dict[Any, str | None]:
+    """Turn each form of a request into a mapping of entries to keys (``None``: the node's name).
+
+    Args:
+        request: a name, a list, tuple or set of names and module types, or a dict of these to keys.
+        what: what the argument is called, for the error messages.
+
+    Raises:
+        ValueError: if the request is empty.
+        TypeError: if it, an entry or a key has a wrong type.
+
+    >>> normalize("layer4"), normalize({"layer4": "deep"})
+    ({'layer4': None}, {'layer4': 'deep'})
+    """
+    if isinstance(request, (str, type)):
+        request = [request]
+    if isinstance(request, Mapping):
+        entries: dict[Any, str | None] = dict(request)
+    elif isinstance(request, (list, tuple, set, frozenset)):
+        entries = {}
+        for entry in request:
+            entries.update(dict.fromkeys(entry) if isinstance(entry, (set, frozenset)) else {entry: None})
+    else:
+        raise TypeError(
+            f"{what} must be a dict, a list of names or a name, not {type(request).__name__} ({request!r})"
+        )
+    if not entries:
+        raise ValueError(f"{what} is empty; name at least one node, or '' for the model's output")
+    for entry, key in entries.items():
+        if not isinstance(entry, (str, type)):
+            raise TypeError(f"{what}: {entry!r} is neither a node name nor a module type")
+        if key is not None and not isinstance(key, str):
+            raise TypeError(f"{what}: the key of {_show(entry)} must be a str, not {key!r}")
+    for entry, key in dict(request).items() if isinstance(request, Mapping) else ():
+        if key is None:
+            raise TypeError(f"{what}: the key of {_show(entry)} must be a str, not None")
+    return entries
+
+
+def _names(entry: Any, index: NodeIndex, mode: str) -> list[str]:
+    if isinstance(entry, type):
+        names = index.names_of_type(entry)
+        if not names:
+            raise _not_found(_show(entry), index, f"no module of type {entry.__name__} is called", mode)
+        return names
+    if index.find(entry) is not None:
+        return [entry]
+    if _SPECIAL.intersection(entry):
+        for pool in (index.names, index.calls):
+            names = [name for name in pool if name and fnmatch.fnmatchcase(name, entry)]
+            if names:
+                return names
+        raise _not_found(entry, index, f"no node matches {entry!r}", mode)
+    raise _not_found(entry, index, f"{entry!r} is no node", mode)
+
+
+def _not_found(entry: str, index: NodeIndex, problem: str, mode: str) -> NodeNotFoundError:
+    suggestions = nearest(entry, index.known_names())
+    hint = f" Did you mean {' or '.join(map(repr, suggestions))}?" if suggestions else ""
+    return NodeNotFoundError(
+        f"{problem} of the model in {mode} mode.{hint} "
+        "get_graph_node_names(model) lists all nodes; a module's path names what it returns",
+        entry,
+        suggestions,
+    )
+
+
+def _show(entry: Any) -> str:
+    return f"{{{entry.__name__}}}" if isinstance(entry, type) else repr(entry)

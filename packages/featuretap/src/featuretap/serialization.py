@@ -1,0 +1,100 @@
+"""Graphs as plain data, for ``pickle`` and ``copy``.
+
+A GraphModule pickles its source and traces it again on loading, which loses node names and every
+mode but the active one. Here each node is one row; references to other nodes are row numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+
+__all__ = ["graph_from_state", "graph_to_state"]
+
+_KEPT_META = ("featuretap_name", "featuretap_scope", "nn_module_stack")
+
+
+class _Row(NamedTuple):
+    number: int
+
+
+class _TorchFunction(NamedTuple):
+    """A builtin that pickle cannot find by its name, found as an attribute of a torch namespace."""
+
+    path: str
+
+
+def graph_to_state(graph: fx.Graph) -> list[tuple[Any, ...]]:
+    """Return one row ``(name, op, target, args, kwargs, meta)`` for each node."""
+    numbers = {node: _Row(number) for number, node in enumerate(graph.nodes)}
+    rows = []
+    for node in graph.nodes:
+        args = _plain(fx.node.map_arg(node.args, numbers.__getitem__))
+        kwargs = _plain(fx.node.map_arg(node.kwargs, numbers.__getitem__))
+        meta = {key: node.meta[key] for key in _KEPT_META if key in node.meta}
+        rows.append((node.name, node.op, _as_state(node.target), args, kwargs, meta))
+    return rows
+
+
+def graph_from_state(rows: list[tuple[Any, ...]]) -> fx.Graph:
+    """Build the graph that :func:`graph_to_state` wrote down."""
+    graph = fx.Graph()
+    nodes: list[fx.Node] = []
+    for name, op, target, args, kwargs, meta in rows:
+        target = _function(target.path) if isinstance(target, _TorchFunction) else target
+        node = graph.create_node(op, target, _linked(args, nodes), _linked(kwargs, nodes), name)
+        node.meta.update(meta)
+        nodes.append(node)
+    return graph
+
+
+def _linked(value: Any, nodes: list[fx.Node]) -> Any:
+    if isinstance(value, _Row):
+        return nodes[value.number]
+    if isinstance(value, slice):
+        return slice(*(_linked(part, nodes) for part in (value.start, value.stop, value.step)))
+    if isinstance(value, tuple):
+        items = [_linked(item, nodes) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, list):
+        return [_linked(item, nodes) for item in value]
+    if isinstance(value, dict):
+        return {key: _linked(item, nodes) for key, item in value.items()}
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Replace the immutable containers of fx, whose pickles need fx internals, by plain ones."""
+    if isinstance(value, slice):
+        return slice(*(_plain(part) for part in (value.start, value.stop, value.step)))
+    if isinstance(value, tuple):
+        items = [_plain(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _as_state(target: Any) -> Any:
+    name = getattr(target, "__name__", None)
+    for namespace in ("", "nn.functional", "_C._nn", "_C", "special", "linalg", "fft"):
+        holder = _namespace(namespace)
+        if callable(target) and name and getattr(holder, name, None) is target:
+            return _TorchFunction(f"{namespace}.{name}" if namespace else name)
+    return target
+
+
+def _function(path: str) -> Any:
+    namespace, _, name = path.rpartition(".")
+    return getattr(_namespace(namespace), name)
+
+
+def _namespace(path: str) -> Any:
+    holder: Any = torch
+    for part in path.split(".") if path else ():
+        holder = getattr(holder, part)
+    return holder

@@ -1,0 +1,109 @@
+"""What a forward returned, with a graph node in place of each tensor, and back.
+
+Tuples, lists and plain dicts are written into a graph as they are. Everything else (an
+``OrderedDict``, a dataclass, the outputs of transformers) is kept as :class:`Built`, which says
+how to build it again.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+
+__all__ = ["Built", "freeze", "nodes_in", "thaw"]
+
+
+class Built(NamedTuple):
+    """An object that is not a plain tuple, list or dict."""
+
+    kind: type
+    keys: tuple[Any, ...]
+    values: tuple[Any, ...]
+
+
+def freeze(value: Any, node_of: Callable[[torch.Tensor], fx.Node]) -> Any:
+    """Put a node in place of each Proxy and real tensor of ``value``."""
+    if isinstance(value, fx.Proxy):
+        return value.node
+    if isinstance(value, torch.Tensor):
+        return node_of(value)
+    if isinstance(value, tuple) and type(value) not in (torch.Size,):
+        items = [freeze(item, node_of) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [freeze(item, node_of) for item in value]
+    if type(value) is dict:
+        return {key: freeze(item, node_of) for key, item in value.items()}
+    if isinstance(value, dict):
+        return Built(type(value), tuple(value), tuple(freeze(v, node_of) for v in value.values()))
+    if is_dataclass(value) and not isinstance(value, type):
+        names = tuple(field.name for field in fields(value))
+        return Built(type(value), names, tuple(freeze(getattr(value, n), node_of) for n in names))
+    return value
+
+
+def nodes_in(value: Any) -> Iterator[fx.Node]:
+    """Yield every node of a frozen value."""
+    if isinstance(value, fx.Node):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from nodes_in(item)
+    elif isinstance(value, dict):
+        yield from nodes_in(list(value.values()))
+
+
+def thaw(value: Any, graph: fx.Graph, nodes: dict[fx.Node, fx.Node]) -> Any:
+    """Write a frozen value as an argument of ``graph``, whose copies of the nodes are ``nodes``."""
+    if isinstance(value, fx.Node):
+        return nodes[value]
+    if isinstance(value, Built):
+        values = [thaw(item, graph, nodes) for item in value.values]
+        return graph.call_function(build, (value.kind, value.keys, values))
+    if isinstance(value, tuple):
+        items = [thaw(item, graph, nodes) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [thaw(item, graph, nodes) for item in value]
+    if isinstance(value, dict):
+        return {key: thaw(item, graph, nodes) for key, item in value.items()}
+    return value
+
+
+def build(kind: type, keys: tuple[Any, ...], values: list[Any]) -> Any:
+    """Build the object that a :class:`Built` stands for."""
+    if is_dataclass(kind):
+        return kind(**dict(zip(keys, values, strict=True)))
+    return kind(zip(keys, values, strict=True))
+
+
+def copy_value(value: Any) -> Any:
+    """Copy each tensor in ``value``; containers are rebuilt, all else is kept.
+
+    Differentiable, and bit for bit.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, tuple):
+        items = [copy_value(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, list):
+        return [copy_value(item) for item in value]
+    if isinstance(value, dict) or (is_dataclass(value) and not isinstance(value, type)):
+        return _copy_object(value)
+    return value
+
+
+def _copy_object(value: Any) -> Any:
+    new = copy.copy(value)
+    if isinstance(new, dict):
+        for key, item in value.items():
+            new[key] = copy_value(item)
+    for field in fields(value) if is_dataclass(value) else ():
+        object.__setattr__(new, field.name, copy_value(getattr(value, field.name)))
+    return new

@@ -1,0 +1,314 @@
+"""The fx tracer: run the model's Python once on stand-ins and record what it does.
+
+:class:`FeatureTracer` extends :class:`torch.fx.Tracer` in five places::
+
+    FeatureTracer.record
+      +-- create_args_for_root     placeholders by argument name; constants and defaults fixed
+      +-- call_module              scopes, leaf modules, modules that become leaves by themselves
+      +-- getattr                  parameters are read through the graph
+      +-- create_arg               real tensors get one node each, never an attribute on the model
+      +-- create_node              every node remembers its scope and the modes it ran under
+
+What comes out is a :class:`Recording`: the graph and the events (nodes, and calls of modules
+that were looked into) in execution order. Names are given afterwards, in :mod:`.recording`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from .errors import UntraceableModelError
+from .faithful import Guard, RealTensorMode, SavedTensors, TrainingReads
+from .messages import explain_failure, failure_location
+from .modules import ModuleTree
+from .naming import join
+from .proxies import FeatureProxy
+from .real_tensors import RealTensors
+from .recording import ModuleCall, Recording
+from .structures import freeze
+from .wrapping import patched_everywhere
+
+__all__ = ["FeatureTracer"]
+
+# fx patches ``nn.Module`` for the whole process while it traces. Two traces at once would undo
+# each other's patches in the wrong order, so there is one at a time.
+_ONE_TRACE = threading.RLock()
+
+_FIXED_DEFAULTS = (type(None), bool, str)
+
+
+class FeatureTracer(fx.Tracer):
+    """Records one forward of a module, in the mode that its ``training`` flags say.
+
+    Args:
+        leaf_modules: module types or instances that are not looked into, besides those of
+            ``torch.nn``.
+        autowrap_functions: functions that are recorded as one node, however they are reached.
+        autowrap_modules: Python modules whose public functions are recorded as one node.
+    """
+
+    def __init__(
+        self,
+        leaf_modules: Iterable[type[nn.Module] | nn.Module] = (),
+        autowrap_functions: Iterable[Callable[..., Any]] = (),
+        autowrap_modules: Iterable[ModuleType] = (),
+    ) -> None:
+        operators = sys.modules.get("torchvision.ops")
+        modules = dict.fromkeys([math, *([operators] if operators else []), *autowrap_modules])
+        self._wrapped = tuple(autowrap_functions)
+        super().__init__(autowrap_modules=tuple(modules), autowrap_functions=self._wrapped)
+        leaves = list(leaf_modules)
+        self._leaf_types = tuple(leaf for leaf in leaves if isinstance(leaf, type))
+        self._leaf_ids = {id(leaf) for leaf in leaves if not isinstance(leaf, type)}
+        self._thread = threading.get_ident()
+        self._concrete: dict[str, Any] = {}
+
+    def record(self, model: nn.Module, concrete_args: Mapping[str, Any] | None = None) -> Recording:
+        """Trace ``model`` and leave it, and the process, as they were.
+
+        Raises:
+            UntraceableModelError: if the forward of ``model`` itself cannot be recorded.
+        """
+        with _ONE_TRACE:
+            self._thread = threading.get_ident()
+            self._start(model, dict(concrete_args or {}))
+            guard = Guard(model, self._saved)
+            with guard, torch.enable_grad(), TrainingReads() as reads:
+                with patched_everywhere(self._wrapped), RealTensorMode(self):
+                    try:
+                        self.trace(model)
+                    except Exception as error:
+                        raise self._untraceable(error) from error
+                if guard.foreign_random_state_moved:
+                    raise UntraceableModelError(
+                        explain_failure(
+                            model, "", "", "the forward drew from Python's or NumPy's random numbers"
+                        )
+                    )
+                self.recording.read_training = reads.seen or self.recording.read_training
+            return self.recording
+
+    def _start(self, model: nn.Module, concrete_args: dict[str, Any]) -> None:
+        self._tree = ModuleTree(model)
+        self._concrete = concrete_args
+        self._scopes: list[str] = []
+        self._module_stack: OrderedDict[str, tuple[str, type]] = OrderedDict()
+        self._saved = SavedTensors()
+        self._innermost_failure: tuple[str, BaseException] | None = None
+        self.recording = Recording(model, self._tree)
+        self._real = RealTensors(self, self._tree, self._saved)
+
+    # -- what fx asks for -------------------------------------------------------------------
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Make one placeholder for each argument, and enter the root like any other module.
+
+        An argument whose default is ``None``, a flag or a string chooses a branch, so it is fixed
+        to its default: a stand-in would always take the other branch.
+        """
+        parameters = self._tree.signature.parameters
+        fixed = self.recording.fixed_arguments
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for name, parameter in parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            if name in self._concrete:
+                value = fixed[name] = self._concrete[name]
+            elif isinstance(parameter.default, _FIXED_DEFAULTS):
+                value = fixed[name] = parameter.default
+            else:
+                has_default = parameter.default is not inspect.Parameter.empty
+                default = (parameter.default,) if has_default else ()
+                value = self.create_proxy("placeholder", name, default, {})
+                self.recording.placeholders[name] = value.node
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                kwargs[name] = value
+            else:
+                args.append(value)
+
+        def forward() -> None:
+            self.root(*args, **kwargs)
+
+        return forward, []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a call of ``m`` is one node: the user's choice, or a module of ``torch.nn``."""
+        if id(m) in self._leaf_ids or isinstance(m, self._leaf_types):
+            return True
+        if module_qualified_name in self.recording.auto_leaves:
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Record a leaf, or look into ``m``; if that fails, ``m`` becomes a leaf by itself."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        path = self._tree.path_of(m)
+        if path is None:
+            raise fx.proxy.TraceError(
+                f"{type(m).__name__} was made inside forward and is no submodule of the model"
+            )
+        stack = self._module_stack
+        self._module_stack = OrderedDict(stack)
+        self._module_stack[f"{path}@{len(self.recording.events)}"] = (path, type(m))
+        try:
+            if path and self.is_leaf_module(m, path):
+                return self.create_proxy("call_module", path, args, kwargs)
+            return self._look_into(m, path, forward, args, kwargs)
+        finally:
+            self._module_stack = stack
+
+    def _look_into(
+        self,
+        module: nn.Module,
+        path: str,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        reason = _why_not_look_into(module)
+        if reason is None:
+            mark = self.recording.mark()
+            call = ModuleCall(path, start=len(self.recording.events))
+            self.recording.events.append(call)
+            self._scopes.append(path)
+            try:
+                value = self._run(module, forward, args, kwargs)
+                call.value = freeze(value, self._real.node)
+                call.position = len(self.recording.events) - 1
+                return value
+            except Exception as error:
+                if self._innermost_failure is None or self._innermost_failure[1] is not error:
+                    self._innermost_failure = (path, error)
+                if path == "":
+                    raise
+                reason = f"{type(error).__name__}: {error} ({failure_location(error)})"
+                self._real.forget(self.recording.rollback(mark))
+            finally:
+                self._scopes.pop()
+        elif path == "":
+            raise fx.proxy.TraceError(reason)
+        self.recording.auto_leaves[path] = reason
+        return self.create_proxy("call_module", path, args, kwargs)
+
+    def _run(
+        self,
+        module: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        inline = getattr(type(module), "__featuretap_inline__", None)
+        if inline is not None:
+            self.recording.read_training = True
+            return inline(module, self, self._tree.path_of(module), args, kwargs)
+        return forward(*args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Read parameters through the graph; everything else is the real thing."""
+        if isinstance(attr_val, nn.Parameter) and threading.get_ident() == self._thread:
+            return self._real.parameter(attr_val)
+        return attr_val
+
+    def create_arg(self, a: Any) -> Any:
+        """Lower a value to a graph argument. Tensors get a node, and the model stays as it is."""
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if isinstance(a, torch.Tensor):
+            return self._real.node(a)
+        return super().create_arg(a)
+
+    def create_node(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+        type_expr: Any = None,
+    ) -> fx.Node:
+        """Append a node that remembers where it was made."""
+        node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
+        meta = node.meta
+        meta["nn_module_stack"] = self._module_stack
+        meta["featuretap_scope"] = self._scopes[-1] if self._scopes else ""
+        if kind != "output":
+            self.recording.add(node)
+        return node
+
+    def proxy(self, node: fx.Node) -> FeatureProxy:
+        """Wrap ``node`` in a Proxy that knows in-place operators and assignment to items."""
+        return FeatureProxy(node, self)
+
+    # -- what RealTensorMode asks for ---------------------------------------------------------
+
+    def record_function(self, func: Callable[..., Any], args: Any, kwargs: Any) -> fx.Proxy:
+        """Record a torch function or method called with a Proxy."""
+        if torch.overrides.is_tensor_method_or_property(func):
+            return self.create_proxy("call_method", func.__name__, args, kwargs)
+        return self.create_proxy("call_function", func, args, kwargs)
+
+    def run_real(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run a torch function on real tensors, and record it to be run again on every call."""
+        return self._real.run(func, args, kwargs)
+
+    # -- what an extractor asks for when it is traced -----------------------------------------
+
+    def replay(
+        self, node: fx.Node, path: str, values: Mapping[fx.Node, Any], owner: nn.Module
+    ) -> Any:
+        """Record a node of an extractor that stands at ``path``, in the scope it has there."""
+        args = fx.node.map_arg(node.args, values.__getitem__)
+        kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+        target = node.target
+        if node.op == "get_attr":
+            holder, _, name = str(target).rpartition(".")
+            tensor = getattr(owner.get_submodule(holder), name)
+            return self.proxy(self._real.node(tensor))
+        if node.op == "call_module":
+            target = self._tree.path_of(owner.get_submodule(str(target))) or join(path, str(target))
+        self._scopes.append(join(path, node.meta.get("featuretap_scope", "")))
+        try:
+            return self.create_proxy(node.op, target, args, kwargs)
+        finally:
+            self._scopes.pop()
+
+    # -- failures -----------------------------------------------------------------------------
+
+    def _untraceable(self, error: Exception) -> UntraceableModelError:
+        if isinstance(error, UntraceableModelError):
+            return error
+        location = failure_location(error)
+        text = explain_failure(self.recording.model, "", location, f"{type(error).__name__}: {error}")
+        return UntraceableModelError(text, "", location)
+
+
+def _why_not_look_into(module: nn.Module) -> str | None:
+    """Name the reason why ``module`` must be run as a whole, if there is one."""
+    for registry in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
+        if vars(module).get(registry):
+            return f"{type(module).__name__} has hooks, which must run with real tensors"
+    if isinstance(module, torch.jit.ScriptModule):
+        return f"{type(module).__name__} is compiled by TorchScript"
+    return None
+
+

@@ -1,0 +1,60 @@
+"""Make a function one node wherever it is reached from.
+
+``torch.fx`` replaces a wrapped function only among the globals of the file that holds
+``forward``. A function is just as often called through its module (``ops.f(x)``), or imported
+inside a forward. So each name in each loaded module that stands for it is replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import fx
+
+from .faithful import contains
+
+__all__ = ["patched_everywhere"]
+
+
+@contextlib.contextmanager
+def patched_everywhere(functions: tuple[Callable[..., Any], ...]) -> Iterator[None]:
+    """While entered, calls of ``functions`` with a Proxy are recorded as one node."""
+    wrappers = {id(function): _wrapper(function) for function in functions}
+    patched: list[tuple[dict[str, Any], str, Callable[..., Any]]] = []
+    try:
+        if wrappers:
+            for namespace in [vars(module) for module in list(sys.modules.values()) if module]:
+                for name, value in list(namespace.items()):
+                    if id(value) in wrappers:
+                        patched.append((namespace, name, value))
+                        namespace[name] = wrappers[id(value)]
+        yield
+    finally:
+        for namespace, name, value in patched:
+            namespace[name] = value
+
+
+def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        proxy = _first_proxy(args, kwargs)
+        if proxy is None:
+            return function(*args, **kwargs)
+        return proxy.tracer.create_proxy("call_function", function, args, kwargs)
+
+    # fx leaves a function that carries this mark alone.
+    wrapped.__fx_already_patched = True  # type: ignore[attr-defined]
+    return wrapped
+
+
+def _first_proxy(*values: Any) -> fx.Proxy | None:
+    for value in values:
+        if isinstance(value, fx.Proxy):
+            return value
+        if isinstance(value, (tuple, list, dict)) and contains(fx.Proxy, value):
+            return _first_proxy(*(value.values() if isinstance(value, dict) else value))
+    return None
