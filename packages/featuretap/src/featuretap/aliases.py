@@ -50,7 +50,7 @@ def torchvision_names(recording: Recording) -> Iterator[tuple[str, Point]]:
 
 
 def _is_torchvision_operator(module: object) -> bool:
-    return type(module).__module__.startswith("torchvision.ops.")
+    return any(kind.__module__.startswith("torchvision.ops.") for kind in type(module).__mro__)
 
 
 def _base(node: fx.Node) -> str:

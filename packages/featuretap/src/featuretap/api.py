@@ -13,7 +13,7 @@ from .errors import FallbackWarning, NodeNotFoundError, UntraceableModelError
 from .node_names import NodeNames
 from .selection import normalize
 
-__all__ = ["create_feature_extractor", "get_graph_node_names"]
+__all__ = ["create_feature_extractor", "get_graph_node_names", "make_options", "make_requests"]
 
 _TRACER_KEYS = ("leaf_modules", "autowrap_functions", "autowrap_modules")
 
@@ -66,7 +66,7 @@ def get_graph_node_names(
     The names follow torchvision's ``feature_extraction`` (``torchvision.models``), where that is
     unambiguous.
     """
-    options = _options(tracer_kwargs, concrete_args, example_args, example_kwargs)
+    options = make_options(tracer_kwargs, concrete_args, example_args, example_kwargs)
     names = _serve(model, backend, lambda chosen: chosen.node_names(model, options))
     if not suppress_diff_warning:
         names.warn_about_differences()
@@ -124,8 +124,8 @@ def create_feature_extractor(
         >>> {key: tuple(value.shape) for key, value in extractor(torch.zeros(5, 2)).items()}
         {'hidden': (5, 3)}
     """
-    requests = _requests(return_nodes, train_return_nodes, eval_return_nodes)
-    options = _options(tracer_kwargs, concrete_args, example_args, example_kwargs)
+    requests = make_requests(return_nodes, train_return_nodes, eval_return_nodes)
+    options = make_options(tracer_kwargs, concrete_args, example_args, example_kwargs)
     with warnings.catch_warnings():
         if suppress_diff_warning:
             warnings.filterwarnings("ignore", r".* in train mode but .* in eval mode", UserWarning)
@@ -149,7 +149,8 @@ def _serve(model: nn.Module, backend: str, ask: Callable[[Any], Any]) -> Any:
         return answer
 
 
-def _requests(both: Any, train: Any, evaluate: Any) -> dict[str, dict[Any, str | None]]:
+def make_requests(both: Any, train: Any, evaluate: Any) -> dict[str, dict[Any, str | None]]:
+    """Check the three forms of a request, and return one request for each mode."""
     if both is not None:
         if train is not None or evaluate is not None:
             raise ValueError(
@@ -169,12 +170,13 @@ def _requests(both: Any, train: Any, evaluate: Any) -> dict[str, dict[Any, str |
     }
 
 
-def _options(
+def make_options(
     tracer_kwargs: Mapping[str, Any] | None,
     concrete_args: Mapping[str, Any] | None,
-    example_args: tuple[Any, ...] | None,
-    example_kwargs: Mapping[str, Any] | None,
+    example_args: tuple[Any, ...] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
 ) -> Options:
+    """Check what the user said besides the model and the request."""
     given = dict(tracer_kwargs or {})
     unknown = [key for key in given if key not in _TRACER_KEYS]
     if unknown:

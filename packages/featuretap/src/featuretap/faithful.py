@@ -13,6 +13,7 @@ Tracing runs the model's own Python with stand-ins for tensors. Three things nee
 
 from __future__ import annotations
 
+import operator
 import random
 import sys
 import threading
@@ -52,40 +53,43 @@ class Untouched:
 
 
 class _ModuleContent:
-    __slots__ = ("containers", "module", "values")
+    __slots__ = ("containers", "empty", "module", "values")
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.values = dict(vars(module))
-        self.containers = [
-            (value, value.copy())
-            for value in self.values.values()
-            if isinstance(value, (dict, list, set))
-        ]
+        containers = [v for v in self.values.values() if isinstance(v, (dict, list, set))]
+        # Most registries of a module are empty, and those need no copy and no comparison.
+        self.empty = [container for container in containers if not container]
+        self.containers = [(container, container.copy()) for container in containers if container]
 
     def restore(self) -> None:
         current = vars(self.module)
-        if current.keys() != self.values.keys() or any(
-            current[name] is not value for name, value in self.values.items()
-        ):
+        if not _same_items(current, self.values):
             current.clear()
             current.update(self.values)
+        for container in self.empty:
+            if container:
+                container.clear()
         for container, content in self.containers:
             _restore_container(container, content)
 
 
+def _same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
+    """Say whether two dicts hold the very same objects under the same keys, in the same order."""
+    if len(a) != len(b):
+        return False
+    return all(map(operator.is_, a.values(), b.values())) and list(a) == list(b)
+
+
 def _restore_container(container: Any, content: Any) -> None:
-    if isinstance(container, list):
-        if len(container) != len(content) or any(
-            a is not b for a, b in zip(container, content)  # noqa: B905 (lengths are equal)
-        ):
-            container[:] = content
-    elif isinstance(container, dict):
-        if len(container) != len(content) or any(
-            key not in container or container[key] is not value for key, value in content.items()
-        ):
+    if isinstance(container, dict):
+        if not _same_items(container, content):
             container.clear()
             container.update(content)
+    elif isinstance(container, list):
+        if len(container) != len(content) or not all(map(operator.is_, container, content)):
+            container[:] = content
     elif container != content:
         container.clear()
         container.update(content)

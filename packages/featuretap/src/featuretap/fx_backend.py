@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import fx, nn
 
@@ -20,9 +20,10 @@ from .recording import Recording
 from .selection import Selection
 from .tracing import FeatureTracer
 
-__all__ = ["FxBackend", "record_modes"]
+__all__ = ["FxBackend", "Recorded", "assemble", "record_modes"]
 
 MODES = ("train", "eval")
+Recorded: TypeAlias = Recording | UntraceableModelError
 
 
 class FxBackend:
@@ -45,37 +46,44 @@ class FxBackend:
         self, model: nn.Module, requests: Mapping[str, Mapping[Any, str | None]], options: Options
     ) -> FeatureExtractor:
         """Make an extractor of ``requests``."""
-        recordings = record_modes(model, options)
-        selections = _select(recordings, requests)
-        _warn_of_two_meanings(selections)
-        parts = ExtractorParts(
-            class_name=type(model).__name__,
-            signature=_without_annotations(inspect.signature(model.forward)),
-            graphs={},
-            return_nodes={"train": {}, "eval": {}},
-        )
-        constants: dict[str, Any] = {}
-        for mode in MODES:
-            recording, selection = recordings[mode], selections.get(mode)
-            if selection is None or isinstance(recording, UntraceableModelError):
-                parts.graphs[mode] = f"this extractor has no {mode} mode: {recording}"
-                continue
-            flags = recording.flags(mode)
-            parts.graphs[mode] = prune(recording, selection, flags)
-            parts.return_nodes[mode] = selection.names_to_keys
-            parts.fixed[mode] = recording.fixed_arguments
-            parts.auto_leaves.update(recording.auto_leaves)
-            constants.update(recording.constants)
-        extractor = FeatureExtractor(parts)
-        populate(extractor, model, constants)
-        _note_flag_exceptions(extractor, recordings)
-        extractor.training = model.training
-        return extractor
+        return assemble(model, record_modes(model, options), requests)
+
+
+def assemble(
+    model: nn.Module,
+    recordings: Mapping[str, Recorded],
+    requests: Mapping[str, Mapping[Any, str | None]],
+) -> FeatureExtractor:
+    """Make an extractor of ``requests`` from what was recorded."""
+    selections = _select(recordings, requests)
+    _warn_of_two_meanings(selections)
+    parts = ExtractorParts(
+        class_name=type(model).__name__,
+        signature=_without_annotations(inspect.signature(model.forward)),
+        graphs={},
+        return_nodes={"train": {}, "eval": {}},
+    )
+    constants: dict[str, Any] = {}
+    for mode in MODES:
+        recording, selection = recordings[mode], selections.get(mode)
+        if selection is None or isinstance(recording, UntraceableModelError):
+            parts.graphs[mode] = f"this extractor has no {mode} mode: {recording}"
+            continue
+        parts.graphs[mode] = prune(recording, selection, recording.flags(mode))
+        parts.return_nodes[mode] = selection.names_to_keys
+        parts.fixed[mode] = recording.fixed_arguments
+        parts.auto_leaves.update(recording.auto_leaves)
+        constants.update(recording.constants)
+    extractor = FeatureExtractor(parts)
+    populate(extractor, model, constants)
+    _note_flag_exceptions(extractor, recordings)
+    extractor.training = model.training
+    return extractor
 
 
 def record_modes(
     model: nn.Module, options: Options
-) -> dict[str, Recording | UntraceableModelError]:
+) -> dict[str, Recorded]:
     """Trace ``model`` in both modes; a mode that cannot be traced has its error instead.
 
     The mode that the model is in comes first and is traced with the flags as they are, so that
@@ -86,7 +94,7 @@ def record_modes(
     """
     first = "train" if model.training else "eval"
     second = "eval" if model.training else "train"
-    recordings: dict[str, Recording | UntraceableModelError] = {first: _record(model, options)}
+    recordings: dict[str, Recorded] = {first: _record(model, options)}
     recording = recordings[first]
     if isinstance(recording, Recording) and recording.serves_both_modes:
         return {**recordings, second: recording}
@@ -102,7 +110,7 @@ def record_modes(
     return recordings
 
 
-def _record(model: nn.Module, options: Options) -> Recording | UntraceableModelError:
+def _record(model: nn.Module, options: Options) -> Recorded:
     tracer = FeatureTracer(
         options.leaf_modules, options.autowrap_functions, options.autowrap_modules
     )
@@ -113,7 +121,7 @@ def _record(model: nn.Module, options: Options) -> Recording | UntraceableModelE
 
 
 def _select(
-    recordings: Mapping[str, Recording | UntraceableModelError],
+    recordings: Mapping[str, Recorded],
     requests: Mapping[str, Mapping[Any, str | None]],
 ) -> dict[str, Selection]:
     selections: dict[str, Selection] = {}
@@ -153,7 +161,7 @@ def _meaning(value: Any) -> str:
 
 
 def _note_flag_exceptions(
-    extractor: FeatureExtractor, recordings: Mapping[str, Recording | UntraceableModelError]
+    extractor: FeatureExtractor, recordings: Mapping[str, Recorded]
 ) -> None:
     paths = [path for path, _ in extractor.named_modules() if path]
     for mode in MODES:

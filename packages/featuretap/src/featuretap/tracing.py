@@ -44,6 +44,7 @@ __all__ = ["FeatureTracer"]
 # each other's patches in the wrong order, so there is one at a time.
 _ONE_TRACE = threading.RLock()
 
+_LITERALS = frozenset({type(None), bool, int, float, str})
 _FIXED_DEFAULTS = (type(None), bool, str)
 
 
@@ -233,6 +234,11 @@ class FeatureTracer(fx.Tracer):
         """Lower a value to a graph argument. Tensors get a node, and the model stays as it is."""
         if isinstance(a, fx.Proxy):
             return a.node
+        kind = type(a)
+        if kind in _LITERALS:
+            return a
+        if kind is tuple:
+            return tuple(map(self.create_arg, a))
         if isinstance(a, torch.Tensor):
             return self._real.node(a)
         return super().create_arg(a)

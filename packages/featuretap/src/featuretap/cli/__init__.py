@@ -1,0 +1,1 @@
+"""The command line. Nothing here is needed to use featuretap from Python."""

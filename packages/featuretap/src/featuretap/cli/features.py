@@ -1,0 +1,150 @@
+"""What the command asks of featuretap: the nodes with what they stand for, and their values."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+
+from ..api import create_feature_extractor, get_graph_node_names
+from ..errors import NodeNotFoundError, UntraceableModelError
+from ..node_names import NodeNames
+from .inputs import make_inputs
+from .text import CommandError, describe
+
+if TYPE_CHECKING:
+    from .arguments import Arguments
+
+__all__ = ["Survey", "extract", "survey"]
+
+Inputs = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All nodes of a model.
+
+    Attributes:
+        model: the model, or a copy of it without values.
+        names: the names, by mode.
+        sources: node name -> path of the module or parameter that it stands for.
+        values: node name -> value in the mode asked for; empty if there was no input.
+    """
+
+    model: nn.Module
+    names: NodeNames
+    sources: Mapping[str, str]
+    values: Mapping[str, Any]
+
+
+def survey(model: nn.Module, args: Arguments) -> Survey:
+    """List the nodes of ``model``, and run it if there is an input.
+
+    It runs on the meta device, without values, where that works.
+
+    Raises:
+        CommandError: if the model cannot be listed, or rejects the input.
+    """
+    if args.inputs:
+        inputs = [torch.empty(spec.shape, dtype=spec.dtype, device="meta") for spec in args.inputs]
+        try:
+            return _survey(_without_values(model), args, tuple(inputs))
+        except Exception:  # noqa: S110
+            # Anything may go wrong without values (`.item()`, tensors that are no buffers, ...).
+            # What is wrong with the model or the input itself shows below again.
+            pass
+    return _survey(model, args, make_inputs(args, model))
+
+
+def extract(model: nn.Module, inputs: Inputs, args: Arguments) -> Mapping[str, Any]:
+    """Return the features that ``args.nodes`` asks for, in execution order.
+
+    Raises:
+        CommandError: if a name is no node, or the model rejects the input.
+    """
+    # Only one mode is used, so in the other one nothing is asked for but what always exists.
+    requests = {"train": [""], "eval": [""], args.mode: args.nodes}
+    with _explained(model, args):
+        return _run(_extractor(model, requests, args, inputs), inputs, args)
+
+
+def _survey(model: nn.Module, args: Arguments, inputs: Inputs) -> Survey:
+    with _explained(model, args):
+        names = get_graph_node_names(
+            model, suppress_diff_warning=True, example_args=inputs or None, backend=args.backend
+        )
+        if args.mode in names.failures:
+            other = "eval" if args.mode == "train" else "train"
+            raise CommandError(
+                f"{type(model).__name__} has no {args.mode} mode: {names.failures[args.mode]}. "
+                f"With --{other} it can be listed"
+            )
+        requests = {"train": names.train or names.eval, "eval": names.eval or names.train}
+        extractor = _extractor(model, requests, args, inputs)
+        values = _run(extractor, inputs, args) if inputs else {}
+    return Survey(model, names, _sources(extractor), values)
+
+
+def _extractor(
+    model: nn.Module, requests: Mapping[str, Sequence[str]], args: Arguments, inputs: Inputs
+) -> nn.Module:
+    return create_feature_extractor(
+        model,
+        train_return_nodes=requests["train"],
+        eval_return_nodes=requests["eval"],
+        suppress_diff_warning=True,
+        example_args=inputs or None,
+        backend=args.backend,
+    )
+
+
+def _run(extractor: nn.Module, inputs: Inputs, args: Arguments) -> Mapping[str, Any]:
+    torch.manual_seed(args.seed)
+    with torch.no_grad():
+        values: Mapping[str, Any] = extractor(*inputs)
+    return values
+
+
+def _sources(extractor: nn.Module) -> dict[str, str]:
+    """Read off the graphs what each node calls; an extractor without graphs does not say."""
+    sources: dict[str, str] = {}
+    for mode in ("train", "eval"):
+        graph = getattr(extractor, f"{mode}_graph", None)
+        for node in graph.nodes if isinstance(graph, fx.Graph) else ():
+            if node.op in ("call_module", "get_attr") and "featuretap_name" in node.meta:
+                sources[node.meta["featuretap_name"]] = str(node.target)
+    return sources
+
+
+def _without_values(model: nn.Module) -> nn.Module:
+    """Copy ``model`` to the meta device, without ever holding its tensors twice."""
+    done: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in model.buffers()}
+    for parameter in model.parameters():
+        on_meta = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        done[id(parameter)] = on_meta
+    return copy.deepcopy(model, done)
+
+
+@contextmanager
+def _explained(model: nn.Module, args: Arguments) -> Iterator[None]:
+    """Say what went wrong in the words of the command line."""
+    try:
+        yield
+    except CommandError:
+        raise
+    except NodeNotFoundError as error:
+        raise CommandError(f"{error}. Without --nodes this command prints all nodes") from error
+    except UntraceableModelError as error:
+        raise CommandError(str(error)) from error
+    except Exception as error:
+        given = " ".join(f"--input {spec}" for spec in args.inputs) or "no --input"
+        raise CommandError(
+            f"{type(model).__name__} does not run with {given}: {describe(error)}. "
+            f"Its forward takes {inspect.signature(model.forward)}, one --input for each"
+        ) from error

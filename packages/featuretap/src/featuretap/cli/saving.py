@@ -1,0 +1,106 @@
+"""Extracted features as a file."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .loading import require
+from .text import CommandError, describe, note
+from .values import leaves
+
+__all__ = ["check_target", "save"]
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def check_target(target: str) -> None:
+    """Find out, before the model is built, whether ``target`` could be written.
+
+    Raises:
+        CommandError: if its format is not known, a package is missing, or there is no such folder.
+    """
+    path = Path(target)
+    if path.suffix not in _FORMATS:
+        raise CommandError(
+            f"--save {target!r} has no format that can be written: let it end in .safetensors or .npz"
+        )
+    require(path.suffix[1:] if path.suffix == ".safetensors" else "numpy", f"--save {target!r}")
+    if not path.parent.is_dir():
+        raise CommandError(
+            f"--save {target!r} cannot be written: there is no folder {str(path.parent)!r}. Make it first"
+        )
+    if path.is_dir():
+        raise CommandError(f"--save {target!r} cannot be written: it is a folder. Name a file in it")
+
+
+def save(values: Mapping[str, Any], target: str) -> str:
+    """Write every tensor and number in ``values``, and say so in one line.
+
+    Raises:
+        CommandError: if the file cannot be written, or the format has no such dtype.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    left_out: list[str] = []
+    for name, value in values.items():
+        for part, leaf in leaves(name, value):
+            tensor = _tensor(leaf)
+            if tensor is None:
+                left_out.append(f"{part} ({type(leaf).__name__})")
+            else:
+                tensors[part] = tensor
+    if left_out:
+        note(f"not saved, because it is no tensor: {', '.join(left_out)}")
+    if not tensors:
+        raise CommandError(f"--save {target!r}: there is no tensor among the nodes asked for")
+    try:
+        _FORMATS[Path(target).suffix](tensors, target)
+    except Exception as error:
+        raise CommandError(f"--save {target!r} cannot be written: {describe(error)}") from error
+    return f"saved {len(tensors)} {'tensor' if len(tensors) == 1 else 'tensors'} to {target}"
+
+
+def _tensor(value: Any) -> torch.Tensor | None:
+    """Return ``value`` as a tensor that shares its memory with no other; numbers become scalars."""
+    if isinstance(value, torch.Tensor):
+        alone = value.detach().cpu().resolve_conj().resolve_neg()
+        return alone.clone(memory_format=torch.contiguous_format)
+    if isinstance(value, torch.Size):
+        return torch.tensor(tuple(value), dtype=torch.int64)
+    if isinstance(value, float):
+        return torch.tensor(value, dtype=torch.float64)
+    return torch.tensor(value) if isinstance(value, (bool, int)) else None
+
+
+def _write_safetensors(tensors: Tensors, target: str) -> None:
+    require("safetensors.torch", "saving").save_file(tensors, target)
+
+
+def _write_npz(tensors: Tensors, target: str) -> None:
+    """Write what ``numpy.savez`` would write, which cannot have a node named ``file``."""
+    numpy = require("numpy", "saving")
+    arrays = {name: _array(name, tensor) for name, tensor in tensors.items()}
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                numpy.lib.format.write_array(stream, array, allow_pickle=False)
+
+
+def _array(name: str, tensor: torch.Tensor) -> Any:
+    try:
+        return tensor.numpy()
+    except TypeError as error:
+        raise CommandError(
+            f"NumPy has no {str(tensor.dtype).removeprefix('torch.')}, the dtype of {name!r}; "
+            "save to a .safetensors file instead"
+        ) from error
+
+
+_FORMATS: dict[str, Callable[[Tensors, str], None]] = {
+    ".safetensors": _write_safetensors,
+    ".npz": _write_npz,
+}
