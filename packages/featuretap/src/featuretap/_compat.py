@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["aten_schemas", "draws_random_numbers", "preserve_version"]
+__all__ = ["aten_schemas", "autocast_arguments", "draws_random_numbers", "preserve_version"]
 
 
 @cache
@@ -41,6 +41,19 @@ def draws_random_numbers(name: str) -> bool:
     return any(tag in getattr(packet, overload).tags for overload in packet.overloads())
 
 
+def autocast_arguments(manager: torch.autocast) -> tuple[tuple[str, Any], ...]:
+    """Return the arguments that make a context manager like ``manager``.
+
+    Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
+    """
+    return (
+        ("device_type", manager.device),
+        ("dtype", manager.fast_dtype),
+        ("enabled", manager._enabled),
+        ("cache_enabled", manager._cache_enabled),
+    )
+
+
 @contextlib.contextmanager
 def preserve_version(tensor: torch.Tensor) -> Iterator[None]:
     """Write ``tensor`` without autograd counting it as a modification.
@@ -48,5 +61,6 @@ def preserve_version(tensor: torch.Tensor) -> Iterator[None]:
     Used only to put a value back where tracing changed it: for autograd nothing happened.
     Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
     """
-    with torch.autograd._unsafe_preserve_version_counter(tensor):
+    guard: Any = torch.autograd._unsafe_preserve_version_counter  # type: ignore[attr-defined]
+    with guard(tensor):
         yield

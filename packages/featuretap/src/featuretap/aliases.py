@@ -26,6 +26,8 @@ _COUNTED = re.compile(r"(.+)_([0-9]+)$")
 
 def torchvision_names(recording: Recording) -> Iterator[tuple[str, Point]]:
     """Yield the names that torchvision lists, in its order, with the point each means there."""
+    from .recording import ModuleCall
+
     by_position = {point.position: point for point in recording.names.values()}
     by_start = {
         call.start: point
@@ -36,9 +38,9 @@ def torchvision_names(recording: Recording) -> Iterator[tuple[str, Point]]:
     for position, event in enumerate(recording.events):
         if position <= skip_to:
             continue
-        if isinstance(event, fx.Node):
+        if not isinstance(event, ModuleCall):
             point = by_position.get(position)
-            base = _base(event)
+            base = _base(event) if isinstance(event, fx.Node) else event.name
         else:
             if not _is_torchvision_operator(recording.tree.paths[event.path]):
                 continue

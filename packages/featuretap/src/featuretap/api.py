@@ -65,9 +65,10 @@ def get_graph_node_names(
 
     The names follow torchvision's ``feature_extraction`` (``torchvision.models``), where that is
     unambiguous.
+
     """
     options = make_options(tracer_kwargs, concrete_args, example_args, example_kwargs)
-    names = _serve(model, backend, lambda chosen: chosen.node_names(model, options))
+    names: NodeNames = _serve(model, backend, lambda chosen: chosen.node_names(model, options))
     if not suppress_diff_warning:
         names.warn_about_differences()
     return names
@@ -123,13 +124,19 @@ def create_feature_extractor(
         >>> extractor = create_feature_extractor(model, {"1": "hidden"})
         >>> {key: tuple(value.shape) for key, value in extractor(torch.zeros(5, 2)).items()}
         {'hidden': (5, 3)}
+
     """
     requests = make_requests(return_nodes, train_return_nodes, eval_return_nodes)
     options = make_options(tracer_kwargs, concrete_args, example_args, example_kwargs)
     with warnings.catch_warnings():
         if suppress_diff_warning:
-            warnings.filterwarnings("ignore", r".* in train mode but .* in eval mode", UserWarning)
-        return _serve(model, backend, lambda chosen: chosen.extractor(model, requests, options))
+            warnings.filterwarnings(
+                "ignore", r".* in train mode but another in eval mode", UserWarning
+            )
+        extractor: nn.Module = _serve(
+            model, backend, lambda chosen: chosen.extractor(model, requests, options)
+        )
+        return extractor
 
 
 def _serve(model: nn.Module, backend: str, ask: Callable[[Any], Any]) -> Any:
@@ -163,7 +170,9 @@ def make_requests(both: Any, train: Any, evaluate: Any) -> dict[str, dict[Any, s
         raise ValueError("nothing to extract: pass return_nodes, for example ['layer4']")
     if train is None or evaluate is None:
         missing = "train_return_nodes" if train is None else "eval_return_nodes"
-        raise ValueError(f"train_return_nodes and eval_return_nodes go together; {missing} is missing")
+        raise ValueError(
+            f"train_return_nodes and eval_return_nodes go together; {missing} is missing"
+        )
     return {
         "train": normalize(train, "train_return_nodes"),
         "eval": normalize(evaluate, "eval_return_nodes"),
@@ -183,7 +192,7 @@ def make_options(
         raise TypeError(
             f"tracer_kwargs has no {unknown[0]!r}; it takes {', '.join(map(repr, _TRACER_KEYS))}"
         )
-    values = {key: _as_tuple(key, given[key]) for key in given}
+    values: dict[str, Any] = {key: _as_tuple(key, given[key]) for key in given}
     return Options(
         **values,
         concrete_args=dict(concrete_args or {}),

@@ -33,6 +33,7 @@ class Options:
         example_args: positional arguments of an example call.
         example_kwargs: keyword arguments of an example call.
         extra: options that only this backend understands.
+
     """
 
     leaf_modules: tuple[type[nn.Module] | nn.Module, ...] = ()
@@ -68,6 +69,7 @@ def load_backend(name: str) -> Backend:
 
     Raises:
         ValueError: if no installed package offers it.
+
     """
     if name == "fx":
         from .fx_backend import FxBackend

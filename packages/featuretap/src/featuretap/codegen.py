@@ -22,7 +22,6 @@ from .errors import NodeNotFoundError
 __all__ = ["compile_forward"]
 
 
-
 def compile_forward(
     signature: inspect.Signature,
     graphs: Mapping[str, fx.Graph | str],
@@ -39,6 +38,7 @@ def compile_forward(
 
     Returns:
         The function ``forward(self, ...)`` and its source.
+
     """
     names = _Names()
     train = _body(graphs["train"], fixed["train"], names)
@@ -117,15 +117,28 @@ def _body(graph: fx.Graph | str, fixed: Mapping[str, Any], names: _Names) -> lis
     ]
     local = _local_names(graph, fixed)
     dying = _last_uses(graph)
+    regions: tuple[Any, ...] = ()
     for node in graph.nodes:
-        if node.op == "output":
-            lines.append(f"return {_result(node.args[0], local, names)}")
-        elif node.op != "placeholder":
-            lines.append(_statement(node, local, names))
+        if node.op == "placeholder":
+            block = []
+        elif node.op == "output":
+            block = [f"return {_result(node.args[0], local, names)}"]
+        else:
+            block = [_statement(node, local, names)]
         dead = [local[value] for value in dying.get(node, ()) if value in local]
         if dead and node.op != "output":
-            lines.append(f"{' = '.join(dead)} = None")
+            block.append(f"{' = '.join(dead)} = None")
+        inside = node.meta.get("featuretap_regions", ())
+        if inside and inside != regions and block:
+            lines.append(f"with {', '.join(_region(region, names) for region in inside)}:")
+        lines += _indent(block) if inside else block
+        regions = inside
     return lines
+
+
+def _region(region: Any, names: _Names) -> str:
+    arguments = ", ".join(f"{name}={_literal(value, names)}" for name, value in region.arguments)
+    return f"{names.of(region.enter)}({arguments})"
 
 
 def _local_names(graph: fx.Graph, fixed: Mapping[str, Any]) -> dict[fx.Node, str]:
@@ -167,7 +180,9 @@ def _statement(node: fx.Node, local: Mapping[fx.Node, str], names: _Names) -> st
             return f"{arguments[0]}[{arguments[1]}] = {arguments[2]}"
         if target.__name__ == "getitem":
             return f"{local[node]} = {arguments[0]}[{arguments[1]}]"
-    arguments += [f"{name}={_expression(value, local, names)}" for name, value in node.kwargs.items()]
+    arguments += [
+        f"{name}={_expression(value, local, names)}" for name, value in node.kwargs.items()
+    ]
     if node.op == "call_method":
         return f"{local[node]} = {arguments[0]}.{target}({', '.join(arguments[1:])})"
     called = _module(str(target)) if node.op == "call_module" else names.of(target)
@@ -185,7 +200,9 @@ def _attribute(path: str) -> str:
 
 
 def _result(value: Any, local: Mapping[fx.Node, str], names: _Names) -> str:
-    items = ", ".join(f"({key!r}, {_expression(item, local, names)})" for key, item in value.items())
+    items = ", ".join(
+        f"({key!r}, {_expression(item, local, names)})" for key, item in value.items()
+    )
     return f"OrderedDict([{items}])"
 
 

@@ -24,6 +24,7 @@ class NodeNotFoundError(ValueError):
     Attributes:
         name: the name that was asked for.
         suggestions: the names nearest to it, best first.
+
     """
 
     def __init__(self, message: str, name: str = "", suggestions: Sequence[str] = ()) -> None:
@@ -45,6 +46,7 @@ class UntraceableModelError(RuntimeError):
     Attributes:
         module_path: path of the module whose forward could not be recorded (``""`` for the root).
         location: ``"file:line"`` of the statement, or ``""`` if it is not known.
+
     """
 
     def __init__(self, message: str, module_path: str = "", location: str = "") -> None:

@@ -30,6 +30,7 @@ class ExtractorParts:
         fixed: for each mode, the arguments that were fixed when tracing.
         flag_exceptions: for each mode, paths of the modules whose ``training`` flag is the opposite.
         auto_leaves: path of each module that became a leaf by itself -> why.
+
     """
 
     class_name: str
@@ -54,6 +55,8 @@ class FeatureExtractor(fx.GraphModule):
         self._parts = parts
         self._tracer_cls = None
         self._tracer_extras: dict[str, Any] = {}
+        self._lineno_map: dict[int, int | None] | None = None
+        self._prologue_start = 0
         self.meta: dict[str, Any] = {}
         self.recompile()
 
@@ -78,7 +81,7 @@ class FeatureExtractor(fx.GraphModule):
         self.recompile()
 
     @property
-    def _graph(self) -> fx.Graph:
+    def _graph(self) -> fx.Graph:  # type: ignore[override]
         return self.graph
 
     @property
@@ -147,6 +150,11 @@ class FeatureExtractor(fx.GraphModule):
     def __prepare_scriptable__(self) -> fx.GraphModule:
         """Give TorchScript a plain GraphModule of the current mode, in the subset it understands."""
         graph = copy.deepcopy(self.graph)
+        if any("featuretap_regions" in node.meta for node in graph.nodes):
+            raise RuntimeError(
+                "this extractor cannot be scripted: the forward of the model has no_grad or autocast "
+                "regions, which a scripted graph would lose. Use torch.compile or torch.export"
+            )
         for node in list(graph.nodes):
             if node.op == "call_function" and node.target is copy_value:
                 with graph.inserting_before(node):

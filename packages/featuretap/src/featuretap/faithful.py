@@ -100,8 +100,8 @@ class RandomState:
 
     def __init__(self) -> None:
         self._cpu = torch.get_rng_state()
-        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-        self._cuda = torch.cuda.get_rng_state_all() if cuda else []
+        in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        self._cuda = torch.cuda.get_rng_state_all() if in_use else []
 
     def restore(self) -> None:
         """Set the generators back."""
@@ -156,7 +156,7 @@ class TrainingReads:
         return self
 
     def __exit__(self, *_: object) -> None:
-        del nn.Module.training  # type: ignore[misc]
+        del nn.Module.training
 
 
 def contains(kinds: type | tuple[type, ...], *values: object) -> bool:

@@ -5,25 +5,20 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
 from .backends import Options
 from .errors import UntraceableModelError
 from .extractor import ExtractorParts, FeatureExtractor, populate
-from .faithful import Untouched
-from .naming import operation_name
+from .modes import MODES, Recorded, record_modes, same_operation
 from .node_names import NodeNames
 from .pruning import prune
 from .recording import Recording
 from .selection import Selection
-from .tracing import FeatureTracer
 
-__all__ = ["FxBackend", "Recorded", "assemble", "record_modes"]
-
-MODES = ("train", "eval")
-Recorded: TypeAlias = Recording | UntraceableModelError
+__all__ = ["FxBackend", "assemble"]
 
 
 class FxBackend:
@@ -32,7 +27,9 @@ class FxBackend:
     def node_names(self, model: nn.Module, options: Options) -> NodeNames:
         """List the nodes of both modes."""
         recordings = record_modes(model, options)
-        names, leaves, failures = {}, {}, {}
+        names: dict[str, list[str]] = {}
+        leaves: dict[str, str] = {}
+        failures: dict[str, str] = {}
         for mode in MODES:
             recording = recordings[mode]
             if isinstance(recording, UntraceableModelError):
@@ -56,7 +53,7 @@ def assemble(
 ) -> FeatureExtractor:
     """Make an extractor of ``requests`` from what was recorded."""
     selections = _select(recordings, requests)
-    _warn_of_two_meanings(selections)
+    _warn_of_two_meanings(recordings, selections)
     parts = ExtractorParts(
         class_name=type(model).__name__,
         signature=_without_annotations(inspect.signature(model.forward)),
@@ -81,45 +78,6 @@ def assemble(
     return extractor
 
 
-def record_modes(
-    model: nn.Module, options: Options
-) -> dict[str, Recorded]:
-    """Trace ``model`` in both modes; a mode that cannot be traced has its error instead.
-
-    The mode that the model is in comes first and is traced with the flags as they are, so that
-    submodules the user froze stay frozen. If nothing looked at a flag, that trace serves for both.
-
-    Raises:
-        UntraceableModelError: if neither mode can be traced.
-    """
-    first = "train" if model.training else "eval"
-    second = "eval" if model.training else "train"
-    recordings: dict[str, Recorded] = {first: _record(model, options)}
-    recording = recordings[first]
-    if isinstance(recording, Recording) and recording.serves_both_modes:
-        return {**recordings, second: recording}
-    untouched = Untouched(model)
-    try:
-        model.train(second == "train")
-        recordings[second] = _record(model, options)
-    finally:
-        untouched.restore()
-    errors = [error for error in recordings.values() if isinstance(error, UntraceableModelError)]
-    if len(errors) == len(MODES):
-        raise errors[0]
-    return recordings
-
-
-def _record(model: nn.Module, options: Options) -> Recorded:
-    tracer = FeatureTracer(
-        options.leaf_modules, options.autowrap_functions, options.autowrap_modules
-    )
-    try:
-        return tracer.record(model, options.concrete_args)
-    except UntraceableModelError as error:
-        return error
-
-
 def _select(
     recordings: Mapping[str, Recorded],
     requests: Mapping[str, Mapping[Any, str | None]],
@@ -137,32 +95,25 @@ def _select(
     return selections
 
 
-def _warn_of_two_meanings(selections: Mapping[str, Selection]) -> None:
+def _warn_of_two_meanings(
+    recordings: Mapping[str, Recorded], selections: Mapping[str, Selection]
+) -> None:
     """Warn, by name, where one name is another operation in train than in eval."""
-    if len(selections) < len(MODES) or selections["train"] is selections["eval"]:
+    train, evaluate = (recordings[mode] for mode in MODES)
+    if train is evaluate or not isinstance(train, Recording) or not isinstance(evaluate, Recording):
         return
-    for name in selections["train"].names_to_keys.keys() & selections["eval"].names_to_keys.keys():
-        train, evaluate = (_meaning(selections[mode].by_name(name).value) for mode in MODES)
-        if train != evaluate:
+    asked = [selections[mode].names_to_keys for mode in MODES]
+    for name in asked[0].keys() & asked[1].keys():
+        if not same_operation(train, evaluate, name):
             warnings.warn(
-                f"{name!r} is {train} in train mode but {evaluate} in eval mode; "
-                "pass train_return_nodes and eval_return_nodes to say which you mean",
+                f"{name!r} is one operation in train mode but another in eval mode, because they are "
+                "counted apart; pass train_return_nodes and eval_return_nodes to say which you mean",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
 
-def _meaning(value: Any) -> str:
-    if not isinstance(value, fx.Node):
-        return type(value).__name__
-    if value.op in ("call_function", "call_method"):
-        return f"the operation {operation_name(value.target)!r}"
-    return f"{value.op} {value.target!r}"
-
-
-def _note_flag_exceptions(
-    extractor: FeatureExtractor, recordings: Mapping[str, Recorded]
-) -> None:
+def _note_flag_exceptions(extractor: FeatureExtractor, recordings: Mapping[str, Recorded]) -> None:
     paths = [path for path, _ in extractor.named_modules() if path]
     for mode in MODES:
         recording = recordings[mode]

@@ -27,15 +27,17 @@ _SCHEMA_IS_SILENT = frozenset(
     "atleast_2d atleast_3d broadcast_tensors type_as cartesian_prod float_power pixel_shuffle "
     "pixel_unshuffle channel_shuffle native_channel_shuffle pad align_tensors __getitem__".split()
 )
-_VIEWS_OF_ALL = frozenset("broadcast_tensors meshgrid align_tensors cartesian_prod".split())
-_METADATA = frozenset("shape dtype device ndim layout requires_grad is_cuda is_meta itemsize".split())
+_VIEWS_OF_ALL = frozenset(["broadcast_tensors", "meshgrid", "align_tensors", "cartesian_prod"])
+_METADATA = frozenset(
+    "shape dtype device ndim layout requires_grad is_cuda is_meta itemsize".split()
+)
 # Functions of torch.nn.functional without an aten operator of their name that return new storage.
 _FRESH_FUNCTIONS = frozenset(
-    "interpolate upsample max_pool1d max_pool2d max_pool3d fractional_max_pool2d lp_pool1d lp_pool2d "
-    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d softmin hardswish silu mish gelu "
-    "relu6 hardtanh elu selu celu leaky_relu rrelu threshold softsign tanhshrink normalize "
-    "local_response_norm multi_head_attention_forward gumbel_softmax unfold one_hot "
-    "cross_entropy nll_loss mse_loss l1_loss".split()
+    "interpolate upsample max_pool1d max_pool2d max_pool3d fractional_max_pool2d lp_pool1d "
+    "lp_pool2d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d softmin hardswish "
+    "silu mish gelu relu6 hardtanh elu selu celu leaky_relu rrelu threshold softsign "
+    "tanhshrink normalize local_response_norm multi_head_attention_forward gumbel_softmax "
+    "unfold one_hot cross_entropy nll_loss mse_loss l1_loss".split()
 )
 _FRESH_MODULES: tuple[type[nn.Module], ...] = (
     nn.modules.conv._ConvNd,
@@ -123,12 +125,16 @@ def written_arguments(
     return written
 
 
-def effect_of(node: fx.Node, module: nn.Module | None, training: Callable[[nn.Module], bool]) -> Effect:
+def effect_of(
+    node: fx.Node, module: nn.Module | None, training: Callable[[nn.Module], bool]
+) -> Effect:
     """Say what running ``node`` does.
 
     Args:
+        node: the node.
         module: the module called, for a ``call_module`` node.
         training: the flag of each module in the mode at hand.
+
     """
     if node.op == "call_module" and module is not None:
         return _effect_of_module(node, module, training)
@@ -145,7 +151,8 @@ def effect_of(node: fx.Node, module: nn.Module | None, training: Callable[[nn.Mo
             for name in ("running_mean", "running_var")
         )
     random = facts.random and _is_on(node.target, node.args, node.kwargs)
-    shares = _sharing_inputs(node, inputs) if facts.shares else ()
+    # What writes an argument returns it.
+    shares = _sharing_inputs(node, inputs) if facts.shares else written
     if not facts.trusted:
         shares = inputs
     if node.target in (operator.add, operator.mul) and _holds_sequence(node.args):
@@ -195,7 +202,7 @@ def _facts(target: str | Callable[..., Any]) -> _Facts:
     if origin == "_operator":
         in_place = name == "setitem" or (name[0] == "i" and f"__{name}__" in _IN_PLACE_MAGIC)
         return _Facts(in_place, in_place or name == "getitem", True, False)
-    if isinstance(target, str) and name.startswith("__"):
+    if name.startswith("__"):
         in_place = name in _IN_PLACE_MAGIC or name == "__setitem__"
         return _Facts(in_place, in_place or name in ("__getitem__", "__iter__"), True, False)
     random = _compat.draws_random_numbers(name) or "dropout" in name or name == "stochastic_depth"

@@ -65,9 +65,8 @@ class ModuleTree:
         """Paths of the modules that hold a parameter, themselves or further inside."""
         found = {""} if self.parameters else set()
         for name in self.parameters:
-            while "." in name:
-                name = name.rpartition(".")[0]
-                found.add(name)
+            parts = name.split(".")
+            found.update(".".join(parts[:depth]) for depth in range(1, len(parts)))
         return frozenset(found)
 
     @cached_property

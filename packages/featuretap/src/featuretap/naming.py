@@ -59,6 +59,7 @@ def operation_name(target: str | Callable[..., object]) -> str:
     >>> import operator
     >>> operation_name(operator.iadd), operation_name("add_"), operation_name("__getitem__")
     ('add', 'add_', 'getitem')
+
     """
     name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
     if name.startswith("__") and name.endswith("__"):
@@ -78,6 +79,7 @@ class Namer:
     >>> namer = Namer({"conv_1", "relu"})
     >>> [namer.operation("", "relu"), namer.module("relu"), namer.module("relu")]
     ['relu_1', 'relu', 'relu_2']
+
     """
 
     def __init__(self, module_paths: Collection[str]) -> None:

@@ -21,6 +21,7 @@ class NodeNames(list[str]):
     >>> names = NodeNames(["x", "conv", "drop"], ["x", "conv"])
     >>> names, names.train
     (['x', 'conv'], ['x', 'conv', 'drop'])
+
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class NodeNames(list[str]):
     def warn_about_differences(self) -> None:
         """Warn, by name, about nodes that exist in one mode only, or a mode that failed."""
         for mode, reason in self.failures.items():
-            message = f"the model can be listed in one mode only; in {mode} mode it cannot: {reason}"
+            message = (
+                f"the model can be listed in one mode only; in {mode} mode it cannot: {reason}"
+            )
             warnings.warn(message, UserWarning, stacklevel=4)
         if self.failures:
             return

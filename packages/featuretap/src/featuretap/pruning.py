@@ -34,6 +34,7 @@ def prune(
         recording: the traced forward.
         selection: output key -> point.
         training: the ``training`` flag of each module in the mode the graph is for.
+
     """
     return _Pruning(recording, selection, training).graph()
 
@@ -63,7 +64,9 @@ class _Pruning:
             # All reads of one attribute are the same tensor.
             self._storage.join(node, str(node.target))
             self._state.append(node)
-        module = self._recording.tree.paths.get(str(node.target)) if node.op == "call_module" else None
+        module = (
+            self._recording.tree.paths.get(str(node.target)) if node.op == "call_module" else None
+        )
         effect = effect_of(node, module, training)
         for shared in effect.shares:
             self._storage.join(node, shared)
@@ -79,22 +82,21 @@ class _Pruning:
                 for node in nodes_in(point.value):
                     needed.add(node)
                     live.add(of(node))
-            node = self._recording.events[position]
-            if not isinstance(node, fx.Node):
+            event = self._recording.events[position]
+            if not isinstance(event, fx.Node):
                 continue
             effect = self._effects[position]
             written = {of(argument) for argument in effect.writes if isinstance(argument, fx.Node)}
             if (
-                node in needed
+                event in needed
                 or effect.lasting
-                or _is_assertion(node)
+                or _is_assertion(event)
                 or not written.isdisjoint(live)
                 or not written.isdisjoint(state)
             ):
-                needed.add(node)
-                for argument in node.all_input_nodes:
-                    needed.add(argument)
-                    live.add(of(argument))
+                needed.add(event)
+                needed.update(event.all_input_nodes)
+                live.update(map(of, event.all_input_nodes))
         return needed
 
     def graph(self) -> fx.Graph:
@@ -143,7 +145,7 @@ class _Pruning:
         return copy
 
     def _is_buffer(self, node: fx.Node) -> bool:
-        """A buffer may be moved by any module that runs later, unseen by the graph."""
+        """Say whether ``node`` is a buffer, which any later module may move unseen by the graph."""
         return node.op == "get_attr" and node.target not in self._recording.tree.parameters
 
 

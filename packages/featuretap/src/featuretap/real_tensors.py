@@ -7,8 +7,9 @@ drawn anew. Only looking at the *value* of such a tensor is refused, for a graph
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from operator import getitem as _getitem
+from operator import getitem
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["RealTensors"]
 
 _LOOKS_AT_VALUE = frozenset(
-    "item tolist numpy __array__ __bool__ __int__ __float__ __index__ __complex__ __contains__ "
-    "is_nonzero equal allclose".split()
+    "item tolist numpy __array__ __bool__ __int__ __float__ __index__ __complex__ "
+    "__contains__ is_nonzero equal allclose".split()
 )
 
 
@@ -72,6 +73,7 @@ class RealTensors:
 
         Raises:
             torch.fx.proxy.TraceError: if ``func`` looks at a value that may differ in later calls.
+
         """
         name = getattr(func, "__name__", "")
         tensors = list(_tensors_in(args, kwargs))
@@ -81,14 +83,23 @@ class RealTensors:
                 f"{name}() looks at the value of a buffer, a parameter or a random number, "
                 "which may be another one in the next call"
             )
-        written = [a for a in written_arguments(func, args, kwargs) if isinstance(a, torch.Tensor)]
-        for tensor in written:
-            if id(tensor) not in self._made:
-                self._saved.save(tensor)
-        result = func(*args, **kwargs)
+        kind, target, graph_args = _as_graph_call(func, args)
+        written = [
+            argument
+            for argument in written_arguments(target, graph_args, kwargs)
+            if isinstance(argument, torch.Tensor)
+        ]
+        with contextlib.ExitStack() as unseen:
+            for tensor in written:
+                if id(tensor) not in self._made:
+                    self._saved.save(tensor)
+                    unseen.enter_context(_compat.preserve_version(tensor))
+            result = func(*args, **kwargs)
         if written or contains(torch.Tensor, result):
             drawn = _compat.draws_random_numbers(name)
-            self._record(func, args, kwargs, result, volatile or drawn)
+            node = self._record((kind, target, graph_args, kwargs), volatile or drawn)
+            if node is not None:
+                self._remember_result(result, node, volatile or drawn)
         return result
 
     def forget(self, erased: set[fx.Node]) -> None:
@@ -103,21 +114,17 @@ class RealTensors:
             id(tensor) not in self._made and id(tensor) in self._tree.tensor_names
         )
 
-    def _record(
-        self, func: Callable[..., Any], args: Any, kwargs: Any, result: Any, volatile: bool
-    ) -> None:
-        kind, target, args = _as_graph_call(func, args)
+    def _record(self, call: tuple[str, Any, Any, Any], volatile: bool) -> fx.Node | None:
+        kind, target, args, kwargs = call
         tracer = self._tracer
         try:
-            node = tracer.create_node(
-                kind, target, tracer.create_arg(tuple(args)), tracer.create_arg(dict(kwargs))
-            )
+            args, kwargs = tracer.create_arg(tuple(args)), tracer.create_arg(dict(kwargs))
         except NotImplementedError as error:
+            # What cannot be written into a graph stays a constant, unless it must not.
             if volatile:
-                name = getattr(func, "__name__", func)
-                raise fx.proxy.TraceError(f"{name}() cannot be recorded: {error}") from error
-            return
-        self._remember_result(result, node, volatile)
+                raise fx.proxy.TraceError(f"{target} cannot be recorded: {error}") from error
+            return None
+        return tracer.create_node(kind, target, args, kwargs)
 
     def _remember_result(self, result: Any, node: fx.Node, volatile: bool) -> None:
         if isinstance(result, torch.Tensor):
@@ -129,8 +136,8 @@ class RealTensors:
         elif isinstance(result, (tuple, list)):
             for index, item in enumerate(result):
                 if contains(torch.Tensor, item):
-                    getitem = _as_graph_call(_getitem, (node, index))
-                    self._remember_result(item, self._tracer.create_node(*getitem, {}), volatile)
+                    part = self._tracer.create_node("call_function", getitem, (node, index), {})
+                    self._remember_result(item, part, volatile)
 
     def _remember(self, tensor: torch.Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
@@ -139,8 +146,6 @@ class RealTensors:
 
 def _as_graph_call(func: Callable[..., Any], args: Any) -> tuple[str, Any, tuple[Any, ...]]:
     """Say how ``func`` is written in a graph: as a method, a property or a function."""
-    if func is _getitem:
-        return "call_function", _getitem, args
     name = getattr(func, "__name__", "")
     if name == "__get__":
         return "call_function", getattr, (args[0], func.__self__.__name__)  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from .modules import ModuleTree
 from .naming import Namer, join, operation_name
 from .structures import build, copy_value
 
-__all__ = ["ModuleCall", "Point", "Recording"]
+__all__ = ["FixedArgument", "ModuleCall", "Point", "Recording"]
 
 # Statements, which have no value of their own.
 _UNNAMED = (operator.setitem, "__setitem__", copy_value, build)
@@ -34,6 +34,7 @@ class ModuleCall:
         start: the number of events before the call.
         position: index of the last event inside the call; -1 while it runs.
         value: what the forward returned, with nodes in place of tensors (see :mod:`.structures`).
+
     """
 
     __slots__ = ("path", "position", "start", "value")
@@ -43,6 +44,13 @@ class ModuleCall:
         self.start = start
         self.position = -1
         self.value: Any = None
+
+
+class FixedArgument(NamedTuple):
+    """An argument of the model that had a fixed value in the trace, and is a node of that value."""
+
+    name: str
+    value: Any
 
 
 class Point(NamedTuple):
@@ -64,12 +72,13 @@ class Recording:
         fixed_arguments: arguments that were given a value when tracing.
         constants: tensors that belong to no module, by the name of their ``get_attr`` node.
         read_training: whether some forward read a ``training`` flag.
+
     """
 
     def __init__(self, model: nn.Module, tree: ModuleTree) -> None:
         self.model = model
         self.tree = tree
-        self.events: list[fx.Node | ModuleCall] = []
+        self.events: list[fx.Node | ModuleCall | FixedArgument] = []
         self.auto_leaves: dict[str, str] = {}
         self.fixed_arguments: dict[str, Any] = {}
         self.placeholders: dict[str, fx.Node] = {}
@@ -134,6 +143,9 @@ class Recording:
             if isinstance(event, ModuleCall):
                 name = namer.module(event.path)
                 calls[name] = Point(name, event.position, event.value)
+            elif isinstance(event, FixedArgument):
+                name = namer.operation("", event.name)
+                names[name] = Point(name, position, event.value)
             elif self._depends(event, dependent):
                 dependent.add(event)
                 given = self._name(event, namer, dependent)
@@ -182,8 +194,9 @@ class Recording:
         found = [
             (point.position, name)
             for name, point in self.names.items()
-            if point.value.op == "call_module"
-            and isinstance(self.tree.paths[point.value.target], kind)
+            if isinstance(point.value, fx.Node)
+            and point.value.op == "call_module"
+            and isinstance(self.tree.paths[str(point.value.target)], kind)
         ]
         for event, (name, point) in zip(self._module_calls(), self.calls.items(), strict=True):
             if name and isinstance(self.tree.paths[event.path], kind):

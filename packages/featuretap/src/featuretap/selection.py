@@ -61,6 +61,7 @@ class Selection(Mapping[str, Any]):
         Raises:
             NodeNotFoundError: if an entry names no node.
             ValueError: if two nodes would have one key.
+
         """
         points: dict[str, Any] = {}
         asked: dict[str, str] = {}
@@ -81,7 +82,9 @@ class Selection(Mapping[str, Any]):
                         f"{taken.name!r} and for {point.name!r}; give each node its own key"
                     )
         if not points:
-            raise ValueError(f"{_show(list(request))} selects no node; list them with get_graph_node_names")
+            raise ValueError(
+                f"{_show(list(request))} selects no node; list them with get_graph_node_names"
+            )
         return cls(points, asked)
 
     def __getitem__(self, key: str) -> Any:
@@ -115,6 +118,7 @@ def normalize(request: Any, what: str = "return_nodes") -> dict[Any, str | None]
 
     >>> normalize("layer4"), normalize({"layer4": "deep"})
     ({'layer4': None}, {'layer4': 'deep'})
+
     """
     if isinstance(request, (str, type)):
         request = [request]
@@ -123,7 +127,9 @@ def normalize(request: Any, what: str = "return_nodes") -> dict[Any, str | None]
     elif isinstance(request, (list, tuple, set, frozenset)):
         entries = {}
         for entry in request:
-            entries.update(dict.fromkeys(entry) if isinstance(entry, (set, frozenset)) else {entry: None})
+            entries.update(
+                dict.fromkeys(entry) if isinstance(entry, (set, frozenset)) else {entry: None}
+            )
     else:
         raise TypeError(
             f"{what} must be a dict, a list of names or a name, not {type(request).__name__} ({request!r})"
@@ -145,7 +151,9 @@ def _names(entry: Any, index: NodeIndex, mode: str) -> list[str]:
     if isinstance(entry, type):
         names = index.names_of_type(entry)
         if not names:
-            raise _not_found(_show(entry), index, f"no module of type {entry.__name__} is called", mode)
+            raise _not_found(
+                _show(entry), index, f"no module of type {entry.__name__} is called", mode
+            )
         return names
     if index.find(entry) is not None:
         return [entry]

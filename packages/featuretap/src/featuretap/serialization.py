@@ -13,7 +13,7 @@ from torch import fx
 
 __all__ = ["graph_from_state", "graph_to_state"]
 
-_KEPT_META = ("featuretap_name", "featuretap_scope", "nn_module_stack")
+_KEPT_META = ("featuretap_name", "featuretap_scope", "featuretap_regions", "nn_module_stack")
 
 
 class _Row(NamedTuple):
@@ -43,8 +43,8 @@ def graph_from_state(rows: list[tuple[Any, ...]]) -> fx.Graph:
     graph = fx.Graph()
     nodes: list[fx.Node] = []
     for name, op, target, args, kwargs, meta in rows:
-        target = _function(target.path) if isinstance(target, _TorchFunction) else target
-        node = graph.create_node(op, target, _linked(args, nodes), _linked(kwargs, nodes), name)
+        called = _function(target.path) if isinstance(target, _TorchFunction) else target
+        node = graph.create_node(op, called, _linked(args, nodes), _linked(kwargs, nodes), name)
         node.meta.update(meta)
         nodes.append(node)
     return graph

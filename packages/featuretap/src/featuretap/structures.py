@@ -64,7 +64,8 @@ def thaw(value: Any, graph: fx.Graph, nodes: dict[fx.Node, fx.Node]) -> Any:
         return nodes[value]
     if isinstance(value, Built):
         values = [thaw(item, graph, nodes) for item in value.values]
-        return graph.call_function(build, (value.kind, value.keys, values))
+        arguments: Any = (value.kind, value.keys, values)
+        return graph.call_function(build, arguments)
     if isinstance(value, tuple):
         items = [thaw(item, graph, nodes) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)

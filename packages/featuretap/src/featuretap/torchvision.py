@@ -14,7 +14,8 @@ from torch import fx, nn
 
 from .api import make_options, make_requests
 from .extractor import FeatureExtractor
-from .fx_backend import FxBackend, Recorded, assemble, record_modes
+from .fx_backend import FxBackend, assemble
+from .modes import Recorded, record_modes
 from .recording import Point, Recording
 
 __all__ = ["create_feature_extractor", "get_graph_node_names"]
@@ -42,6 +43,7 @@ def get_graph_node_names(
         >>> train, evaluate = get_graph_node_names(torch.nn.Sequential(torch.nn.ReLU()))
         >>> train
         ['input', '0']
+
     """
     names = FxBackend().node_names(model, make_options(tracer_kwargs, concrete_args))
     if not suppress_diff_warning:
@@ -81,6 +83,7 @@ def create_feature_extractor(
         >>> extractor = create_feature_extractor(torch.nn.Sequential(torch.nn.ReLU()), ["0"])
         >>> list(extractor(torch.zeros(1)))
         ['0']
+
     """
     try:
         requests = make_requests(return_nodes, train_return_nodes, eval_return_nodes)
@@ -110,7 +113,7 @@ def _warn_of_other_meanings(names: Mapping[str, str], recording: Recorded) -> No
 
 
 def _last_inside(name: str, points: Mapping[str, Point]) -> Point | None:
-    """What torchvision takes a module's name for: the last node listed inside."""
+    """Return what torchvision takes a module's name for: the last node listed inside."""
     inside = [point for listed, point in points.items() if listed.startswith(f"{name}.")]
     return inside[-1] if inside and name else None
 

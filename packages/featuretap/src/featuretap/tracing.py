@@ -34,7 +34,8 @@ from .modules import ModuleTree
 from .naming import join
 from .proxies import FeatureProxy
 from .real_tensors import RealTensors
-from .recording import ModuleCall, Recording
+from .recording import FixedArgument, ModuleCall, Recording
+from .regions import Region, RegionWatch
 from .structures import freeze
 from .wrapping import patched_everywhere
 
@@ -56,6 +57,7 @@ class FeatureTracer(fx.Tracer):
             ``torch.nn``.
         autowrap_functions: functions that are recorded as one node, however they are reached.
         autowrap_modules: Python modules whose public functions are recorded as one node.
+
     """
 
     def __init__(
@@ -79,13 +81,15 @@ class FeatureTracer(fx.Tracer):
 
         Raises:
             UntraceableModelError: if the forward of ``model`` itself cannot be recorded.
+
         """
         with _ONE_TRACE:
             self._thread = threading.get_ident()
             self._start(model, dict(concrete_args or {}))
             guard = Guard(model, self._saved)
-            with guard, torch.enable_grad(), TrainingReads() as reads:
-                with patched_everywhere(self._wrapped), RealTensorMode(self):
+            # Neither the caller's grad mode nor its autocast may leak into what is recorded.
+            with guard, torch.inference_mode(False), torch.enable_grad(), TrainingReads() as reads:
+                with self._regions, patched_everywhere(self._wrapped), RealTensorMode(self):
                     try:
                         self.trace(model)
                     except Exception as error:
@@ -93,7 +97,10 @@ class FeatureTracer(fx.Tracer):
                 if guard.foreign_random_state_moved:
                     raise UntraceableModelError(
                         explain_failure(
-                            model, "", "", "the forward drew from Python's or NumPy's random numbers"
+                            model,
+                            "",
+                            "",
+                            "the forward drew from Python's or NumPy's random numbers",
                         )
                     )
                 self.recording.read_training = reads.seen or self.recording.read_training
@@ -104,6 +111,8 @@ class FeatureTracer(fx.Tracer):
         self._concrete = concrete_args
         self._scopes: list[str] = []
         self._module_stack: OrderedDict[str, tuple[str, type]] = OrderedDict()
+        self._regions = RegionWatch()
+        self._replayed_regions: tuple[Region, ...] = ()
         self._saved = SavedTensors()
         self._innermost_failure: tuple[str, BaseException] | None = None
         self.recording = Recording(model, self._tree)
@@ -128,8 +137,10 @@ class FeatureTracer(fx.Tracer):
                 continue
             if name in self._concrete:
                 value = fixed[name] = self._concrete[name]
+                self.recording.events.append(FixedArgument(name, value))
             elif isinstance(parameter.default, _FIXED_DEFAULTS):
                 value = fixed[name] = parameter.default
+                self.recording.events.append(FixedArgument(name, value))
             else:
                 has_default = parameter.default is not inspect.Parameter.empty
                 default = (parameter.default,) if has_default else ()
@@ -257,6 +268,9 @@ class FeatureTracer(fx.Tracer):
         meta = node.meta
         meta["nn_module_stack"] = self._module_stack
         meta["featuretap_scope"] = self._scopes[-1] if self._scopes else ""
+        regions = self._regions.current() + self._replayed_regions
+        if regions:
+            meta["featuretap_regions"] = regions
         if kind != "output":
             self.recording.add(node)
         return node
@@ -293,10 +307,12 @@ class FeatureTracer(fx.Tracer):
         if node.op == "call_module":
             target = self._tree.path_of(owner.get_submodule(str(target))) or join(path, str(target))
         self._scopes.append(join(path, node.meta.get("featuretap_scope", "")))
+        self._replayed_regions = node.meta.get("featuretap_regions", ())
         try:
             return self.create_proxy(node.op, target, args, kwargs)
         finally:
             self._scopes.pop()
+            self._replayed_regions = ()
 
     # -- failures -----------------------------------------------------------------------------
 
@@ -304,7 +320,9 @@ class FeatureTracer(fx.Tracer):
         if isinstance(error, UntraceableModelError):
             return error
         location = failure_location(error)
-        text = explain_failure(self.recording.model, "", location, f"{type(error).__name__}: {error}")
+        text = explain_failure(
+            self.recording.model, "", location, f"{type(error).__name__}: {error}"
+        )
         return UntraceableModelError(text, "", location)
 
 
@@ -316,5 +334,3 @@ def _why_not_look_into(module: nn.Module) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         return f"{type(module).__name__} is compiled by TorchScript"
     return None
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -60,11 +61,12 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
 
     Raises:
         CommandError: if they cannot be understood.
+
     """
     parser = _parser()
     args, unknown = parser.parse_known_args(argv, namespace=Arguments())
     if unknown:
-        options = [option for action in parser._actions for option in action.option_strings]
+        options = re.findall(r"--[a-z]+", parser.format_usage())
         hint = did_you_mean(difflib.get_close_matches(unknown[0], options, n=1))
         raise CommandError(f"there is no argument {unknown[0]!r}.{hint} See featuretap --help")
     args.nodes = _split(args.nodes)
@@ -86,7 +88,11 @@ def _parser() -> _Parser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("model", metavar="MODULE:NAME", help="a factory, a class or a model; where to import it from")
+    add(
+        "model",
+        metavar="MODULE:NAME",
+        help="a factory, a class or a model; where to import it from",
+    )
     add("--input", dest="inputs", metavar="SHAPE[:DTYPE]", type=parse_input, action="append",
         default=[], help="shape of a positional input, as 1x3x224x224 or 1x16:int64; adds shape, "
         "dtype and parameters to the tree (repeatable)")  # fmt: skip
@@ -96,15 +102,15 @@ def _parser() -> _Parser:
     add("--save", metavar="FILE", help="write what was extracted to FILE.safetensors or FILE.npz")
     add("--weights", metavar="NAME", help="passed to the factory as weights=NAME")
     add("--arg", dest="values", metavar="[KEY=]VALUE", action="append", default=[],
-        help="an argument for the factory: a Python literal, else a string (repeatable)")  # fmt: skip
+        help="an argument for the factory: a Python literal or a string (repeatable)")  # fmt: skip
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--eval", dest="mode", action="store_const", const="eval", default="eval",
                        help="use the model in eval mode (the default)")  # fmt: skip
     modes.add_argument("--train", dest="mode", action="store_const", const="train",
                        help="use the model in train mode")  # fmt: skip
     add("--device", type=_device, default="cpu", help="where the model runs (default: cpu)")
-    add("--seed", type=int, default=0, help="torch.manual_seed of the weights, of the inputs (normal; "
-        "integers from 0 to 9) and of the forward, each on its own (default: 0)")  # fmt: skip
+    add("--seed", type=_seed, default=0, help="torch.manual_seed of the weights, of the inputs "
+        "(normal; integers from 0 to 9) and of the forward, each by itself (default: 0)")  # fmt: skip
     add("--backend", type=_backend, default="auto", help="auto, fx, hooks (default: auto)")
     return parser
 
@@ -125,6 +131,17 @@ def _device(text: str) -> torch.device:
         raise CommandError(
             f"--device {text!r} is no device of torch; write cpu, cuda, cuda:1 or mps"
         ) from error
+
+
+def _seed(text: str) -> int:
+    try:
+        seed = int(text)
+        torch.Generator().manual_seed(seed)
+    except (ValueError, OverflowError, RuntimeError) as error:
+        raise CommandError(
+            f"--seed {text!r} is no 64-bit integer; write a number like 0"
+        ) from error
+    return seed
 
 
 def _backend(text: str) -> str:

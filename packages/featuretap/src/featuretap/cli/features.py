@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +33,15 @@ class Survey:
     Attributes:
         model: the model, or a copy of it without values.
         names: the names, by mode.
-        sources: node name -> path of the module or parameter that it stands for.
+        listed: the names of the mode asked for.
+        sources: node name -> path of the module or parameter that it stands for, or the name.
         values: node name -> value in the mode asked for; empty if there was no input.
+
     """
 
     model: nn.Module
     names: NodeNames
+    listed: list[str]
     sources: Mapping[str, str]
     values: Mapping[str, Any]
 
@@ -50,15 +53,14 @@ def survey(model: nn.Module, args: Arguments) -> Survey:
 
     Raises:
         CommandError: if the model cannot be listed, or rejects the input.
+
     """
     if args.inputs:
         inputs = [torch.empty(spec.shape, dtype=spec.dtype, device="meta") for spec in args.inputs]
-        try:
+        # Anything may go wrong without values (`.item()`, tensors that are no buffers, ...). What is
+        # wrong with the model or the input itself shows again below.
+        with suppress(Exception):
             return _survey(_without_values(model), args, tuple(inputs))
-        except Exception:  # noqa: S110
-            # Anything may go wrong without values (`.item()`, tensors that are no buffers, ...).
-            # What is wrong with the model or the input itself shows below again.
-            pass
     return _survey(model, args, make_inputs(args, model))
 
 
@@ -67,6 +69,7 @@ def extract(model: nn.Module, inputs: Inputs, args: Arguments) -> Mapping[str, A
 
     Raises:
         CommandError: if a name is no node, or the model rejects the input.
+
     """
     # Only one mode is used, so in the other one nothing is asked for but what always exists.
     requests = {"train": [""], "eval": [""], args.mode: args.nodes}
@@ -75,20 +78,24 @@ def extract(model: nn.Module, inputs: Inputs, args: Arguments) -> Mapping[str, A
 
 
 def _survey(model: nn.Module, args: Arguments, inputs: Inputs) -> Survey:
+    mode, other = ("train", "eval") if args.mode == "train" else ("eval", "train")
     with _explained(model, args):
         names = get_graph_node_names(
             model, suppress_diff_warning=True, example_args=inputs or None, backend=args.backend
         )
-        if args.mode in names.failures:
-            other = "eval" if args.mode == "train" else "train"
+        if mode in names.failures:
             raise CommandError(
-                f"{type(model).__name__} has no {args.mode} mode: {names.failures[args.mode]}. "
+                f"{type(model).__name__} has no {mode} mode: {names.failures[mode]}. "
                 f"With --{other} it can be listed"
             )
         requests = {"train": names.train or names.eval, "eval": names.eval or names.train}
         extractor = _extractor(model, requests, args, inputs)
         values = _run(extractor, inputs, args) if inputs else {}
-    return Survey(model, names, _sources(extractor), values)
+    listed = names.train if mode == "train" else names.eval
+    # A name that both modes have may be a module's call in one and an operation in the other.
+    themselves = {name: name for name in listed}
+    sources = _sources(extractor, other) | themselves | _sources(extractor, mode)
+    return Survey(model, names, listed, sources, values)
 
 
 def _extractor(
@@ -111,15 +118,14 @@ def _run(extractor: nn.Module, inputs: Inputs, args: Arguments) -> Mapping[str, 
     return values
 
 
-def _sources(extractor: nn.Module) -> dict[str, str]:
-    """Read off the graphs what each node calls; an extractor without graphs does not say."""
-    sources: dict[str, str] = {}
-    for mode in ("train", "eval"):
-        graph = getattr(extractor, f"{mode}_graph", None)
-        for node in graph.nodes if isinstance(graph, fx.Graph) else ():
-            if node.op in ("call_module", "get_attr") and "featuretap_name" in node.meta:
-                sources[node.meta["featuretap_name"]] = str(node.target)
-    return sources
+def _sources(extractor: nn.Module, mode: str) -> dict[str, str]:
+    """Read off a graph what each node calls; an extractor without graphs does not say."""
+    graph = getattr(extractor, f"{mode}_graph", None)
+    return {
+        node.meta["featuretap_name"]: str(node.target)
+        for node in (graph.nodes if isinstance(graph, fx.Graph) else ())
+        if node.op in ("call_module", "get_attr") and "featuretap_name" in node.meta
+    }
 
 
 def _without_values(model: nn.Module) -> nn.Module:

@@ -38,7 +38,9 @@ class InputSpec:
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.shape))
-        return shape if self.dtype == torch.float32 else f"{shape}:{self.dtype}".replace("torch.", "")
+        return (
+            shape if self.dtype == torch.float32 else f"{shape}:{self.dtype}".replace("torch.", "")
+        )
 
     def draw(self, generator: torch.Generator, integers_below: int) -> torch.Tensor:
         """Draw values on the CPU: normal ones, or integers from 0."""
@@ -57,11 +59,14 @@ def parse_input(text: str) -> InputSpec:
 
     >>> str(parse_input("1x16:int64")), parse_input("1x3x224x224").shape
     ('1x16:int64', (1, 3, 224, 224))
+
     """
     shape, colon, dtype = text.partition(":")
     if not _SHAPE.fullmatch(shape):
         guess = "x".join(re.findall("[0-9]+", shape))
-        hint = did_you_mean([f"--input {guess}{colon}{dtype}"] if guess and "-" not in shape else [])
+        hint = did_you_mean(
+            [f"--input {guess}{colon}{dtype}"] if guess and "-" not in shape else []
+        )
         raise CommandError(
             f"--input {text!r} is no shape.{hint} "
             "Write the sizes with x between them, as 1x3x224x224, and :dtype after them if need be"
@@ -69,7 +74,7 @@ def parse_input(text: str) -> InputSpec:
     if colon and dtype not in _DTYPES:
         hint = did_you_mean([f"--input {shape}:{name}" for name in nearest(dtype, _DTYPES, 1)])
         raise CommandError(
-            f"--input {text!r} names no dtype that can be drawn.{hint} There is {', '.join(_DTYPES)}"
+            f"--input {text!r} has an unknown dtype.{hint} There is {', '.join(_DTYPES)}"
         )
     return InputSpec(tuple(map(int, shape.split("x"))), _DTYPES[dtype or "float32"])
 
@@ -85,5 +90,5 @@ def make_inputs(args: Arguments, model: nn.Module) -> tuple[torch.Tensor, ...]:
     except RuntimeError as error:
         shapes = " ".join(map(str, args.inputs))
         raise CommandError(
-            f"the input {shapes} cannot be made on {args.device}: {describe(error)}. Try a smaller one"
+            f"--input {shapes} cannot be made on {args.device}: {describe(error)}. Make it smaller"
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import inspect
 import os
@@ -34,13 +33,14 @@ def require(name: str, purpose: str) -> Any:
 
     Raises:
         CommandError: if it cannot be imported, with the line that installs it.
+
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0]
         raise CommandError(
-            f"{purpose} needs the package {package}, which cannot be imported: pip install {package}"
+            f"{purpose} needs the package {package}, which is not installed: pip install {package}"
         ) from error
 
 
@@ -49,6 +49,7 @@ def load_model(args: Arguments) -> nn.Module:
 
     Raises:
         CommandError: if any of it does not work.
+
     """
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -68,27 +69,31 @@ def _resolve(spec: str) -> Any:
     """Return what ``module:attribute`` names; the attribute may have dots in it."""
     module_name, _, path = spec.partition(":")
     if not module_name or not path:
-        guess = [":".join(spec.rsplit(".", 1))] if "." in spec.strip(".:") and ":" not in spec else []
+        guess = (
+            [":".join(spec.rsplit(".", 1))] if "." in spec.strip(".:") and ":" not in spec else []
+        )
         raise CommandError(
             f"{spec!r} does not say which model.{did_you_mean(guess)} "
             "Write module:name, as torchvision.models:resnet18"
         )
     found: Any = _import(module_name)
-    said = module_name
+    said, joint = module_name, ":"
     for name in path.split("."):
         try:
             found = getattr(found, name)
         except AttributeError as error:
-            hint = did_you_mean([f"{said}:{other}" for other in nearest(name, dir(found))])
+            hint = did_you_mean([f"{said}{joint}{other}" for other in nearest(name, dir(found))])
             raise CommandError(
                 f"{said!r} has no {name!r}.{hint} Write the name of a factory, a class or a model"
             ) from error
-        said = f"{said}.{name}"
+        said, joint = f"{said}{joint}{name}", "."
     return found
 
 
 def _import(name: str) -> ModuleType:
     try:
+        # The package first, so that it is the one reported if nothing of it is there.
+        importlib.import_module(name.partition(".")[0])
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or name
@@ -105,7 +110,7 @@ def _no_module(name: str) -> CommandError:
     parent, _, last = name.rpartition(".")
     path = getattr(sys.modules.get(parent), "__path__", []) if parent else None
     pool = [module.name for module in pkgutil.iter_modules(path)]
-    alike = difflib.get_close_matches(os.path.basename(last), pool, n=3)
+    alike = nearest(os.path.basename(last), pool)
     if last == "py":
         alike = [os.path.basename(parent)]
         parent = ""
@@ -117,7 +122,9 @@ def _no_module(name: str) -> CommandError:
 
 
 def _import_failed(name: str, error: Exception) -> CommandError:
-    return CommandError(f"importing {name!r} failed: {describe(error)}{_where(error)}{_install(error)}")
+    return CommandError(
+        f"importing {name!r} failed: {describe(error)}{_where(error)}{_install(error)}"
+    )
 
 
 def _build(factory: Any, args: Arguments) -> nn.Module:
@@ -125,10 +132,9 @@ def _build(factory: Any, args: Arguments) -> nn.Module:
     positional = [value for key, value in given if key is None]
     keywords = {key: value for key, value in given if key is not None}
     if args.weights is not None:
-        _check_weights(factory, args.weights)
         keywords["weights"] = args.weights
     if isinstance(factory, nn.Module):
-        if given or keywords:
+        if positional or keywords:
             raise CommandError(f"{args.model!r} is a model already: leave out --arg and --weights")
         return factory
     if not callable(factory):
@@ -136,6 +142,8 @@ def _build(factory: Any, args: Arguments) -> nn.Module:
             f"{args.model!r} is of type {type(factory).__name__}, which makes no model. "
             "Write the name of a factory, a class or a model"
         )
+    if args.weights is not None:
+        _check_weights(factory, args.weights)
     try:
         model = factory(*positional, **keywords)
     except Exception as error:
@@ -167,7 +175,7 @@ def _literal(text: str) -> Any:
 
 
 def _check_weights(factory: Any, name: str) -> None:
-    """Name the nearest weights where torchvision knows them; the factory alone says ``KeyError``."""
+    """Name the nearest weights of torchvision's; the factory itself only says ``KeyError``."""
     if not getattr(factory, "__module__", "").startswith("torchvision.models."):
         return
     try:
@@ -183,7 +191,9 @@ def _check_weights(factory: Any, name: str) -> None:
 
 
 def _call(positional: list[Any], keywords: dict[str, Any]) -> str:
-    return ", ".join([*map(repr, positional), *(f"{key}={value!r}" for key, value in keywords.items())])
+    return ", ".join(
+        [*map(repr, positional), *(f"{key}={value!r}" for key, value in keywords.items())]
+    )
 
 
 def _signature(factory: Callable[..., Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from .loading import require
 from .text import CommandError, describe, note
-from .values import leaves
+from .values import is_plain, leaves
 
 __all__ = ["check_target", "save"]
 
@@ -23,19 +24,22 @@ def check_target(target: str) -> None:
 
     Raises:
         CommandError: if its format is not known, a package is missing, or there is no such folder.
+
     """
     path = Path(target)
     if path.suffix not in _FORMATS:
         raise CommandError(
-            f"--save {target!r} has no format that can be written: let it end in .safetensors or .npz"
+            f"--save {target!r} has no format that can be written: write .safetensors or .npz"
         )
     require(path.suffix[1:] if path.suffix == ".safetensors" else "numpy", f"--save {target!r}")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise CommandError(
-            f"--save {target!r} cannot be written: there is no folder {str(path.parent)!r}. Make it first"
+            f"--save {target!r} cannot be written: make the folder {str(path.parent)!r} first"
         )
-    if path.is_dir():
-        raise CommandError(f"--save {target!r} cannot be written: it is a folder. Name a file in it")
+    if os.path.isdir(path):
+        raise CommandError(
+            f"--save {target!r} cannot be written: it is a folder. Name a file in it"
+        )
 
 
 def save(values: Mapping[str, Any], target: str) -> str:
@@ -43,6 +47,7 @@ def save(values: Mapping[str, Any], target: str) -> str:
 
     Raises:
         CommandError: if the file cannot be written, or the format has no such dtype.
+
     """
     tensors: dict[str, torch.Tensor] = {}
     left_out: list[str] = []
@@ -50,23 +55,30 @@ def save(values: Mapping[str, Any], target: str) -> str:
         for part, leaf in leaves(name, value):
             tensor = _tensor(leaf)
             if tensor is None:
-                left_out.append(f"{part} ({type(leaf).__name__})")
+                left_out.append(f"{part} is a {type(leaf).__name__}")
             else:
                 tensors[part] = tensor
-    if left_out:
-        note(f"not saved, because it is no tensor: {', '.join(left_out)}")
     if not tensors:
-        raise CommandError(f"--save {target!r}: there is no tensor among the nodes asked for")
+        raise CommandError(
+            f"--save {target!r}: there is no tensor among the nodes asked for ({', '.join(left_out)}). "
+            "Ask for one that has values"
+        )
     try:
         _FORMATS[Path(target).suffix](tensors, target)
+    except CommandError:
+        raise
     except Exception as error:
         raise CommandError(f"--save {target!r} cannot be written: {describe(error)}") from error
+    if left_out:
+        note(f"not saved: {', '.join(left_out)}")
     return f"saved {len(tensors)} {'tensor' if len(tensors) == 1 else 'tensors'} to {target}"
 
 
 def _tensor(value: Any) -> torch.Tensor | None:
     """Return ``value`` as a tensor that shares its memory with no other; numbers become scalars."""
     if isinstance(value, torch.Tensor):
+        if not is_plain(value):
+            return None
         alone = value.detach().cpu().resolve_conj().resolve_neg()
         return alone.clone(memory_format=torch.contiguous_format)
     if isinstance(value, torch.Size):

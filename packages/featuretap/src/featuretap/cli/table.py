@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .text import align
-from .values import dtype_text, leaves, shape_text
+from .values import dtype_text, is_plain, leaves, shape_text
 
 if TYPE_CHECKING:
     from .arguments import Arguments
@@ -22,9 +22,9 @@ _NO_STATISTICS = ("-", "-", "-", "-")
 def table_lines(values: Mapping[str, Any], class_name: str, args: Arguments) -> list[str]:
     """Return the lines to print: a headline, and one row for each value."""
     rows = [
-        (part or "(output)", shape_text(leaf), dtype_text(leaf), *_statistics(leaf))
+        (part, shape_text(leaf), dtype_text(leaf), *_statistics(leaf))
         for name, value in values.items()
-        for part, leaf in leaves(name, value)
+        for part, leaf in leaves(name or "(output)", value)
     ]
     count = f"{len(values)} {'feature' if len(values) == 1 else 'features'}"
     head = f"{args.headline(class_name, count)}  seed {args.seed}"
@@ -33,20 +33,19 @@ def table_lines(values: Mapping[str, Any], class_name: str, args: Arguments) -> 
 
 def _statistics(value: Any) -> tuple[str, ...]:
     """Return mean, standard deviation (of the values, not estimated), least and greatest value."""
-    if not isinstance(value, torch.Tensor) or value.is_complex() or value.is_quantized:
+    if not isinstance(value, torch.Tensor) or not is_plain(value):
         return _NO_STATISTICS
-    if value.layout != torch.strided or value.numel() == 0:
+    if value.is_complex() or value.numel() == 0:
         return _NO_STATISTICS
-    # On the CPU, because not every device has float64.
-    exact = value.detach().cpu()
-    wide = exact.to(torch.float64)
-    mean, deviation = _number(wide.mean().item()), _number(wide.std(correction=0).item())
-    if value.is_floating_point() or value.dtype == torch.bool:
-        exact = wide
-    least, greatest = exact.min().item(), exact.max().item()
-    if not value.is_floating_point():
-        return mean, deviation, str(int(least)), str(int(greatest))
-    return mean, deviation, _number(least), _number(greatest)
+    # On the CPU, because not every device has float64, which in turn lacks some of int64.
+    own = value.detach().cpu()
+    wide = own.to(torch.float64)
+    exact = own if own.dtype == torch.int64 else wide
+    middle = (_number(wide.mean().item()), _number(wide.std(correction=0).item()))
+    extremes = (exact.min().item(), exact.max().item())
+    if value.is_floating_point():
+        return *middle, *map(_number, extremes)
+    return *middle, *(str(int(extreme)) for extreme in extremes)
 
 
 def _number(value: float) -> str:

@@ -11,7 +11,15 @@ from typing import TextIO
 
 from ..errors import FallbackWarning
 
-__all__ = ["CommandError", "align", "describe", "did_you_mean", "note", "notes_on_fallback", "one_line"]
+__all__ = [
+    "CommandError",
+    "align",
+    "describe",
+    "did_you_mean",
+    "note",
+    "notes_on_fallback",
+    "one_line",
+]
 
 _LONGEST_CAUSE = 400
 
@@ -76,6 +84,7 @@ def align(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[st
 
     >>> align([["node", "mean"], ["relu_1", "0.5"]], right={1})
     ['node    mean', 'relu_1   0.5']
+
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

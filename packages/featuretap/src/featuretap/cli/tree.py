@@ -37,14 +37,13 @@ class _Branch:
 def tree_lines(found: Survey, args: Arguments) -> list[str]:
     """Return the lines to print: a headline, the tree, and what has to be said besides."""
     names = found.names
-    listed = names.train if args.mode == "train" else names.eval
-    root = _grow(_merge(listed, [] if names.failures else [*names.train, *names.eval]))
+    root = _grow(_merge(found.listed, [] if names.failures else [*names.train, *names.eval]))
     guides = _guides(sys.stdout.encoding or "ascii")
     columns = _Columns(found, args)
     rows = [
         (drawn + label, *columns.cells(branch)) for drawn, label, branch in _walk(root, "", guides)
     ]
-    head = args.headline(type(found.model).__name__, f"{len(listed)} nodes")
+    head = args.headline(type(found.model).__name__, f"{len(found.listed)} nodes")
     if args.inputs:
         rows.insert(0, ("", "", "shape", "dtype", "parameters", ""))
         head += f"  {sum(p.numel() for p in found.model.parameters()):,} parameters"

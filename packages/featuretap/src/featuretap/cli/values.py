@@ -10,12 +10,17 @@ import torch
 
 from .text import one_line
 
-__all__ = ["dtype_text", "leaves", "shape_text"]
+__all__ = ["dtype_text", "is_plain", "leaves", "shape_text"]
 
 _LONGEST = 24
 
 
-def items(value: Any) -> list[tuple[str, Any]] | None:
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Say whether ``tensor`` is a block of numbers, not sparse, nested or quantized."""
+    return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
+
+
+def _items(value: Any) -> list[tuple[str, Any]] | None:
     """Return the values inside a container, by index, key or field; ``None`` if it is none."""
     if isinstance(value, Mapping):
         return [(str(key), item) for key, item in value.items()]
@@ -27,8 +32,8 @@ def items(value: Any) -> list[tuple[str, Any]] | None:
 
 
 def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each value inside ``value`` with its name: ``lstm[0]``, ``lstm[1][0]``, ``out[loss]``."""
-    inside = items(value)
+    """Yield each value inside ``value`` by its name: ``lstm[0]``, ``lstm[1][0]``, ``out[loss]``."""
+    inside = _items(value)
     if inside is None:
         yield name, value
     for key, item in inside or ():
@@ -42,10 +47,10 @@ def shape_text(value: Any) -> str:
     ('1x3', '(2, None)', '= 7')
     """
     if isinstance(value, torch.Tensor):
-        return "x".join(map(str, value.shape)) or "scalar"
-    inside = items(value)
+        return "nested" if value.is_nested else "x".join(map(str, value.shape)) or "scalar"
+    inside = _items(value)
     if inside is None:
-        text = one_line(repr(value))
+        text = one_line(repr(tuple(value) if isinstance(value, torch.Size) else value))
         return f"= {text if len(text) <= _LONGEST else text[: _LONGEST - 3] + '...'}"
     return f"({', '.join(shape_text(item).removeprefix('= ') for _, item in inside)})"
 
@@ -54,7 +59,7 @@ def dtype_text(value: Any) -> str:
     """Name the dtype of a tensor, or the type of anything else; of a container those inside."""
     if isinstance(value, torch.Tensor):
         return str(value.dtype).removeprefix("torch.")
-    inside = items(value)
+    inside = _items(value)
     if not inside:
         return type(value).__name__
     texts = list(dict.fromkeys(dtype_text(item) for _, item in inside))

@@ -1,0 +1,97 @@
+"""Train and eval: two recordings of one model, and which operation of one is which of the other."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, TypeAlias
+
+from torch import fx, nn
+
+from .backends import Options
+from .errors import UntraceableModelError
+from .faithful import Untouched
+from .recording import Recording
+from .tracing import FeatureTracer
+
+__all__ = ["MODES", "Recorded", "record_modes", "same_operation"]
+
+MODES = ("train", "eval")
+Recorded: TypeAlias = Recording | UntraceableModelError
+
+
+def record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
+    """Trace ``model`` in both modes; a mode that cannot be traced has its error instead.
+
+    The mode that the model is in comes first and is traced with the flags as they are, so that
+    submodules the user froze stay frozen. If nothing looked at a flag, that trace serves for both.
+
+    Raises:
+        UntraceableModelError: if neither mode can be traced.
+
+    """
+    first = "train" if model.training else "eval"
+    second = "eval" if model.training else "train"
+    recordings: dict[str, Recorded] = {first: _record(model, options)}
+    recording = recordings[first]
+    if isinstance(recording, Recording) and recording.serves_both_modes:
+        return {**recordings, second: recording}
+    untouched = Untouched(model)
+    try:
+        model.train(second == "train")
+        recordings[second] = _record(model, options)
+    finally:
+        untouched.restore()
+    errors = [error for error in recordings.values() if isinstance(error, UntraceableModelError)]
+    if len(errors) == len(MODES):
+        raise errors[0]
+    return recordings
+
+
+def _record(model: nn.Module, options: Options) -> Recorded:
+    tracer = FeatureTracer(
+        options.leaf_modules, options.autowrap_functions, options.autowrap_modules
+    )
+    try:
+        return tracer.record(model, options.concrete_args)
+    except UntraceableModelError as error:
+        return error
+
+
+def same_operation(train: Recording, evaluate: Recording, name: str) -> bool:
+    """Say whether ``name`` is the same operation in both modes.
+
+    The path of a module always is. Operations are counted in their scope, so one that runs in one
+    mode only shifts the counters of those behind it; the two scopes are aligned to see that.
+    """
+    points = [recording.names.get(name) for recording in (train, evaluate)]
+    nodes = [point.value for point in points if point and isinstance(point.value, fx.Node)]
+    if len(nodes) < len(MODES) or nodes[0].op == "placeholder":
+        return True
+    scopes = [node.meta["featuretap_scope"] for node in nodes]
+    if scopes[0] != scopes[1]:
+        return nodes[0].op == nodes[1].op == "call_module"
+    siblings = [_nodes_in_scope(recording, scopes[0]) for recording in (train, evaluate)]
+    first, second = (list(map(_likeness, nodes)) for nodes in siblings)
+    at = siblings[0].index(nodes[0]), siblings[1].index(nodes[1])
+    if first == second:
+        return at[0] == at[1]
+    blocks = difflib.SequenceMatcher(None, first, second, autojunk=False).get_matching_blocks()
+    return any(
+        block.a <= at[0] < block.a + block.size and at[0] - block.a == at[1] - block.b
+        for block in blocks
+    )
+
+
+def _nodes_in_scope(recording: Recording, scope: str) -> list[fx.Node]:
+    points = (point.value for point in recording.names.values())
+    return [
+        node
+        for node in points
+        if isinstance(node, fx.Node) and node.meta["featuretap_scope"] == scope
+    ]
+
+
+def _likeness(node: fx.Node) -> tuple[Any, ...]:
+    """What makes two nodes look alike: the operation, and the arguments that are plain values."""
+    constants = [repr(argument) for argument in node.args if not isinstance(argument, fx.Node)]
+    return (node.op, node.target, len(node.all_input_nodes), *constants)

@@ -1,0 +1,94 @@
+"""Rules C: cost, as far as it can be counted."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import torch
+from torch import nn
+
+from zoo import ZOO, NestedScopes
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * 1
+
+
+def test_C1_nothing_after_the_last_node_runs(extract):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    calls = []
+    extractor = extract(model, "1")
+    model[2].register_forward_hook(lambda *_: calls.append("after"))
+    extractor(torch.ones(1, 4))
+    assert not calls
+
+
+def test_C1_trap44_assertions_after_the_last_node_do_not_run(extract):
+    class Asserts(nn.Module):
+        def forward(self, x):
+            y = x + 1
+            z = y * 2
+            torch._assert(z.shape[0] == 100, "too late to matter")
+            return z
+
+    assert list(extract(Asserts(), "add")(torch.ones(2))) == ["add"]
+
+
+def test_C1_trap33_modules_that_are_not_needed_are_gone_from_memory(extract):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    extractor = extract(model, "0")
+    gone = weakref.ref(model[1].weight)
+    assert [name for name, _ in extractor.named_parameters()] == ["0.weight", "0.bias"]
+    del model
+    gc.collect()
+    assert gone() is None
+    extractor(torch.ones(1, 4))
+
+
+def test_C2_a_value_is_copied_only_where_something_would_write_it(extract):
+    x = torch.randn(2, 4)
+    plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    in_place = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+    assert extract(plain, ["0", "1"])(x)["0"].grad_fn.name() == "AddmmBackward0"
+    assert extract(in_place, ["0", "1"])(x)["0"].grad_fn.name() == "CloneBackward0"
+    assert extract(in_place, ["0"])(x)["0"].grad_fn.name() == "AddmmBackward0"
+
+
+def test_C2_values_nobody_asked_for_are_not_kept(extract):
+    alive = []
+
+    class Watch(nn.Module):
+        def forward(self, x):
+            y = x + 1
+            alive.append(weakref.ref(y))
+            return y
+
+    model = nn.Sequential(*[Watch() for _ in range(4)], nn.Flatten(0))
+    extractor = extract(
+        model, "4", tracer_kwargs={"leaf_modules": [Watch]}, suppress_diff_warning=True
+    )
+    with torch.no_grad():
+        features = extractor(torch.ones(2, 2))
+    gc.collect()
+    assert [reference() is not None for reference in alive] == [False, False, False, True]
+    del features
+
+
+def test_C3_the_second_trace_is_skipped_where_no_flag_is_read(backend, names_of, monkeypatch):
+    """Only the fx backend traces."""
+    from featuretap.tracing import FeatureTracer
+
+    traced = []
+    record = FeatureTracer.record
+    monkeypatch.setattr(FeatureTracer, "record", lambda *args: (traced.append(1), record(*args))[1])
+    names_of(NestedScopes())
+    assert len(traced) == (1 if backend == "fx" else 0)
+    names_of(ZOO["TrainEvalBranch"](), suppress_diff_warning=True)
+    assert len(traced) == (3 if backend == "fx" else 0)

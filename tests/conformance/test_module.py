@@ -1,0 +1,290 @@
+"""Rules M: the extractor is a good module, and leaves the user's model alone."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import pickle
+import threading
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from support import copied, identical, snapshot
+from zoo import ZOO, DynamicInside, NestedScopes, TrainEvalBranch
+
+
+def test_M1_parameters_are_the_models_own_under_the_models_names(extract, device):
+    model = NestedScopes().to(device)
+    extractor = extract(model, "stage.0.lin")
+    own = dict(model.named_parameters())
+    mine = dict(extractor.named_parameters())
+    assert mine.keys() == {"stage.0.lin.weight", "stage.0.lin.bias"}
+    assert all(mine[name] is own[name] for name in mine)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_M1_state_dict_keys_are_a_subset_of_the_models(extract, name):
+    model = ZOO[name]()
+    assert extract(model, "").state_dict().keys() <= model.state_dict().keys()
+
+
+def test_M2_train_and_eval_switch_graphs(extract):
+    model = TrainEvalBranch().train()
+    extractor = extract(model, ["inner"])
+    (x,) = model.example()
+    assert identical(extractor(x)["inner"], x * 2)
+    assert identical(extractor.eval()(x)["inner"], x - 2)
+    assert identical(extractor.train()(x)["inner"], x * 2)
+
+
+def test_M2_trap24_a_frozen_submodule_stays_frozen(extract):
+    model = TrainEvalBranch().train()
+    model.inner.eval()
+    (x,) = model.example()
+    extractor = extract(model, "inner")
+    assert identical(extractor(x)["inner"], x - 2)
+
+
+def test_M2_trap24_a_custom_train_method_is_respected(extract):
+    class FrozenNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.lin = nn.BatchNorm1d(4), nn.Linear(4, 4)
+
+        def train(self, mode=True):
+            super().train(mode)
+            self.norm.eval()
+            return self
+
+        def forward(self, x):
+            return self.lin(self.norm(x))
+
+    model = FrozenNorm().train()
+    extractor = extract(model, "lin").eval().train()
+    x = torch.randn(3, 4)
+    assert identical(extractor(x)["lin"], model(x))
+    assert int(model.norm.num_batches_tracked) == 0
+
+
+def test_M2_half_reaches_parameters_and_follows_in_the_features(extract):
+    model = NestedScopes()
+    extractor = extract(model, "stage").to(torch.float64)
+    x = model.example()[0].double()
+    assert identical(extractor(x)["stage"], model(x) / 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["NestedScopes", "InPlaceModule", "Attention", "TrainEvalBranch", "FrozenBackbone"]
+)
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+def test_M3_trap32_copies_keep_both_modes(extract, name, how):
+    model = ZOO[name]().train()
+    extractor = extract(model, "")
+    if how == "deepcopy":
+        twin = copy.deepcopy(extractor)
+    elif how == "pickle":
+        twin = pickle.loads(pickle.dumps(extractor))
+    else:
+        buffer = io.BytesIO()
+        torch.save(extractor, buffer)
+        buffer.seek(0)
+        twin = torch.load(buffer, weights_only=False)
+    args = model.example()
+    for mode in (True, False, True):
+        torch.manual_seed(0)
+        expected = copied(model.train(mode)(*args))
+        torch.manual_seed(0)
+        assert identical(twin.train(mode)(*args)[""], expected)
+    assert {id(p) for p in twin.parameters()}.isdisjoint(id(p) for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["NestedScopes", "InPlaceModule", "OverwrittenOutput"])
+def test_M4_torch_compile_takes_the_whole_extractor(extract, name):
+    model = ZOO[name]().eval()
+    extractor = extract(model, "")
+    args = model.example()
+    compiled = torch.compile(extractor, fullgraph=True, backend="eager")
+    assert identical(compiled(*args)[""], model(*args))
+
+
+def test_M4_trap34_a_compiled_extractor_follows_train_and_eval(extract):
+    model = TrainEvalBranch().train()
+    compiled = torch.compile(extract(model, "inner"), backend="eager")
+    (x,) = model.example()
+    assert identical(compiled(x)["inner"], x * 2)
+    compiled.eval()
+    assert identical(compiled(x)["inner"], x - 2)
+
+
+def test_M4_torch_export_of_one_mode(extract):
+    model = ZOO["InPlaceModule"]().eval()
+    args = model.example()
+    program = torch.export.export(extract(model, ["lin", "add"]), args)
+    assert identical(program.module()(*args)["add"], model(*args))
+
+
+def test_M4_functional_call_and_grad(extract):
+    model = NestedScopes()
+    extractor = extract(model, "stage")
+    (x,) = model.example()
+    parameters = {name: p.detach() * 2 for name, p in extractor.named_parameters()}
+
+    def loss(parameters):
+        return torch.func.functional_call(extractor, parameters, (x,))["stage"].sum()
+
+    def real(parameters):
+        return torch.func.functional_call(model, parameters, (x,)).sum() / 2
+
+    ours, theirs = torch.func.grad(loss)(parameters), torch.func.grad(real)(parameters)
+    assert identical(ours, theirs)
+
+
+def test_M4_several_threads_call_one_extractor(extract):
+    model = ZOO["InPlaceModule"]()
+    extractor = extract(model, ["lin", "add"])
+    inputs = [torch.randn(2, 4) for _ in range(8)]
+    results: dict[int, object] = {}
+
+    def work(index):
+        for _ in range(20):
+            results[index] = extractor(inputs[index])["add"]
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(identical(results[index], model(inputs[index])) for index in range(8))
+
+
+def test_M4_trap30_other_threads_run_other_models_while_one_lists(names_of):
+    other = NestedScopes()
+    (x,) = other.example()
+    expected = other(x)
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def infer():
+        while not stop.is_set():
+            try:
+                assert identical(other(x), expected)
+            except BaseException as error:
+                failures.append(error)
+                return
+
+    thread = threading.Thread(target=infer)
+    thread.start()
+    try:
+        for _ in range(30):
+            names_of(DynamicInside())
+    finally:
+        stop.set()
+        thread.join()
+    assert not failures
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("name", ZOO)
+def test_M5_listing_and_creating_leave_the_model_as_it_was(extract, names_of, name, mode):
+    model = ZOO[name]().train(mode == "train")
+    for index, module in enumerate(model.modules()):
+        module.training = module.training ^ (index % 3 == 1)
+    before = snapshot(model)
+    names_of(model, suppress_diff_warning=True)
+    assert snapshot(model) == before
+    extract(model, "", suppress_diff_warning=True)
+    assert snapshot(model) == before
+
+
+class Fails(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+        self.register_buffer("seen", torch.zeros(()))
+        self.log: list[object] = []
+
+    def forward(self, x):
+        self.seen += 1
+        self.last = self.lin(x)
+        self.log.append(self.last)
+        self.lin.train(not self.lin.training)
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), MemoryError()])
+def test_M5_trap27_trap28_a_failed_trace_leaves_the_model_as_it_was(names_of, error):
+    model = Fails()
+    model.error = error
+    before = snapshot(model)
+    with pytest.raises((RuntimeError, KeyboardInterrupt)):
+        names_of(model)
+    assert snapshot(model) == before
+
+
+def test_M5_trap28_attributes_set_in_forward_hold_no_stand_in(extract):
+    class Remembers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.history = []
+
+        def forward(self, x):
+            self.last = x * 2
+            self.history.append(self.last)
+            return self.last
+
+    model = Remembers()
+    extract(model, "mul")
+    assert not hasattr(model, "last")
+    assert model.history == []
+    pickle.dumps(model.state_dict())
+
+
+def test_M5_a_mistyped_name_leaves_the_model_as_it_was(extract):
+    model = NestedScopes()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="no node"):
+        extract(model, "stag")
+    assert snapshot(model) == before
+
+
+def test_M5_a_call_changes_what_the_models_forward_would_change(extract):
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.ReLU()).train()
+    twin = copy.deepcopy(model)
+    x = torch.randn(8, 4)
+    extract(model, "1")(x)
+    twin(x)
+    assert identical(model.state_dict(), twin.state_dict())
+
+
+def test_M6_several_extractors_on_one_model_do_not_disturb_one_another(extract):
+    model = ZOO["InPlaceModule"]()
+    (x,) = model.example()
+    first, second = extract(model, "lin"), extract(model, ["lin", "add"])
+    expected = copied(first(x))
+    second(x)
+    assert identical(copied(first(x))["lin"], expected["lin"])
+
+
+def test_API_the_extractor_has_the_signature_of_the_model(extract):
+    model = ZOO["OptionalArgument"]()
+    extractor = extract(model, "mul")
+    names = list(inspect.signature(extractor.forward).parameters)
+    assert names == ["x", "mask", "scale", "flag"]
+    x = torch.ones(2)
+    assert identical(extractor(x, scale=3.0), OrderedDict(mul=x * 3.0))
+    assert identical(extractor(x=x, mask=None), OrderedDict(mul=x * 2.0))
+
+
+def test_API_trap37_fixed_arguments_may_be_passed_if_equal(extract):
+    model = ZOO["OptionalArgument"]()
+    extractor = extract(model, "", concrete_args={"flag": True})
+    x = torch.ones(2)
+    assert identical(extractor(x, flag=True)[""], model(x, flag=True))
+    with pytest.raises(ValueError, match=r"made for flag=True .* flag=False"):
+        extractor(x, flag=False)
+    with pytest.raises(ValueError, match="made for mask=None"):
+        extractor(x, torch.ones(2) > 0, flag=True)

@@ -1,0 +1,156 @@
+"""Rules N: names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zoo import ZOO, DynamicInside, NestedScopes, ReusedModules
+
+
+def test_N1_arithmetic_on_buffers_and_constants_is_no_node(names_of):
+    assert names_of(ZOO["FrozenStatistics"]()) == ["x", "weight", "mul", "mul_1"]
+    assert names_of(ZOO["MadeInForward"]()) == ["x", "mul", "mul_1"]
+
+
+def test_N1_the_inputs_are_nodes_also_fixed_ones(names_of, extract):
+    model = ZOO["OptionalArgument"]()
+    assert names_of(model) == ["x", "mask", "scale", "flag", "mul"]
+    features = extract(model, ["mask", "scale", "mul"])(torch.ones(1))
+    assert features["mask"] is None
+    assert features["scale"] == 2.0
+
+
+def test_N2_a_name_is_the_scope_and_the_operation(names_of):
+    assert names_of(NestedScopes()) == [
+        "x",
+        "stage.0.lin",
+        "stage.0.act",
+        "stage.1.lin",
+        "stage.1.act",
+        "mul",
+    ]
+
+
+def test_N2_trap6_another_method_of_a_submodule_is_named_by_the_calling_scope(names_of, extract):
+    model = ZOO["OtherMethod"]()
+    assert names_of(model) == ["x", "enc.lin", "add", "mul"]
+    with pytest.raises(ValueError, match="'enc' is no node"):
+        extract(model, "enc")
+
+
+def test_N2_trap8_a_parameter_read_has_its_own_path(names_of):
+    assert names_of(ZOO["ParameterRead"]()) == ["x", "encoder.pos_embedding", "encoder.add"]
+
+
+def test_N3_operations_are_called_as_in_fx(names_of):
+    class Operations(nn.Module):
+        def forward(self, x):
+            y = x + 1
+            y += 1
+            y = torch.add(y, 1)
+            y = y.add_(1)
+            y = y.flatten(1)[0]
+            y = F.scaled_dot_product_attention(x, x, x) + y.shape[0]
+            return y & y | ~y
+
+    assert names_of(Operations()) == [
+        "x",
+        "add",
+        "add_1",
+        "add_2",
+        "add_",
+        "flatten",
+        "getitem",
+        "scaled_dot_product_attention",
+        "getattr",
+        "getitem_1",
+        "add_3",
+        "and_",
+        "invert",
+        "or_",
+    ]
+
+
+def test_N4_trap9_repeats_are_counted_over_all_calls_of_the_module(names_of):
+    assert names_of(ReusedModules()) == [
+        "x",
+        "block.lin",
+        "block.act",
+        "tanh",
+        "block.lin_1",
+        "block.act_1",
+        "tanh_1",
+    ]
+
+
+def test_N5_trap1_digits_belong_to_the_name_of_a_module(names_of):
+    assert names_of(ZOO["NumberedModules"]()) == ["x", "conv_1", "conv_2", "conv_3"]
+
+
+def test_N5_trap2_an_argument_does_not_take_the_path_of_a_module(names_of):
+    assert names_of(ZOO["ArgumentLikeModule"]()) == ["embedding_1", "embedding"]
+
+
+def test_N5_trap3_a_function_does_not_take_the_path_of_a_module(names_of):
+    names = names_of(ZOO["FunctionBeforeModule"]())
+    assert names == ["x", "relu_1", "lin", "relu", "add", "relu_2"]
+
+
+def test_N5_a_counted_name_steps_over_a_module(names_of):
+    class Stepping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.add_1 = nn.ReLU()
+
+        def forward(self, x):
+            return self.add_1(x + 1 + 1)
+
+    assert names_of(Stepping()) == ["x", "add", "add_2", "add_1"]
+
+
+def test_N6_trap11_the_empty_name_is_the_model_output(extract):
+    model = NestedScopes()
+    (x,) = model.example()
+    assert torch.equal(extract(model, "")(x)[""], model(x))
+
+
+def test_N6_module_paths_are_accepted_and_not_listed(names_of, extract):
+    names = names_of(NestedScopes())
+    assert "stage" not in names
+    extract(NestedScopes(), ["stage", "stage.0", "stage.1"])
+
+
+def test_N7_the_names_of_torchvision_operators_are_scopes(names_of, extract):
+    torchvision = pytest.importorskip("torchvision")
+    model = torchvision.models.mobilenet_v3_small().eval()
+    names = names_of(model)
+    assert "features.1.block.0.1" in names
+    extractor = extract(model, ["features.1.block.0", "features.1.block.0.1"])
+    features = extractor(torch.randn(1, 3, 32, 32))
+    assert features["features.1.block.0"].shape == features["features.1.block.0.1"].shape
+
+
+def test_N8_names_do_not_depend_on_the_batch_or_on_the_request(names_of, extract):
+    model = ZOO["Sizes"]()
+    names = names_of(model)
+    extract(model, ["flatten"])
+    assert names_of(model) == names
+
+
+def test_N2_a_submodule_that_cannot_be_traced_is_a_leaf(names_of):
+    names = names_of(DynamicInside())
+    assert names == ["x", "first", "dynamic", "relu", "last"]
+    assert list(names.auto_leaves) == ["dynamic"]
+    assert "control flow" in names.auto_leaves["dynamic"]
+
+
+def test_M6_trap12_names_survive_an_extractor_of_an_extractor(names_of, extract):
+    model = NestedScopes()
+    extractor = extract(model, "")
+    assert names_of(extractor) == names_of(model)
+    (x,) = model.example()
+    twice = extract(extractor, ["stage.0.lin", "stage.1.act"])
+    assert torch.equal(twice(x)["stage.0.lin"], model.stage[0].lin(x))
