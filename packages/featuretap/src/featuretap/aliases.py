@@ -59,10 +59,8 @@ def _base(node: fx.Node) -> str:
     target = node.target
     if node.op == "call_module":
         return str(target)
-    if node.op == "get_attr":
-        operation = str(target).replace(".", "_").lower()
-    else:
-        operation = operation_name(target)
+    is_read = node.op == "get_attr"
+    operation = str(target).replace(".", "_").lower() if is_read else operation_name(target)
     return join(node.meta["featuretap_scope"], operation)
 
 

@@ -92,6 +92,6 @@ def _nodes_in_scope(recording: Recording, scope: str) -> list[fx.Node]:
 
 
 def _likeness(node: fx.Node) -> tuple[Any, ...]:
-    """What makes two nodes look alike: the operation, and the arguments that are plain values."""
+    """Return what two alike nodes share: the operation, and the arguments that are plain values."""
     constants = [repr(argument) for argument in node.args if not isinstance(argument, fx.Node)]
     return (node.op, node.target, len(node.all_input_nodes), *constants)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ..api import create_feature_extractor, get_graph_node_names
 from ..errors import NodeNotFoundError, UntraceableModelError
 from ..node_names import NodeNames
 from .inputs import make_inputs
-from .text import CommandError, describe
+from .text import CommandError, describe, signature_text
 
 if TYPE_CHECKING:
     from .arguments import Arguments
@@ -152,5 +151,5 @@ def _explained(model: nn.Module, args: Arguments) -> Iterator[None]:
         given = " ".join(f"--input {spec}" for spec in args.inputs) or "no --input"
         raise CommandError(
             f"{type(model).__name__} does not run with {given}: {describe(error)}. "
-            f"Its forward takes {inspect.signature(model.forward)}, one --input for each"
+            f"Its forward takes {signature_text(model.forward)}, one --input for each"
         ) from error

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
 import os
 import pkgutil
 import sys
-from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ from torch import nn
 
 from ..errors import nearest
 from ..messages import failure_location
-from .text import CommandError, describe, did_you_mean
+from .text import CommandError, describe, did_you_mean, signature_text
 
 if TYPE_CHECKING:
     from .arguments import Arguments
@@ -57,12 +55,14 @@ def load_model(args: Arguments) -> nn.Module:
     torch.manual_seed(args.seed)
     model = _build(factory, args)
     try:
-        return model.to(args.device).train(args.mode == "train")
+        model.to(args.device)
+        model.train(args.mode == "train")
     except Exception as error:
         raise CommandError(
             f"{type(model).__name__} cannot be used on {args.device} in {args.mode} mode: "
             f"{describe(error)}. Try another --device"
         ) from error
+    return model
 
 
 def _resolve(spec: str) -> Any:
@@ -149,7 +149,7 @@ def _build(factory: Any, args: Arguments) -> nn.Module:
     except Exception as error:
         raise CommandError(
             f"{args.model}({_call(positional, keywords)}) raised {describe(error)}{_where(error)}"
-            f"{_install(error)}. It takes {_signature(factory)}: see --arg and --weights"
+            f"{_install(error)}. It takes {signature_text(factory)}: see --arg and --weights"
         ) from error
     if not isinstance(model, nn.Module):
         raise CommandError(
@@ -194,16 +194,6 @@ def _call(positional: list[Any], keywords: dict[str, Any]) -> str:
     return ", ".join(
         [*map(repr, positional), *(f"{key}={value!r}" for key, value in keywords.items())]
     )
-
-
-def _signature(factory: Callable[..., Any]) -> str:
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):
-        return "arguments that cannot be listed"
-    empty = inspect.Parameter.empty
-    parameters = [p.replace(annotation=empty) for p in signature.parameters.values()]
-    return str(signature.replace(parameters=parameters, return_annotation=empty))
 
 
 def _where(error: Exception) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import textwrap
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -19,6 +20,7 @@ __all__ = [
     "note",
     "notes_on_fallback",
     "one_line",
+    "signature_text",
 ]
 
 _LONGEST_CAUSE = 400
@@ -42,6 +44,17 @@ def describe(error: BaseException) -> str:
 def did_you_mean(suggestions: Sequence[str]) -> str:
     """Return the question to append to an error, empty if there is nothing to suggest."""
     return f" Did you mean {' or '.join(suggestions)}?" if suggestions else ""
+
+
+def signature_text(function: Callable[..., object]) -> str:
+    """Return what ``function`` takes, without annotations: ``(width, depth=2)``."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return "arguments that cannot be listed"
+    empty = inspect.Parameter.empty
+    parameters = [p.replace(annotation=empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=empty))
 
 
 def note(text: str) -> None:
