@@ -29,7 +29,7 @@ def test_the_first_command_prints_the_tree_that_the_readme_shows(capsys):
 
     text = (ROOT / "README.md").read_text()
     command, shown = re.search(
-        r"python -m featuretap (.*)\n```\n\n```text\n(.*?)```", text, re.DOTALL
+        r"python -m featuretap ([^\n]*)\n```\n\n```text\n(.*?)```", text, re.DOTALL
     ).groups()
     assert main(command.split()) == 0
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]

@@ -217,6 +217,20 @@ def test_API_trap39_a_model_that_works_in_one_mode_only(backend, names_of, extra
         extractor.train()(torch.ones(1))
 
 
+def test_E2_an_output_that_nobody_can_look_into_is_refused_and_its_inside_served(extract):
+    class Box:
+        def __init__(self, value):
+            self.value = value
+
+    class Boxes(nn.Module):
+        def forward(self, x):
+            return Box(x + 1)
+
+    with pytest.raises(featuretap.UntraceableModelError, match="returns a Box"):
+        extract(Boxes(), "")
+    assert list(extract(Boxes(), "add")(torch.ones(1))) == ["add"]
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_API_return_nodes_tell_what_was_asked(extract, name):
     model = ZOO[name]()

@@ -6,8 +6,11 @@ import copy
 import inspect
 import io
 import pickle
+import subprocess
+import sys
 import threading
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -288,3 +291,15 @@ def test_API_trap37_fixed_arguments_may_be_passed_if_equal(extract):
         extractor(x, flag=False)
     with pytest.raises(ValueError, match="made for mask=None"):
         extractor(x, torch.ones(2) > 0, flag=True)
+
+
+def test_M4_trap35_ddp_with_default_settings_on_two_processes(backend, tmp_path):
+    worker = Path(__file__).with_name("ddp_worker.py")
+    commands = [
+        [sys.executable, str(worker), backend, str(rank), str(tmp_path / "store")] for rank in (0, 1)
+    ]
+    processes = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from support import copied, identical
 from zoo import ZOO, DynamicInside, NestedScopes, ReusedModules
 
 
@@ -154,3 +157,25 @@ def test_M6_trap12_names_survive_an_extractor_of_an_extractor(names_of, extract)
     (x,) = model.example()
     twice = extract(extractor, ["stage.0.lin", "stage.1.act"])
     assert torch.equal(twice(x)["stage.0.lin"], model.stage[0].lin(x))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_M6_trap12_every_name_of_the_zoo_survives_an_extractor_of_a_pickled_extractor(
+    names_of, extract, name
+):
+    model = ZOO[name]().eval()
+    args = model.example()
+    state = copied(model.state_dict())
+    expected = {key: copied(value) for key, value in model.reference(*copied(args)).items() if key}
+    model.load_state_dict(state)
+    extractor = extract(model, [*expected, ""], suppress_diff_warning=True)
+    extractor = copy.copy(extractor)
+    names = names_of(model, suppress_diff_warning=True)
+    left = names_of(extractor, suppress_diff_warning=True)
+    assert left == [name for name in names if name in left]
+    expected.pop("second", None)  # a second path is none of the extractor's
+    twice = extract(extractor, list(expected), suppress_diff_warning=True)
+    torch.manual_seed(0)
+    features = twice(*copied(args))
+    for key, value in expected.items():
+        assert identical(features[key], value), key

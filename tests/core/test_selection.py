@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from zoo import NestedScopes
 
 from featuretap.backends import Options
 from featuretap.modes import record_modes
 from featuretap.selection import Selection, normalize
+from zoo import NestedScopes
 
 
 def select(request):

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from support import copied, identical, module_outputs
 from torch import fx, nn
 from torchvision.models import feature_extraction
 
@@ -19,6 +18,7 @@ import featuretap
 from featuretap.backends import Options
 from featuretap.modes import Recorded, record_modes
 from featuretap.recording import ModuleCall, Recording
+from support import copied, identical, module_outputs
 
 MODES = ("train", "eval")
 

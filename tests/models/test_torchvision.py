@@ -11,12 +11,12 @@ import pytest
 import torch
 from builders import torchvision_model
 from comparison import compare, linear_naming, torchvision_nodes
-from support import identical
 from torchvision.models import feature_extraction, resnet18, vit_b_32
 from torchvision.models.video.mvit import MSBlockConfig, MViT
 
 import featuretap
 import featuretap.torchvision
+from support import identical
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "torchvision_exceptions.tsv"
 SMALL = [

@@ -42,7 +42,7 @@ def torchvision_names(recording: Recording) -> Iterator[tuple[str, Point]]:
             point = by_position.get(position)
             base = _base(event) if isinstance(event, fx.Node) else event.name
         else:
-            if not _is_torchvision_operator(recording.tree.paths[event.path]):
+            if not _is_torchvision_operator(recording.tree.paths.get(event.path)):
                 continue
             skip_to = event.position
             point = by_start[event.start]

@@ -15,7 +15,7 @@ from torch import fx, nn
 from .codegen import compile_forward
 from .naming import join
 from .serialization import graph_from_state, graph_to_state
-from .structures import copy_value
+from .structures import copy_value, map_nodes
 
 __all__ = ["ExtractorParts", "FeatureExtractor"]
 
@@ -180,6 +180,8 @@ class FeatureExtractor(fx.GraphModule):
                 result = OrderedDict(items)
             else:
                 values[node] = tracer.replay(node, path, values, self)
+            for module_path, value in node.meta.get("featuretap_calls", ()):
+                tracer.replay_call(join(path, module_path), map_nodes(value, values.__getitem__))
         return result
 
 

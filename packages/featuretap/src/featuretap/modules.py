@@ -11,7 +11,7 @@ from torch import nn
 
 from .naming import join
 
-__all__ = ["ModuleTree"]
+__all__ = ["ModuleTree", "stored_tensor"]
 
 
 class ModuleTree:
@@ -78,6 +78,15 @@ class ModuleTree:
     def has_own_train_method(self) -> bool:
         """Whether some module overrides ``train``, so that switching modes is up to its code."""
         return any(type(module).train is not nn.Module.train for module in self.paths.values())
+
+
+def stored_tensor(module: nn.Module, name: str) -> torch.Tensor:
+    """Return the tensor itself that ``module`` keeps as ``name``, also while fx traces."""
+    for registry in (module._parameters, module._buffers, vars(module)):
+        tensor = registry.get(name)
+        if isinstance(tensor, torch.Tensor):
+            return tensor
+    raise AttributeError(f"{type(module).__name__} keeps no tensor {name!r}")
 
 
 def _walk(module: nn.Module, path: str, ancestors: set[int]) -> Iterator[tuple[str, nn.Module]]:

@@ -17,8 +17,8 @@ from typing import Any
 from torch import fx, nn
 
 from .inplace import Effect, StorageClasses, effect_of
-from .recording import Point, Recording
-from .structures import copy_value, nodes_in, thaw
+from .recording import ModuleCall, Point, Recording
+from .structures import copy_value, map_nodes, nodes_in, thaw
 
 __all__ = ["prune"]
 
@@ -52,6 +52,10 @@ class _Pruning:
         self._selected_at: dict[int, list[Point]] = {}
         for point in selection.values():
             self._selected_at.setdefault(point.position, []).append(point)
+        self._ending_at: dict[int, list[ModuleCall]] = {}
+        for event in reversed(recording.events):
+            if isinstance(event, ModuleCall):
+                self._ending_at.setdefault(event.position, []).append(event)
         self._storage = StorageClasses()
         self._state: list[fx.Node] = []
         self._effects = [self._effect(position, training) for position in range(self._last + 1)]
@@ -114,8 +118,19 @@ class _Pruning:
             for point in self._selected_at.get(position, ()):
                 if id(point) not in values:
                     values[id(point)] = self._capture(point, graph, nodes, last_write)
+            self._note_calls(position, graph, nodes)
         graph.output({key: values[id(point)] for key, point in self._selection.items()})
         return graph
+
+    def _note_calls(
+        self, position: int, graph: fx.Graph, nodes: Mapping[fx.Node, fx.Node]
+    ) -> None:
+        """Remember which modules return here, for an extractor of this extractor."""
+        for call in self._ending_at.get(position, ()):
+            if call.path and all(node in nodes for node in nodes_in(call.value)):
+                last = next(reversed(graph.nodes))
+                calls = last.meta.setdefault("featuretap_calls", [])
+                calls.append((call.path, map_nodes(call.value, nodes.__getitem__)))
 
     def _last_writes(self, kept: set[fx.Node]) -> dict[Any, int]:
         last: dict[Any, int] = {}

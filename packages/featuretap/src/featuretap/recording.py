@@ -166,17 +166,16 @@ class Recording:
 
     def _name(self, node: fx.Node, namer: Namer, dependent: set[fx.Node]) -> str | None:
         target: Any = node.target
+        if target in _UNNAMED:
+            written = written_arguments(target, node.args, node.kwargs)
+            dependent.update(a for a in written if isinstance(a, fx.Node))
+            return None
+        if "featuretap_given_name" in node.meta:
+            return namer.module(node.meta["featuretap_given_name"])
         if node.op == "call_module":
             return namer.module(target)
         if node.op in ("placeholder", "get_attr"):
             return namer.operation("", target)
-        if target in _UNNAMED:
-            dependent.update(
-                argument
-                for argument in written_arguments(target, node.args, node.kwargs)
-                if isinstance(argument, fx.Node)
-            )
-            return None
         return namer.operation(node.meta["featuretap_scope"], operation_name(target))
 
     # -- look-up ----------------------------------------------------------------------------------
@@ -199,7 +198,7 @@ class Recording:
             and isinstance(self.tree.paths[str(point.value.target)], kind)
         ]
         for event, (name, point) in zip(self._module_calls(), self.calls.items(), strict=True):
-            if name and isinstance(self.tree.paths[event.path], kind):
+            if name and isinstance(self.tree.paths.get(event.path), kind):
                 found.append((point.position, name))
         return [name for _, name in sorted(found)]
 

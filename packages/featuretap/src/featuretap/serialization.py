@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
+from .structures import map_nodes
+
 __all__ = ["graph_from_state", "graph_to_state"]
 
 _KEPT_META = ("featuretap_name", "featuretap_scope", "featuretap_regions", "nn_module_stack")
@@ -34,6 +36,11 @@ def graph_to_state(graph: fx.Graph) -> list[tuple[Any, ...]]:
         args = _plain(fx.node.map_arg(node.args, numbers.__getitem__))
         kwargs = _plain(fx.node.map_arg(node.kwargs, numbers.__getitem__))
         meta = {key: node.meta[key] for key in _KEPT_META if key in node.meta}
+        if "featuretap_calls" in node.meta:
+            calls = node.meta["featuretap_calls"]
+            meta["featuretap_calls"] = [
+                (path, map_nodes(value, numbers.__getitem__)) for path, value in calls
+            ]
         rows.append((node.name, node.op, _as_state(node.target), args, kwargs, meta))
     return rows
 
@@ -47,6 +54,9 @@ def graph_from_state(rows: list[tuple[Any, ...]]) -> fx.Graph:
         node = graph.create_node(op, called, _linked(args, nodes), _linked(kwargs, nodes), name)
         node.meta.update(meta)
         nodes.append(node)
+        if "featuretap_calls" in meta:
+            calls = meta["featuretap_calls"]
+            node.meta["featuretap_calls"] = [(path, _linked(value, nodes)) for path, value in calls]
     return graph
 
 

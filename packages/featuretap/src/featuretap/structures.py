@@ -8,6 +8,7 @@ how to build it again.
 from __future__ import annotations
 
 import copy
+import enum
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-__all__ = ["Built", "freeze", "nodes_in", "thaw"]
+from .errors import UntraceableModelError
+
+__all__ = ["Built", "Opaque", "build", "copy_value", "freeze", "map_nodes", "nodes_in", "thaw"]
 
 
 class Built(NamedTuple):
@@ -24,6 +27,19 @@ class Built(NamedTuple):
     kind: type
     keys: tuple[Any, ...]
     values: tuple[Any, ...]
+
+
+class Opaque:
+    """An object that may hold Proxies where nobody can look for them."""
+
+    def __init__(self, value: Any) -> None:
+        self.kind = type(value).__name__
+
+
+_PLAIN = (
+    *(type(None), bool, int, float, complex, str, bytes, range, type, enum.Enum),
+    *(torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format),
+)
 
 
 def freeze(value: Any, node_of: Callable[[torch.Tensor], fx.Node]) -> Any:
@@ -44,6 +60,22 @@ def freeze(value: Any, node_of: Callable[[torch.Tensor], fx.Node]) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         names = tuple(field.name for field in fields(value))
         return Built(type(value), names, tuple(freeze(getattr(value, n), node_of) for n in names))
+    return value if isinstance(value, _PLAIN) else Opaque(value)
+
+
+def map_nodes(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a frozen value with ``change(node)`` in place of each node."""
+    if isinstance(value, fx.Node):
+        return change(value)
+    if isinstance(value, Built):
+        return value._replace(values=tuple(map_nodes(item, change) for item in value.values))
+    if isinstance(value, tuple) and type(value) not in _PLAIN:
+        items = [map_nodes(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [map_nodes(item, change) for item in value]
+    if isinstance(value, dict):
+        return {key: map_nodes(item, change) for key, item in value.items()}
     return value
 
 
@@ -62,11 +94,17 @@ def thaw(value: Any, graph: fx.Graph, nodes: dict[fx.Node, fx.Node]) -> Any:
     """Write a frozen value as an argument of ``graph``, whose copies of the nodes are ``nodes``."""
     if isinstance(value, fx.Node):
         return nodes[value]
+    if isinstance(value, Opaque):
+        raise UntraceableModelError(
+            f"the forward returns a {value.kind}, whose inside torch.fx cannot see: only tensors, "
+            "tuples, lists, dicts and dataclasses of these can be returned. Ask for the nodes inside, "
+            "or use backend='hooks'"
+        )
     if isinstance(value, Built):
         values = [thaw(item, graph, nodes) for item in value.values]
         arguments: Any = (value.kind, value.keys, values)
         return graph.call_function(build, arguments)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and type(value) not in _PLAIN:
         items = [thaw(item, graph, nodes) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if isinstance(value, list):

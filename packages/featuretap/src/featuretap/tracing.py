@@ -30,7 +30,7 @@ from torch import fx, nn
 from .errors import UntraceableModelError
 from .faithful import Guard, RealTensorMode, SavedTensors, TrainingReads
 from .messages import explain_failure, failure_location
-from .modules import ModuleTree
+from .modules import ModuleTree, stored_tensor
 from .naming import join
 from .proxies import FeatureProxy
 from .real_tensors import RealTensors
@@ -246,7 +246,7 @@ class FeatureTracer(fx.Tracer):
         if isinstance(a, fx.Proxy):
             return a.node
         kind = type(a)
-        if kind in _LITERALS:
+        if kind in _LITERALS or isinstance(a, type):
             return a
         if kind is tuple:
             return tuple(map(self.create_arg, a))
@@ -302,17 +302,26 @@ class FeatureTracer(fx.Tracer):
         target = node.target
         if node.op == "get_attr":
             holder, _, name = str(target).rpartition(".")
-            tensor = getattr(owner.get_submodule(holder), name)
-            return self.proxy(self._real.node(tensor))
+            return self.proxy(self._real.node(stored_tensor(owner.get_submodule(holder), name)))
         if node.op == "call_module":
             target = self._tree.path_of(owner.get_submodule(str(target))) or join(path, str(target))
         self._scopes.append(join(path, node.meta.get("featuretap_scope", "")))
         self._replayed_regions = node.meta.get("featuretap_regions", ())
         try:
-            return self.create_proxy(node.op, target, args, kwargs)
+            proxy = self.create_proxy(node.op, target, args, kwargs)
+            if "featuretap_name" in node.meta:
+                proxy.node.meta["featuretap_given_name"] = join(path, node.meta["featuretap_name"])
+            return proxy
         finally:
             self._scopes.pop()
             self._replayed_regions = ()
+
+    def replay_call(self, path: str, value: Any) -> None:
+        """Note that a module returned ``value`` in a forward that is being replayed."""
+        call = ModuleCall(path, start=len(self.recording.events))
+        call.position = call.start
+        call.value = freeze(value, self._real.node)
+        self.recording.events.append(call)
 
     # -- failures -----------------------------------------------------------------------------
 
