@@ -16,7 +16,9 @@ import featuretap
 def main(backend: str, rank: int, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(inplace=True), nn.Linear(4, 4))
+    model = nn.Sequential(
+        nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(inplace=True), nn.Linear(4, 4)
+    )
     extractor = featuretap.create_feature_extractor(model, ["1", "2"], backend=backend)
     parallel = DistributedDataParallel(extractor)
     for step in range(2):

@@ -296,7 +296,8 @@ def test_API_trap37_fixed_arguments_may_be_passed_if_equal(extract):
 def test_M4_trap35_ddp_with_default_settings_on_two_processes(backend, tmp_path):
     worker = Path(__file__).with_name("ddp_worker.py")
     commands = [
-        [sys.executable, str(worker), backend, str(rank), str(tmp_path / "store")] for rank in (0, 1)
+        [sys.executable, str(worker), backend, str(rank), str(tmp_path / "store")]
+        for rank in (0, 1)
     ]
     processes = [
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands

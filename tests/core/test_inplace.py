@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from featuretap.inplace import _FRESH_FUNCTIONS, _FRESH_MODULES, StorageClasses, effect_of
+from featuretap.inplace import (
+    _FRESH_FUNCTIONS,
+    _FRESH_MODULES,
+    StorageClasses,
+    effect_of,
+    leaves_trace,
+)
 
 X = torch.linspace(-2, 2, 16).reshape(1, 1, 4, 4)
 
@@ -22,10 +28,17 @@ def storages(value):
     return set()
 
 
-def effect(op, target, *args, module=None, training=False, **kwargs):
+def node_of(op, target, *args, **kwargs):
     graph = fx.Graph()
-    node = graph.create_node(op, target, (graph.placeholder("x"), *args), kwargs)
-    return effect_of(node, module, lambda _: training)
+    return graph.create_node(op, target, (graph.placeholder("x"), *args), kwargs)
+
+
+def effect(op, target, *args, module=None, **kwargs):
+    return effect_of(node_of(op, target, *args, **kwargs), module)
+
+
+def lasts(op, target, *args, module=None, training=False):
+    return leaves_trace(node_of(op, target, *args), module, lambda _: training)
 
 
 METHODS = [
@@ -144,15 +157,15 @@ def test_unknown_code_may_write_and_share_everything():
 
 
 def test_what_leaves_a_trace_behind():
-    assert effect("call_function", torch.bernoulli).lasting
-    assert effect("call_function", torch.rand_like).lasting
-    assert effect("call_function", F.dropout, 0.5, True).lasting
-    assert not effect("call_function", F.dropout, 0.5, False).lasting
-    assert effect("call_module", "m", module=nn.Dropout(), training=True).lasting
-    assert not effect("call_module", "m", module=nn.Dropout(), training=False).lasting
-    assert effect("call_module", "m", module=nn.BatchNorm1d(1), training=True).lasting
-    assert effect("call_module", "m", module=nn.LSTM(1, 1, 2, dropout=0.5), training=True).lasting
-    assert not effect("call_module", "m", module=nn.Linear(1, 1), training=True).lasting
+    assert lasts("call_function", torch.bernoulli)
+    assert lasts("call_function", torch.rand_like)
+    assert lasts("call_function", F.dropout, 0.5, True)
+    assert not lasts("call_function", F.dropout, 0.5, False)
+    assert lasts("call_module", "m", module=nn.Dropout(), training=True)
+    assert not lasts("call_module", "m", module=nn.Dropout(), training=False)
+    assert lasts("call_module", "m", module=nn.BatchNorm1d(1), training=True)
+    assert lasts("call_module", "m", module=nn.LSTM(1, 1, 2, dropout=0.5), training=True)
+    assert not lasts("call_module", "m", module=nn.Linear(1, 1), training=True)
 
 
 def test_storage_classes_are_disjoint_sets():

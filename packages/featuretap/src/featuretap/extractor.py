@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from .codegen import compile_forward
@@ -84,6 +82,10 @@ class FeatureExtractor(fx.GraphModule):
     def _graph(self) -> fx.Graph:  # type: ignore[override]
         return self.graph
 
+    def graphs(self) -> list[fx.Graph]:
+        """Return the graphs of the modes that this extractor has."""
+        return [graph for graph in self._parts.graphs.values() if isinstance(graph, fx.Graph)]
+
     @property
     def return_nodes(self) -> dict[str, str]:
         """Node name -> output key, for the mode that the extractor is in."""
@@ -139,10 +141,13 @@ class FeatureExtractor(fx.GraphModule):
     def _state(self) -> dict[str, Any]:
         state = {name: value for name, value in vars(self).items() if name != "_code"}
         parts = vars(self._parts).copy()
+        graphs = self._parts.graphs
         parts["graphs"] = {
             mode: graph if isinstance(graph, str) else graph_to_state(graph)
-            for mode, graph in self._parts.graphs.items()
+            for mode, graph in graphs.items()
         }
+        if graphs["train"] is graphs["eval"]:
+            parts["graphs"]["eval"] = None
         return {**state, "_parts": parts}
 
     # -- other tools ----------------------------------------------------------------------------
@@ -187,61 +192,13 @@ class FeatureExtractor(fx.GraphModule):
 
 def _from_state(state: dict[str, Any]) -> FeatureExtractor:
     parts = dict(state["_parts"])
-    parts["graphs"] = {
-        mode: graph if isinstance(graph, str) else graph_from_state(graph)
+    graphs = {
+        mode: graph_from_state(graph) if isinstance(graph, list) else graph
         for mode, graph in parts["graphs"].items()
     }
+    # Modes that need the same nodes share one graph.
+    graphs["eval"] = graphs["train"] if graphs["eval"] is None else graphs["eval"]
+    parts["graphs"] = graphs
     new = FeatureExtractor(ExtractorParts(**parts))
     vars(new).update({name: value for name, value in state.items() if name != "_parts"})
     return new
-
-
-def install(extractor: nn.Module, model: nn.Module, path: str, value: Any) -> None:
-    """Put ``value`` (a module, parameter, buffer or tensor of ``model``) at ``path``.
-
-    Modules on the way that the extractor does not need as a whole are stood in for by empty ones.
-    """
-    owner_path, _, name = path.rpartition(".")
-    holder, original, walked = extractor, model, ""
-    for part in owner_path.split(".") if owner_path else ():
-        walked = join(walked, part)
-        original = original.get_submodule(part)
-        child = holder._modules.get(part)
-        if child is None:
-            child = nn.Module()
-            child.training = original.training
-            holder.add_module(part, child)
-        holder = child
-    if isinstance(value, nn.Module):
-        holder._modules[name] = value
-    elif isinstance(value, nn.Parameter):
-        holder._parameters[name] = value
-    elif name in original._buffers:
-        if holder is not original:
-            persistent = name not in original._non_persistent_buffers_set
-            holder.register_buffer(name, value, persistent=persistent)
-    elif isinstance(value, torch.Tensor):
-        vars(holder)[name] = value
-
-
-def attribute_at(model: nn.Module, path: str) -> Any:
-    """Return what ``model`` holds at a dotted path."""
-    owner, _, name = path.rpartition(".")
-    return getattr(model.get_submodule(owner), name)
-
-
-def populate(extractor: FeatureExtractor, model: nn.Module, constants: Mapping[str, Any]) -> None:
-    """Give ``extractor`` what its graphs refer to, and nothing else."""
-    targets: dict[str, str] = {}
-    for graph in extractor._parts.graphs.values():
-        for node in graph.nodes if isinstance(graph, fx.Graph) else ():
-            if node.op in ("call_module", "get_attr"):
-                targets[str(node.target)] = node.op
-    # Shorter paths first: a whole module must not replace a stand-in that already has children.
-    for path in sorted(targets, key=lambda target: target.count(".")):
-        if path in constants:
-            vars(extractor)[path] = constants[path]
-        elif targets[path] == "call_module":
-            install(extractor, model, path, model.get_submodule(path))
-        else:
-            install(extractor, model, path, attribute_at(model, path))

@@ -11,10 +11,12 @@ from torch import nn
 
 from .backends import Options
 from .errors import UntraceableModelError
-from .extractor import ExtractorParts, FeatureExtractor, populate
+from .extractor import ExtractorParts, FeatureExtractor
+from .installing import populate
 from .modes import MODES, Recorded, record_modes, same_operation
+from .modules import ModuleTree
 from .node_names import NodeNames
-from .pruning import prune
+from .pruning import Pruning
 from .recording import Recording
 from .selection import Selection
 
@@ -61,18 +63,23 @@ def assemble(
         return_nodes={"train": {}, "eval": {}},
     )
     constants: dict[str, Any] = {}
+    prunings: dict[int, Pruning] = {}
+    tree = ModuleTree(model)
     for mode in MODES:
         recording, selection = recordings[mode], selections.get(mode)
         if selection is None or isinstance(recording, UntraceableModelError):
             parts.graphs[mode] = f"this extractor has no {mode} mode: {recording}"
             continue
-        parts.graphs[mode] = prune(recording, selection, recording.flags(mode))
+        if id(selection) not in prunings:
+            prunings[id(selection)] = Pruning(recording, selection)
+        pruning = prunings[id(selection)]
+        parts.graphs[mode] = pruning.graph(recording.flags(mode))
         parts.return_nodes[mode] = selection.names_to_keys
         parts.fixed[mode] = recording.fixed_arguments
         parts.auto_leaves.update(recording.auto_leaves)
         constants.update(recording.constants)
     extractor = FeatureExtractor(parts)
-    populate(extractor, model, constants)
+    populate(extractor, tree, constants)
     _note_flag_exceptions(extractor, recordings)
     extractor.training = model.training
     return extractor

@@ -19,7 +19,14 @@ from torch import fx, nn
 
 from . import _compat
 
-__all__ = ["Effect", "StorageClasses", "effect_of", "written_arguments"]
+__all__ = [
+    "NO_EFFECT",
+    "Effect",
+    "StorageClasses",
+    "effect_of",
+    "leaves_trace",
+    "written_arguments",
+]
 
 # Results that may be the argument itself, or a view of it, though the aten schema does not say so.
 _SCHEMA_IS_SILENT = frozenset(
@@ -104,8 +111,9 @@ class Effect(NamedTuple):
     """Arguments whose storage it may write."""
     shares: tuple[Any, ...]
     """Arguments whose storage its result may share."""
-    lasting: bool
-    """Whether it draws random numbers or moves state of the model, which later nodes would miss."""
+
+
+NO_EFFECT = Effect((), ())
 
 
 class _Facts(NamedTuple):
@@ -125,39 +133,46 @@ def written_arguments(
     return written
 
 
-def effect_of(
-    node: fx.Node, module: nn.Module | None, training: Callable[[nn.Module], bool]
-) -> Effect:
-    """Say what running ``node`` does.
-
-    Args:
-        node: the node.
-        module: the module called, for a ``call_module`` node.
-        training: the flag of each module in the mode at hand.
-
-    """
+def effect_of(node: fx.Node, module: nn.Module | None) -> Effect:
+    """Say what running ``node`` writes and shares; ``module`` is the one that it calls, if any."""
     if node.op == "call_module" and module is not None:
-        return _effect_of_module(node, module, training)
+        return _effect_of_module(node, module)
     if node.op not in ("call_function", "call_method"):
-        return Effect((), (), False)
+        return NO_EFFECT
     facts = _facts(node.target)
     inputs = tuple(node.all_input_nodes)
-    written = tuple(written_arguments(node.target, node.args, node.kwargs))
     if not facts.trusted:
-        written = inputs
-    elif node.target in _STATISTICS and _argument(node.target, node.args, node.kwargs, "training"):
+        return Effect(inputs, inputs)
+    written = tuple(written_arguments(node.target, node.args, node.kwargs))
+    if node.target in _STATISTICS and _argument(node.target, node.args, node.kwargs, "training"):
         written += tuple(
             _argument(node.target, node.args, node.kwargs, name)
             for name in ("running_mean", "running_var")
         )
-    random = facts.random and _is_on(node.target, node.args, node.kwargs)
-    # What writes an argument returns it.
-    shares = _sharing_inputs(node, inputs) if facts.shares else written
-    if not facts.trusted:
-        shares = inputs
     if node.target in (operator.add, operator.mul) and _holds_sequence(node.args):
-        shares = inputs
-    return Effect(written, shares, random)
+        return Effect(written, inputs)
+    # What writes an argument returns it.
+    return Effect(written, (_sharing_inputs(node, inputs) if facts.shares else ()) + written)
+
+
+def leaves_trace(
+    node: fx.Node, module: nn.Module | None, training: Callable[[nn.Module], bool]
+) -> bool:
+    """Say whether later nodes would miss ``node``: it draws random numbers or moves statistics.
+
+    Args:
+        node: the node.
+        module: the module that it calls, if any.
+        training: the flag of each module in the mode at hand.
+
+    """
+    if node.op == "call_module" and module is not None:
+        if not _is_known(module) and training(module):
+            return True
+        return any(_leaves_trace(part) for part in module.modules() if training(part))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    return _facts(node.target).random and _is_on(node.target, node.args, node.kwargs)
 
 
 def _sharing_inputs(node: fx.Node, inputs: tuple[fx.Node, ...]) -> tuple[fx.Node, ...]:
@@ -170,28 +185,25 @@ def _sharing_inputs(node: fx.Node, inputs: tuple[fx.Node, ...]) -> tuple[fx.Node
     return inputs
 
 
-def _effect_of_module(
-    node: fx.Node, module: nn.Module, training: Callable[[nn.Module], bool]
-) -> Effect:
+def _effect_of_module(node: fx.Node, module: nn.Module) -> Effect:
     inputs = tuple(node.all_input_nodes)
-    known = type(module).__module__.startswith(("torch.nn.modules", "torch.ao.nn"))
-    lasting = any(_leaves_a_trace(part, training(part)) for part in module.modules())
-    if not known:
-        return Effect(inputs, inputs, lasting or training(module))
+    if not _is_known(module):
+        return Effect(inputs, inputs)
     if getattr(module, "inplace", False):
-        return Effect(inputs[:1], inputs[:1], lasting)
-    return Effect((), () if isinstance(module, _FRESH_MODULES) else inputs, lasting)
+        return Effect(inputs[:1], inputs[:1])
+    return NO_EFFECT if isinstance(module, _FRESH_MODULES) else Effect((), inputs)
 
 
-def _leaves_a_trace(module: nn.Module, training: bool) -> bool:
-    if not training:
-        return False
+def _is_known(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(("torch.nn.modules", "torch.ao.nn"))
+
+
+def _leaves_trace(module: nn.Module) -> bool:
+    """Say whether a module in train mode draws random numbers or moves its statistics."""
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return module.track_running_stats
-    if isinstance(module, _RANDOM_MODULES):
-        return True
     dropout = getattr(module, "dropout", 0.0)
-    return isinstance(dropout, float) and dropout > 0.0
+    return isinstance(module, _RANDOM_MODULES) or (isinstance(dropout, float) and dropout > 0.0)
 
 
 @cache

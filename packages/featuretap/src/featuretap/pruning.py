@@ -12,40 +12,29 @@ A selected value is copied where something kept later writes its storage, and on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import fx, nn
 
-from .inplace import Effect, StorageClasses, effect_of
+from .inplace import NO_EFFECT, Effect, StorageClasses, effect_of, leaves_trace
 from .recording import ModuleCall, Point, Recording
 from .structures import copy_value, map_nodes, nodes_in, thaw
 
-__all__ = ["prune"]
+__all__ = ["Pruning"]
 
-_NOTHING = Effect((), (), False)
+Flags: TypeAlias = Callable[[nn.Module], bool]
 
 
-def prune(
-    recording: Recording, selection: Mapping[str, Point], training: Callable[[nn.Module], bool]
-) -> fx.Graph:
-    """Return a new graph that computes ``selection`` and ends after its last point.
+class Pruning:
+    """One selection of one recording, pruned for each mode that it serves.
 
     Args:
         recording: the traced forward.
         selection: output key -> point.
-        training: the ``training`` flag of each module in the mode the graph is for.
 
     """
-    return _Pruning(recording, selection, training).graph()
 
-
-class _Pruning:
-    def __init__(
-        self,
-        recording: Recording,
-        selection: Mapping[str, Point],
-        training: Callable[[nn.Module], bool],
-    ) -> None:
+    def __init__(self, recording: Recording, selection: Mapping[str, Point]) -> None:
         self._recording = recording
         self._selection = selection
         self._last = max(point.position for point in selection.values())
@@ -58,25 +47,42 @@ class _Pruning:
                 self._ending_at.setdefault(event.position, []).append(event)
         self._storage = StorageClasses()
         self._state: list[fx.Node] = []
-        self._effects = [self._effect(position, training) for position in range(self._last + 1)]
+        self._effects = [self._effect(event) for event in recording.events[: self._last + 1]]
+        self._graphs: list[tuple[set[fx.Node], fx.Graph]] = []
 
-    def _effect(self, position: int, training: Callable[[nn.Module], bool]) -> Effect:
-        node = self._recording.events[position]
-        if not isinstance(node, fx.Node):
-            return _NOTHING
-        if node.op == "get_attr":
+    def graph(self, training: Flags) -> fx.Graph:
+        """Return a graph that computes the selection and ends after its last point.
+
+        Two modes that need the same nodes share one graph.
+
+        Args:
+            training: the ``training`` flag of each module in the mode that the graph is for.
+
+        """
+        kept = self._kept(training)
+        for known, graph in self._graphs:
+            if known == kept:
+                return graph
+        graph = self._build(kept)
+        self._graphs.append((kept, graph))
+        return graph
+
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self._recording.tree.paths[str(node.target)] if node.op == "call_module" else None
+
+    def _effect(self, event: object) -> Effect:
+        if not isinstance(event, fx.Node):
+            return NO_EFFECT
+        if event.op == "get_attr":
             # All reads of one attribute are the same tensor.
-            self._storage.join(node, str(node.target))
-            self._state.append(node)
-        module = (
-            self._recording.tree.paths.get(str(node.target)) if node.op == "call_module" else None
-        )
-        effect = effect_of(node, module, training)
+            self._storage.join(event, str(event.target))
+            self._state.append(event)
+        effect = effect_of(event, self._module(event))
         for shared in effect.shares:
-            self._storage.join(node, shared)
+            self._storage.join(event, shared)
         return effect
 
-    def _kept(self) -> set[fx.Node]:
+    def _kept(self, training: Flags) -> set[fx.Node]:
         of = self._storage.of
         state = {of(node) for node in self._state}
         live: set[Any] = set()
@@ -89,22 +95,22 @@ class _Pruning:
             event = self._recording.events[position]
             if not isinstance(event, fx.Node):
                 continue
-            effect = self._effects[position]
-            written = {of(argument) for argument in effect.writes if isinstance(argument, fx.Node)}
-            if (
-                event in needed
-                or effect.lasting
-                or _is_assertion(event)
-                or not written.isdisjoint(live)
-                or not written.isdisjoint(state)
-            ):
+            if event not in needed:
+                writes = self._effects[position].writes
+                written = {of(argument) for argument in writes if isinstance(argument, fx.Node)}
+                if (
+                    written.isdisjoint(live)
+                    and written.isdisjoint(state)
+                    and not _is_assertion(event)
+                    and not leaves_trace(event, self._module(event), training)
+                ):
+                    continue
                 needed.add(event)
-                needed.update(event.all_input_nodes)
-                live.update(map(of, event.all_input_nodes))
+            needed.update(event.all_input_nodes)
+            live.update(map(of, event.all_input_nodes))
         return needed
 
-    def graph(self) -> fx.Graph:
-        kept = self._kept()
+    def _build(self, kept: set[fx.Node]) -> fx.Graph:
         last_write = self._last_writes(kept)
         graph = fx.Graph()
         nodes: dict[fx.Node, fx.Node] = {}
@@ -122,9 +128,7 @@ class _Pruning:
         graph.output({key: values[id(point)] for key, point in self._selection.items()})
         return graph
 
-    def _note_calls(
-        self, position: int, graph: fx.Graph, nodes: Mapping[fx.Node, fx.Node]
-    ) -> None:
+    def _note_calls(self, position: int, graph: fx.Graph, nodes: Mapping[fx.Node, fx.Node]) -> None:
         """Remember which modules return here, for an extractor of this extractor."""
         for call in self._ending_at.get(position, ()):
             if call.path and all(node in nodes for node in nodes_in(call.value)):

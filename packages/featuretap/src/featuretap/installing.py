@@ -1,0 +1,68 @@
+"""Give an extractor the parts of the model that its graphs refer to, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .extractor import FeatureExtractor
+from .modules import ModuleTree, stored_tensor
+
+__all__ = ["populate"]
+
+
+def populate(
+    extractor: FeatureExtractor, tree: ModuleTree, constants: Mapping[str, torch.Tensor]
+) -> None:
+    """Put the modules, parameters and buffers that the graphs name where the model has them.
+
+    They are the model's own objects. Modules on the way that are not needed as a whole are stood
+    in for by empty ones. Constants that belong to no module become plain attributes.
+    """
+    targets: dict[str, str] = {}
+    for graph in extractor.graphs():
+        for node in graph.nodes:
+            if node.op in ("call_module", "get_attr"):
+                targets[str(node.target)] = node.op
+    holders: dict[str, nn.Module] = {"": extractor}
+    # Shorter paths first: a whole module must not replace a stand-in that already has children.
+    for path in sorted(targets, key=lambda target: target.count(".")):
+        owner, _, name = path.rpartition(".")
+        if path in constants:
+            vars(extractor)[path] = constants[path]
+        elif targets[path] == "call_module":
+            _holder(owner, holders, tree)._modules[name] = holders[path] = tree.paths[path]
+        else:
+            holder = _holder(owner, holders, tree)
+            _install_tensor(holder, tree.paths[owner], name)
+
+
+def _holder(path: str, holders: dict[str, nn.Module], tree: ModuleTree) -> nn.Module:
+    """Return the extractor's module at ``path``: the model's own, or a stand-in."""
+    if path in holders:
+        return holders[path]
+    owner, _, name = path.rpartition(".")
+    parent = _holder(owner, holders, tree)
+    child = parent._modules.get(name)
+    if child is None:
+        child = nn.Module()
+        child.training = tree.paths[path].training
+        parent._modules[name] = child
+    holders[path] = child
+    return child
+
+
+def _install_tensor(holder: nn.Module, original: nn.Module, name: str) -> None:
+    if holder is original:
+        return
+    tensor: Any = stored_tensor(original, name)
+    if name in original._parameters:
+        holder._parameters[name] = tensor
+    elif name in original._buffers:
+        persistent = name not in original._non_persistent_buffers_set
+        holder.register_buffer(name, tensor, persistent=persistent)
+    else:
+        vars(holder)[name] = tensor
