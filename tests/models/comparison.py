@@ -62,6 +62,9 @@ def compare(name: str, model: nn.Module, *args: Any, values: bool = True) -> Com
     except featuretap.UntraceableModelError as error:
         result.untraceable = error.location or str(error)
         return result
+    for recording in recordings.values():
+        if isinstance(recording, Recording):
+            result.auto_leaves.update(recording.auto_leaves)
     for mode in MODES:
         compare_names(model, mode, recordings[mode], result)
     if values:
@@ -80,7 +83,6 @@ def compare_names(model: nn.Module, mode: str, recording: Recorded, result: Comp
     if not isinstance(recording, Recording):
         result.refused += [name for name, _ in theirs]
         return
-    result.auto_leaves.update(recording.auto_leaves)
     ours = recording.torchvision_points
     if list(ours) != [name for name, _ in theirs]:
         result.refused += [name for name, _ in theirs if name not in ours] or ["(another order)"]
