@@ -688,3 +688,120 @@ class RandomDraw(ZooModel):
     def reference(self, x):
         torch.manual_seed(0)
         return {"add": x + torch.rand(4)}
+
+
+@zoo
+class BufferThroughViews(ZooModel):
+    """A buffer written through views and through ``out=`` lists: on each call, never when made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x):
+        self.seen[1] += 1
+        self.seen.view(2, 2)[1:].add_(2)
+        self.seen.data.mul_(3)
+        torch._foreach_add_([self.seen], 1.0)
+        return x + self.seen
+
+    def reference(self, x):
+        seen = self.seen.clone()
+        seen[1] += 1
+        seen[2:] += 2
+        return {"add": x + (seen * 3 + 1)}
+
+
+@zoo
+class ParameterLoop(ZooModel):
+    """A momentum encoder writes its weights in the forward, through ``.data``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = linear(1)
+
+    def forward(self, x):
+        for parameter in self.lin.parameters():
+            parameter.data.mul_(0.5)
+        return self.lin(x)
+
+    def reference(self, x):
+        return {"lin": F.linear(x, self.lin.weight * 0.5, self.lin.bias * 0.5)}
+
+
+@zoo
+class ListInput(ZooModel):
+    """A list that the forward changes is changed."""
+
+    def forward(self, parts):
+        parts.append(parts[0] * 2)
+        parts.reverse()
+        return parts[0] + 1
+
+    def example(self):
+        return ([*super().example()],)
+
+    def reference(self, parts):
+        return {"mul": parts[0] * 2, "add": parts[0] * 2 + 1}
+
+
+@zoo
+class SeveralOuts(ZooModel):
+    """``out=`` with a tuple writes each of its tensors."""
+
+    def forward(self, x):
+        values, indices = torch.zeros(2), torch.zeros(2, dtype=torch.long)
+        torch.max(x, 1, out=(values, indices))
+        return values + indices
+
+    def reference(self, x):
+        best = x.max(1)
+        return {"add": best.values + best.indices}
+
+
+@zoo
+class OwnBuffer(ZooModel):
+    """A leaf returns its own buffer, and writes it in its next call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keeper = Keeper()
+
+    def forward(self, x):
+        return self.keeper(x) * 1 + self.keeper(x * 2)
+
+    def reference(self, x):
+        return {"keeper": x, "mul": x, "keeper_1": x * 2, "add": x + x * 2}
+
+
+class Keeper(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(2, 4))
+
+    def forward(self, x):
+        if x.sum() > -1e9:
+            self.kept.copy_(x)
+        return self.kept
+
+
+@zoo
+class RenormalizedEmbedding(ZooModel):
+    """``max_norm`` writes the weight that was read before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, 4, max_norm=0.1, _weight=torch.linspace(0, 1, 12).view(3, 4))
+
+    def forward(self, index):
+        row = self.table.weight[0]
+        return self.table(index) + row
+
+    def example(self):
+        return (torch.tensor([0, 2]),)
+
+    def reference(self, index):
+        weight = self.table.weight.detach().clone()
+        written = nn.Embedding(3, 4, max_norm=0.1, _weight=weight.clone())
+        looked_up = written(index)
+        return {"getitem": weight[0], "table": looked_up, "add": looked_up + written.weight[0]}

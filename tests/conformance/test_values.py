@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from support import copied, identical
 from zoo import ZOO, NestedScopes, OverwrittenOutput
@@ -12,7 +13,7 @@ from zoo import ZOO, NestedScopes, OverwrittenOutput
 
 def prepared(name, device, mode):
     model = ZOO[name]().to(device)
-    args = tuple(arg.to(device) for arg in model.example())
+    args = tree_map(lambda value: value.to(device), model.example())
     return model.train(mode == "train"), args
 
 

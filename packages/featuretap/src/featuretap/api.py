@@ -186,6 +186,8 @@ def make_options(
     example_kwargs: Mapping[str, Any] | None = None,
 ) -> Options:
     """Check what the user said besides the model and the request."""
+    if tracer_kwargs is not None and not isinstance(tracer_kwargs, Mapping):
+        raise TypeError(f"tracer_kwargs must be a dict, not {tracer_kwargs!r}")
     given = dict(tracer_kwargs or {})
     unknown = [key for key in given if key not in _TRACER_KEYS]
     if unknown:
@@ -193,6 +195,16 @@ def make_options(
             f"tracer_kwargs has no {unknown[0]!r}; it takes {', '.join(map(repr, _TRACER_KEYS))}"
         )
     values: dict[str, Any] = {key: _as_tuple(key, given[key]) for key in given}
+    for leaf in values.get("leaf_modules", ()):
+        if not isinstance(leaf, nn.Module) and not (
+            isinstance(leaf, type) and issubclass(leaf, nn.Module)
+        ):
+            raise TypeError(f"leaf_modules takes module types and instances, not {leaf!r}")
+    for function in values.get("autowrap_functions", ()):
+        if not callable(function):
+            raise TypeError(f"autowrap_functions takes functions, not {function!r}")
+    if concrete_args is not None and not isinstance(concrete_args, Mapping):
+        raise TypeError(f"concrete_args must be a dict of argument names, not {concrete_args!r}")
     return Options(
         **values,
         concrete_args=dict(concrete_args or {}),

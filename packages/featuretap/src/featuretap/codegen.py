@@ -11,6 +11,7 @@ import inspect
 import keyword
 import linecache
 import math
+import operator
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -40,7 +41,12 @@ def compile_forward(
         The function ``forward(self, ...)`` and its source.
 
     """
-    names = _Names()
+    # fx names values in lower case, so an upper-case letter keeps our own names apart from them;
+    # the arguments are called what the user called them.
+    prefix = ""
+    while any(name.startswith((f"{prefix}F", f"{prefix}M")) for name in signature.parameters):
+        prefix += "_"
+    names = _Names(prefix)
     train = _body(graphs["train"], fixed["train"], names)
     evaluate = _body(graphs["eval"], fixed["eval"], names)
     header = f"def forward(self{_parameters(signature, names)}):"
@@ -58,7 +64,8 @@ def compile_forward(
 class _Names:
     """Global names of the generated source: functions, and constants without a literal."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
         self.namespace: dict[str, Any] = {"OrderedDict": OrderedDict, "_check_fixed": _check_fixed}
         self._by_id: dict[int, str] = {id(OrderedDict): "OrderedDict"}
 
@@ -67,9 +74,8 @@ class _Names:
         name = self._by_id.get(id(value))
         if name is None:
             stem = getattr(value, "__name__", type(value).__name__)
-            # fx names values in lower case, so an upper-case letter keeps the two apart.
             stem = stem if stem.isidentifier() else "constant"
-            name = f"F{len(self._by_id)}_{stem}"
+            name = f"{self.prefix}F{len(self._by_id)}_{stem}"
             self._by_id[id(value)] = name
             self.namespace[name] = value
         return name
@@ -115,8 +121,8 @@ def _body(graph: fx.Graph | str, fixed: Mapping[str, Any], names: _Names) -> lis
     lines = [
         f"_check_fixed({name!r}, {name}, {_literal(value, names)})" for name, value in fixed.items()
     ]
-    local = _local_names(graph, fixed)
-    dying = _last_uses(graph)
+    local, dropped = _local_names(graph, fixed)
+    holders = _Holders(graph, names.prefix)
     regions: tuple[Any, ...] = ()
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -124,10 +130,9 @@ def _body(graph: fx.Graph | str, fixed: Mapping[str, Any], names: _Names) -> lis
         elif node.op == "output":
             block = [f"return {_result(node.args[0], local, names)}"]
         else:
-            block = [_statement(node, local, names)]
-        dead = [local[value] for value in dying.get(node, ()) if value in local]
-        if dead and node.op != "output":
-            block.append(f"{' = '.join(dead)} = None")
+            block = [*holders.needed_by(node), _statement(node, local, names, holders)]
+        if node in dropped:
+            block.append(f"{' = '.join(dropped[node])} = None")
         inside = node.meta.get("featuretap_regions", ())
         if inside and inside != regions and block:
             lines.append(f"with {', '.join(_region(region, names) for region in inside)}:")
@@ -141,19 +146,71 @@ def _region(region: Any, names: _Names) -> str:
     return f"{names.of(region.enter)}({arguments})"
 
 
-def _local_names(graph: fx.Graph, fixed: Mapping[str, Any]) -> dict[fx.Node, str]:
-    """Name each value: placeholders by their argument, the others as fx does, without clashes."""
+def _local_names(
+    graph: fx.Graph, fixed: Mapping[str, Any]
+) -> tuple[dict[fx.Node, str], dict[fx.Node, list[str]]]:
+    """Name the values, and say after which node which names are dropped.
+
+    Placeholders are called by their argument, the others as in fx. A value that dies where a single
+    new one is made hands its name on, which drops it without a statement.
+    """
     local: dict[fx.Node, str] = {}
+    dropped: dict[fx.Node, list[str]] = {}
     taken = {"self", "OrderedDict", "_check_fixed", *fixed}
     taken.update(str(node.target) for node in graph.nodes if node.op == "placeholder")
+    dying = _last_uses(graph)
     for node in graph.nodes:
-        name = str(node.target) if node.op == "placeholder" else node.name
-        if node.op != "placeholder":
-            while name in taken or keyword.iskeyword(name):
-                name += "_"
-        taken.add(name)
-        local[node] = name
-    return local
+        dead = [local[value] for value in dying.get(node, ()) if value in local]
+        if node.op == "placeholder":
+            local[node] = str(node.target)
+        elif node.op != "output":
+            if dead and not _is_statement(node):
+                local[node] = dead.pop()
+            else:
+                local[node] = _free_name(node.name, taken)
+            # A value that nobody uses is dropped at once.
+            dead += [local[node]] if node in dying.get(node, ()) and not _is_statement(node) else []
+        if dead and node.op != "output":
+            dropped[node] = dead
+    return local, dropped
+
+
+def _is_statement(node: fx.Node) -> bool:
+    return node.target is operator.setitem
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    while name in taken or keyword.iskeyword(name):
+        name += "_"
+    taken.add(name)
+    return name
+
+
+class _Holders:
+    """Locals for the modules that hold what a graph calls, one each instead of a chain of look-ups."""
+
+    def __init__(self, graph: fx.Graph, prefix: str) -> None:
+        uses: dict[str, int] = {}
+        for node in graph.nodes:
+            if node.op == "call_module":
+                owner = str(node.target).rpartition(".")[0]
+                uses[owner] = uses.get(owner, 0) + 1
+        numbered = enumerate(owner for owner, count in uses.items() if count > 1)
+        self._names = {owner: f"{prefix}M{number}" for number, owner in numbered}
+        self._made: set[str] = set()
+
+    def needed_by(self, node: fx.Node) -> list[str]:
+        """Return the assignment that must come before ``node``, if it is the first of its holder."""
+        owner = str(node.target).rpartition(".")[0]
+        if node.op != "call_module" or owner not in self._names or owner in self._made:
+            return []
+        self._made.add(owner)
+        return [f"{self._names[owner]} = {_module(owner) if owner else 'self'}._modules"]
+
+    def module(self, path: str) -> str:
+        """Write the module at ``path``."""
+        owner, _, name = path.rpartition(".")
+        return f"{self._names[owner]}[{name!r}]" if owner in self._names else _module(path)
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
@@ -170,7 +227,9 @@ def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     return dying
 
 
-def _statement(node: fx.Node, local: Mapping[fx.Node, str], names: _Names) -> str:
+def _statement(
+    node: fx.Node, local: Mapping[fx.Node, str], names: _Names, holders: _Holders
+) -> str:
     target: Any = node.target
     if node.op == "get_attr":
         return f"{local[node]} = {_attribute(str(target))}"
@@ -185,7 +244,7 @@ def _statement(node: fx.Node, local: Mapping[fx.Node, str], names: _Names) -> st
     ]
     if node.op == "call_method":
         return f"{local[node]} = {arguments[0]}.{target}({', '.join(arguments[1:])})"
-    called = _module(str(target)) if node.op == "call_module" else names.of(target)
+    called = holders.module(str(target)) if node.op == "call_module" else names.of(target)
     return f"{local[node]} = {called}({', '.join(arguments)})"
 
 

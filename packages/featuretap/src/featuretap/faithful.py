@@ -13,10 +13,14 @@ Tracing runs the model's own Python with stand-ins for tensors. Three things nee
 
 from __future__ import annotations
 
+import copy
+import dis
 import operator
 import random
 import sys
 import threading
+import types
+from collections import OrderedDict
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol
@@ -33,9 +37,9 @@ __all__ = ["RealTensorMode", "TrainingReads", "Untouched", "contains", "foreign_
 class Untouched:
     """Put a model back as it was: flags, attributes, registries, hooks, random state.
 
-    Containers (``dict``, ``list``, ``set``) held by a module are restored in place and one level
-    deep, so that whoever else holds them sees the restored content. The content of tensors is
-    guarded by :class:`RealTensorMode`, which sees every write.
+    Containers and plain objects held by a module are restored in place, so that whoever else holds
+    them sees the restored content. The content of tensors is guarded by :class:`RealTensorMode`,
+    which sees every write.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -51,28 +55,113 @@ class Untouched:
         for content in contents:
             content.restore()
 
+    def with_current_flags(self) -> Untouched:
+        """Return a copy that holds the ``training`` flags of now, and all else as it was."""
+        new = copy.copy(self)
+        new._modules = {key: content.with_flag() for key, content in self._modules.items()}
+        return new
+
+    def restore_flags(self) -> None:
+        """Put back the ``training`` flags alone."""
+        for content in self._modules.values():
+            current, values = content.attributes[0]
+            if "training" in values:
+                current["training"] = values["training"]
+
+    def reassigned_tensors(self, module: nn.Module) -> str:
+        """Name a buffer, or a tensor the module reads in its forward, that was set to another one."""
+        content = self._modules.get(id(module))
+        return content.reassigned(module) if content is not None else ""
+
 
 class _ModuleContent:
-    __slots__ = ("containers", "empty", "module", "values")
+    __slots__ = ("attributes", "containers", "empty")
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.values = dict(vars(module))
-        containers = [v for v in self.values.values() if isinstance(v, (dict, list, set))]
+        self.attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
         # Most registries of a module are empty, and those need no copy and no comparison.
-        self.empty = [container for container in containers if not container]
-        self.containers = [(container, container.copy()) for container in containers if container]
+        self.empty: list[Any] = []
+        self.containers: list[tuple[Any, Any]] = []
+        self._add_object(module, depth=0)
+
+    def with_flag(self) -> _ModuleContent:
+        new = copy.copy(self)
+        current, values = self.attributes[0]
+        if "training" in values:
+            values = {**values, "training": current["training"]}
+        new.attributes = [(current, values), *self.attributes[1:]]
+        return new
+
+    def _add_object(self, owner: object, depth: int) -> None:
+        values = dict(vars(owner))
+        self.attributes.append((vars(owner), values))
+        for name, value in values.items():
+            kind = type(value)
+            if (kind is dict or kind is OrderedDict) and not value:
+                self.empty.append(value)
+            elif name in _REGISTRIES:
+                self.containers.append((value, value.copy()))
+            elif kind not in _LEAVES:
+                self._add_value(value, depth)
+
+    def _add_value(self, value: Any, depth: int) -> None:
+        if type(value) in _LEAVES:
+            return
+        if isinstance(value, (dict, list, set)):
+            self.containers.append((value, value.copy()))
+            if depth < _DEPTH:
+                for item in value.values() if isinstance(value, dict) else value:
+                    self._add_value(item, depth + 1)
+        elif depth < _DEPTH and hasattr(value, "__dict__") and not isinstance(value, _NOT_OPENED):
+            self._add_object(value, depth + 1)
+
+    def reassigned(self, module: nn.Module) -> str:
+        before = self.attributes[0][1]
+        buffers = module._buffers
+        for container, content in self.containers:
+            if container is buffers and not _same_items(buffers, content):
+                changed = [name for name in buffers if buffers[name] is not content.get(name)]
+                return f"the buffer {', '.join(changed)}"
+        for name, value in vars(module).items():
+            if before.get(name, value) is not value and isinstance(value, (torch.Tensor, fx.Proxy)):
+                code = getattr(type(module).forward, "__code__", None)
+                if code is None or _reads(code, name):
+                    return f".{name}"
+        return ""
 
     def restore(self) -> None:
-        current = vars(self.module)
-        if not _same_items(current, self.values):
-            current.clear()
-            current.update(self.values)
+        for current, values in self.attributes:
+            if not _same_items(current, values):
+                current.clear()
+                current.update(values)
         for container in self.empty:
             if container:
                 container.clear()
         for container, content in self.containers:
             _restore_container(container, content)
+
+
+# How deep objects and containers inside a module are put back: a helper object with a cache in a dict.
+_DEPTH = 3
+_REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
+_LEAVES = frozenset({type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter, tuple})
+_NOT_OPENED = (
+    nn.Module,
+    torch.Tensor,
+    type,
+    types.ModuleType,
+    types.FunctionType,
+    types.MethodType,
+)
+
+
+def _reads(code: types.CodeType, name: str) -> bool:
+    """Say whether a function reads an attribute called ``name``, besides setting it."""
+    return any(
+        instruction.argval == name and not instruction.opname.startswith(("STORE", "DELETE"))
+        for instruction in dis.get_instructions(code)
+        if "ATTR" in instruction.opname or "METHOD" in instruction.opname
+    )
 
 
 def _same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
@@ -207,10 +296,16 @@ class RealTensorMode(TorchFunctionMode):
 
 
 class SavedTensors:
-    """The content of tensors that existed before the trace and were written during it."""
+    """The content of tensors that existed before the trace and were written during it.
+
+    Attributes:
+        drew_random_numbers: whether the trace drew from torch's generators.
+
+    """
 
     def __init__(self) -> None:
         self._saved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.drew_random_numbers = False
 
     def save(self, tensor: torch.Tensor) -> None:
         """Keep a copy of ``tensor`` as it is now, unless one is kept already."""
@@ -228,8 +323,8 @@ class SavedTensors:
 class Guard:
     """Everything that one trace may disturb, restored on exit whatever happened."""
 
-    def __init__(self, model: nn.Module, tensors: SavedTensors) -> None:
-        self.model = Untouched(model)
+    def __init__(self, untouched: Untouched, tensors: SavedTensors) -> None:
+        self.model = untouched
         self._tensors = tensors
         self._random = RandomState()
         self._foreign, self._restore_foreign = foreign_random_state()
@@ -250,5 +345,8 @@ class Guard:
     ) -> None:
         self.model.restore()
         self._tensors.restore()
-        self._random.restore()
-        self._restore_foreign()
+        # Other threads share the generators: rewind them only if this trace may have moved them.
+        if self._tensors.drew_random_numbers:
+            self._random.restore()
+        if self.foreign_random_state_moved:
+            self._restore_foreign()

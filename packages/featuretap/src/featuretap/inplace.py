@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ __all__ = [
     "StorageClasses",
     "effect_of",
     "leaves_trace",
+    "may_draw",
     "written_arguments",
 ]
 
@@ -34,7 +35,17 @@ _SCHEMA_IS_SILENT = frozenset(
     "atleast_2d atleast_3d broadcast_tensors type_as cartesian_prod float_power pixel_shuffle "
     "pixel_unshuffle channel_shuffle native_channel_shuffle pad align_tensors __getitem__".split()
 )
-_VIEWS_OF_ALL = frozenset(["broadcast_tensors", "meshgrid", "align_tensors", "cartesian_prod"])
+# Methods of lists, dicts and sets, which an input or the output of a module may be.
+_CONTAINER_WRITES = frozenset(
+    "append extend insert remove pop reverse clear update setdefault popitem discard".split()
+)
+# Composite functions that draw random numbers, as their aten tags do not say.
+_DRAWS = frozenset(
+    "stochastic_depth drop_block2d drop_block3d gumbel_softmax fractional_max_pool2d "
+    "fractional_max_pool3d fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices "
+    "svd_lowrank pca_lowrank lobpcg".split()
+)
+_VIEWS_OF_ALL = frozenset("broadcast_tensors meshgrid align_tensors cartesian_prod set_".split())
 _METADATA = frozenset(
     "shape dtype device ndim layout requires_grad is_cuda is_meta itemsize".split()
 )
@@ -108,9 +119,9 @@ class Effect(NamedTuple):
     """What running a node does besides computing its own value."""
 
     writes: tuple[Any, ...]
-    """Arguments whose storage it may write."""
+    """Arguments whose storage it may write; a path stands for the tensors of a module."""
     shares: tuple[Any, ...]
-    """Arguments whose storage its result may share."""
+    """Arguments whose storage its result may share; a path as above."""
 
 
 NO_EFFECT = Effect((), ())
@@ -130,7 +141,17 @@ def written_arguments(
     written = [kwargs["out"]] if kwargs.get("out") is not None else []
     if args and (_facts(target).writes_first or _is_in_place(target, args, kwargs)):
         written.append(args[0])
-    return written
+    if target is nn.functional.embedding and kwargs.get("max_norm") is not None:
+        written.append(args[1])
+    return list(_flat(written))
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            yield from _flat(value)
+        else:
+            yield value
 
 
 def effect_of(node: fx.Node, module: nn.Module | None) -> Effect:
@@ -175,20 +196,30 @@ def leaves_trace(
     return _facts(node.target).random and _is_on(node.target, node.args, node.kwargs)
 
 
+def may_draw(target: str | Callable[..., Any]) -> bool:
+    """Say whether a function or tensor method may draw random numbers."""
+    return _facts(target).random
+
+
 def _sharing_inputs(node: fx.Node, inputs: tuple[fx.Node, ...]) -> tuple[fx.Node, ...]:
     """Of an operation of torch that makes a view, the inputs that it may be a view of."""
     first = node.args[0] if node.args else None
     if node.target is getattr and node.args[1] in _METADATA:
         return ()
-    if isinstance(first, fx.Node) and getattr(node.target, "__name__", "") not in _VIEWS_OF_ALL:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if isinstance(first, fx.Node) and name not in _VIEWS_OF_ALL:
         return (first,)
     return inputs
 
 
 def _effect_of_module(node: fx.Node, module: nn.Module) -> Effect:
     inputs = tuple(node.all_input_nodes)
+    # The module's own tensors, which its result may share and its next call may write.
+    state = str(node.target)
     if not _is_known(module):
-        return Effect(inputs, inputs)
+        return Effect((*inputs, state), (*inputs, state))
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
+        return Effect((f"{state}.weight",), ())
     if getattr(module, "inplace", False):
         return Effect(inputs[:1], inputs[:1])
     return NO_EFFECT if isinstance(module, _FRESH_MODULES) else Effect((), inputs)
@@ -217,8 +248,9 @@ def _facts(target: str | Callable[..., Any]) -> _Facts:
     if name.startswith("__"):
         in_place = name in _IN_PLACE_MAGIC or name == "__setitem__"
         return _Facts(in_place, in_place or name in ("__getitem__", "__iter__"), True, False)
-    random = _compat.draws_random_numbers(name) or "dropout" in name or name == "stochastic_depth"
-    in_place = name.endswith("_") and not name.startswith("__") and not name.endswith("__")
+    random = _compat.draws_random_numbers(name) or "dropout" in name or name in _DRAWS
+    random = random or origin == "torch.nn.init."
+    in_place = name.endswith("_") or name in _CONTAINER_WRITES
     schemas = _compat.aten_schemas(name)
     if in_place or not schemas or name in _SCHEMA_IS_SILENT:
         fresh = name in _FRESH_FUNCTIONS and origin.startswith("torch.")

@@ -62,7 +62,8 @@ def _install_tensor(holder: nn.Module, original: nn.Module, name: str) -> None:
     if name in original._parameters:
         holder._parameters[name] = tensor
     elif name in original._buffers:
-        persistent = name not in original._non_persistent_buffers_set
-        holder.register_buffer(name, tensor, persistent=persistent)
+        # ``to`` and ``half`` put new tensors into the registry, so the registry itself is shared.
+        holder._buffers = original._buffers
+        holder._non_persistent_buffers_set = original._non_persistent_buffers_set
     else:
         vars(holder)[name] = tensor

@@ -10,6 +10,7 @@ from torch import fx, nn
 from .backends import Options
 from .errors import UntraceableModelError
 from .faithful import Untouched
+from .modules import ModuleTree
 from .recording import Recording
 from .tracing import FeatureTracer
 
@@ -31,28 +32,31 @@ def record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
     """
     first = "train" if model.training else "eval"
     second = "eval" if model.training else "train"
-    recordings: dict[str, Recorded] = {first: _record(model, options)}
+    untouched, tree = Untouched(model), ModuleTree(model)
+    recordings: dict[str, Recorded] = {first: _record(tree, untouched, options)}
     recording = recordings[first]
     if isinstance(recording, Recording) and recording.serves_both_modes:
         return {**recordings, second: recording}
-    untouched = Untouched(model)
+    own_train = tree.has_own_train_method
     try:
         model.train(second == "train")
-        recordings[second] = _record(model, options)
+        # A rollback inside this trace must keep this mode's flags.
+        now = Untouched(model) if own_train else untouched.with_current_flags()
+        recordings[second] = _record(tree, now, options)
     finally:
-        untouched.restore()
+        untouched.restore() if own_train else untouched.restore_flags()
     errors = [error for error in recordings.values() if isinstance(error, UntraceableModelError)]
     if len(errors) == len(MODES):
         raise errors[0]
     return recordings
 
 
-def _record(model: nn.Module, options: Options) -> Recorded:
+def _record(tree: ModuleTree, untouched: Untouched, options: Options) -> Recorded:
     tracer = FeatureTracer(
         options.leaf_modules, options.autowrap_functions, options.autowrap_modules
     )
     try:
-        return tracer.record(model, options.concrete_args)
+        return tracer.record(tree, untouched, options.concrete_args)
     except UntraceableModelError as error:
         return error
 

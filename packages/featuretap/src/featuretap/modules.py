@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from . import _compat
 from .naming import join
 
 __all__ = ["ModuleTree", "stored_tensor"]
@@ -59,6 +60,16 @@ class ModuleTree:
                 if isinstance(value, torch.Tensor):
                     names.setdefault(id(value), join(path, attribute))
         return names
+
+    @cached_property
+    def storages(self) -> dict[int, list[torch.Tensor]]:
+        """The tensors of the model by the storage they are in, of which they may be views."""
+        tensors: dict[int, list[torch.Tensor]] = {}
+        stored = [value for module in self.paths.values() for value in vars(module).values()]
+        for tensor in (*self.model.parameters(), *self.model.buffers(), *stored):
+            if isinstance(tensor, torch.Tensor):
+                tensors.setdefault(_compat.storage_id(tensor), []).append(tensor)
+        return tensors
 
     @cached_property
     def with_parameters(self) -> frozenset[str]:

@@ -19,11 +19,42 @@ _IN_PLACE = (
 )
 
 
+_OWN_ATTRIBUTES = frozenset({"tracer", "node", "root", "attr", "_node"})
+
+
+def _refusal(proxy: fx.Proxy, reason: str) -> Exception:
+    """Let the tracer make the error: it remembers it, in case the model swallows it."""
+    tracer: Any = proxy.tracer
+    error: Exception = tracer.refusal(reason)
+    return error
+
+
 class FeatureProxy(fx.Proxy):
     """A Proxy with augmented assignment and assignment to items."""
 
     def __getattr__(self, k: str) -> FeatureAttribute:
         return FeatureAttribute(self, k)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _OWN_ATTRIBUTES:
+            raise _refusal(self, f"assignment to .{name} of a tensor cannot be recorded")
+        object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        raise _refusal(self, "len() of a tensor or size cannot be known when tracing")
+
+    def __int__(self) -> int:
+        raise _refusal(self, "int() of a tensor or size cannot be known when tracing")
+
+    def __float__(self) -> float:
+        raise _refusal(self, "float() of a tensor or size cannot be known when tracing")
+
+    def __index__(self) -> int:
+        raise _refusal(self, "a tensor or size is used where Python needs a number")
+
+    def __hash__(self) -> int:
+        # The hash of a stand-in would be found in no set, dict or cache: a branch taken silently.
+        raise _refusal(self, "a tensor or size is used as a key, or looked up in a set")
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})

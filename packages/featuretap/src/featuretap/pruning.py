@@ -96,8 +96,7 @@ class Pruning:
             if not isinstance(event, fx.Node):
                 continue
             if event not in needed:
-                writes = self._effects[position].writes
-                written = {of(argument) for argument in writes if isinstance(argument, fx.Node)}
+                written = set(map(of, filter(_has_storage, self._effects[position].writes)))
                 if (
                     written.isdisjoint(live)
                     and written.isdisjoint(state)
@@ -132,7 +131,7 @@ class Pruning:
         """Remember which modules return here, for an extractor of this extractor."""
         for call in self._ending_at.get(position, ()):
             if call.path and all(node in nodes for node in nodes_in(call.value)):
-                last = next(reversed(graph.nodes))
+                last = next(iter(reversed(graph.nodes)))
                 calls = last.meta.setdefault("featuretap_calls", [])
                 calls.append((call.path, map_nodes(call.value, nodes.__getitem__)))
 
@@ -140,9 +139,8 @@ class Pruning:
         last: dict[Any, int] = {}
         for position, effect in enumerate(self._effects):
             if effect.writes and self._recording.events[position] in kept:
-                for argument in effect.writes:
-                    if isinstance(argument, fx.Node):
-                        last[self._storage.of(argument)] = position
+                for argument in filter(_has_storage, effect.writes):
+                    last[self._storage.of(argument)] = position
         return last
 
     def _capture(
@@ -166,6 +164,11 @@ class Pruning:
     def _is_buffer(self, node: fx.Node) -> bool:
         """Say whether ``node`` is a buffer, which any later module may move unseen by the graph."""
         return node.op == "get_attr" and node.target not in self._recording.tree.parameters
+
+
+def _has_storage(argument: object) -> bool:
+    """Say whether a written argument is a node or the path of a module, and no plain value."""
+    return isinstance(argument, (fx.Node, str))
 
 
 def _is_assertion(node: fx.Node) -> bool:

@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from . import _compat
 from .faithful import SavedTensors, contains
-from .inplace import written_arguments
+from .inplace import may_draw, written_arguments
 from .modules import ModuleTree
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class RealTensors:
         name = getattr(func, "__name__", "")
         tensors = list(_tensors_in(args, kwargs))
         volatile = any(self._is_volatile(tensor) for tensor in tensors)
+        if name == "__set__":
+            raise fx.proxy.TraceError("assignment to an attribute of a tensor cannot be recorded")
         if volatile and name in _LOOKS_AT_VALUE:
             raise fx.proxy.TraceError(
                 f"{name}() looks at the value of a buffer, a parameter or a random number, "
@@ -91,16 +93,22 @@ class RealTensors:
         ]
         with contextlib.ExitStack() as unseen:
             for tensor in written:
-                if id(tensor) not in self._made:
-                    self._saved.save(tensor)
-                    unseen.enter_context(_compat.preserve_version(tensor))
+                for owner in self._existed_before(tensor):
+                    self._saved.save(owner)
+                    unseen.enter_context(_compat.preserve_version(owner))
             result = func(*args, **kwargs)
         if written or contains(torch.Tensor, result):
-            drawn = _compat.draws_random_numbers(name)
+            drawn = may_draw(target)
+            self._saved.drew_random_numbers |= drawn
             node = self._record((kind, target, graph_args, kwargs), volatile or drawn)
             if node is not None:
                 self._remember_result(result, node, volatile or drawn)
         return result
+
+    def _existed_before(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Return the tensors older than the trace that a write to ``tensor`` changes."""
+        owners = self._tree.storages.get(_compat.storage_id(tensor))
+        return owners or ([] if id(tensor) in self._made else [tensor])
 
     def forget(self, erased: set[fx.Node]) -> None:
         """Drop what was remembered of nodes that are gone."""

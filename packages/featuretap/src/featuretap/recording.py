@@ -75,8 +75,8 @@ class Recording:
 
     """
 
-    def __init__(self, model: nn.Module, tree: ModuleTree) -> None:
-        self.model = model
+    def __init__(self, tree: ModuleTree) -> None:
+        self.model = model = tree.model
         self.tree = tree
         self.events: list[fx.Node | ModuleCall | FixedArgument] = []
         self.auto_leaves: dict[str, str] = {}
@@ -148,7 +148,11 @@ class Recording:
                 names[name] = Point(name, position, event.value)
             elif self._depends(event, dependent):
                 dependent.add(event)
-                given = self._name(event, namer, dependent)
+                if event.op in ("call_function", "call_method"):
+                    target: Any = event.target
+                    written = written_arguments(target, event.args, event.kwargs)
+                    dependent.update(node for node in written if isinstance(node, fx.Node))
+                given = self._name(event, namer)
                 if given is not None:
                     event.meta["featuretap_name"] = given
                     names[given] = Point(given, position, event)
@@ -164,11 +168,9 @@ class Recording:
             return True
         return not dependent.isdisjoint(node.all_input_nodes)
 
-    def _name(self, node: fx.Node, namer: Namer, dependent: set[fx.Node]) -> str | None:
+    def _name(self, node: fx.Node, namer: Namer) -> str | None:
         target: Any = node.target
         if target in _UNNAMED:
-            written = written_arguments(target, node.args, node.kwargs)
-            dependent.update(a for a in written if isinstance(a, fx.Node))
             return None
         if "featuretap_given_name" in node.meta:
             return namer.module(node.meta["featuretap_given_name"])

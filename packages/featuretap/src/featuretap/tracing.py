@@ -15,6 +15,7 @@ that were looked into) in execution order. Names are given afterwards, in :mod:`
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import sys
@@ -27,8 +28,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from .autograd_functions import refused_functions
 from .errors import UntraceableModelError
-from .faithful import Guard, RealTensorMode, SavedTensors, TrainingReads
+from .faithful import Guard, RealTensorMode, SavedTensors, TrainingReads, Untouched
 from .messages import explain_failure, failure_location
 from .modules import ModuleTree, stored_tensor
 from .naming import join
@@ -45,6 +47,7 @@ __all__ = ["FeatureTracer"]
 # each other's patches in the wrong order, so there is one at a time.
 _ONE_TRACE = threading.RLock()
 
+_ATTEMPTS = 3
 _LITERALS = frozenset({type(None), bool, int, float, str})
 _FIXED_DEFAULTS = (type(None), bool, str)
 
@@ -76,46 +79,63 @@ class FeatureTracer(fx.Tracer):
         self._thread = threading.get_ident()
         self._concrete: dict[str, Any] = {}
 
-    def record(self, model: nn.Module, concrete_args: Mapping[str, Any] | None = None) -> Recording:
-        """Trace ``model`` and leave it, and the process, as they were.
+    def record(
+        self,
+        tree: ModuleTree,
+        untouched: Untouched,
+        concrete_args: Mapping[str, Any] | None = None,
+    ) -> Recording:
+        """Trace a model and leave it, and the process, as they were when ``untouched`` was made.
 
         Raises:
-            UntraceableModelError: if the forward of ``model`` itself cannot be recorded.
+            UntraceableModelError: if the forward of the model itself cannot be recorded.
 
         """
         with _ONE_TRACE:
-            self._thread = threading.get_ident()
-            self._start(model, dict(concrete_args or {}))
-            guard = Guard(model, self._saved)
-            # Neither the caller's grad mode nor its autocast may leak into what is recorded.
-            with guard, torch.inference_mode(False), torch.enable_grad(), TrainingReads() as reads:
-                with self._regions, patched_everywhere(self._wrapped), RealTensorMode(self):
-                    try:
-                        self.trace(model)
-                    except Exception as error:
-                        raise self._untraceable(error) from error
-                if guard.foreign_random_state_moved:
-                    raise UntraceableModelError(
-                        explain_failure(
-                            model,
-                            "",
-                            "",
-                            "the forward drew from Python's or NumPy's random numbers",
-                        )
-                    )
-                self.recording.read_training = reads.seen or self.recording.read_training
-            return self.recording
+            # Another thread, or a library that is imported on first use, may draw meanwhile; only a
+            # forward that does it every time is refused.
+            for _ in range(_ATTEMPTS):
+                if not self._trace_once(tree, untouched, dict(concrete_args or {})):
+                    return self.recording
+        reason = "the forward draws from Python's or NumPy's random numbers"
+        raise UntraceableModelError(explain_failure(tree.model, "", "", reason))
 
-    def _start(self, model: nn.Module, concrete_args: dict[str, Any]) -> None:
-        self._tree = ModuleTree(model)
+    def _trace_once(
+        self, tree: ModuleTree, untouched: Untouched, concrete_args: dict[str, Any]
+    ) -> bool:
+        """Trace, and say whether random numbers were drawn that a graph cannot draw again."""
+        self._thread = threading.get_ident()
+        self._start(tree, concrete_args)
+        guard = self._guard = Guard(untouched, self._saved)
+        with contextlib.ExitStack() as stack:
+            # Neither the caller's grad mode nor its autocast may leak into what is recorded.
+            reads = TrainingReads()
+            stack.enter_context(guard)
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(reads)
+            stack.enter_context(refused_functions())
+            stack.enter_context(self._regions)
+            stack.enter_context(patched_everywhere(self._wrapped))
+            stack.enter_context(RealTensorMode(self))
+            try:
+                self.trace(tree.model)
+            except Exception as error:
+                raise self._untraceable(error) from error
+            self.recording.read_training = reads.seen or self.recording.read_training
+            return guard.foreign_random_state_moved
+
+    def _start(self, tree: ModuleTree, concrete_args: dict[str, Any]) -> None:
+        self._tree = tree
         self._concrete = concrete_args
         self._scopes: list[str] = []
         self._module_stack: OrderedDict[str, tuple[str, type]] = OrderedDict()
         self._regions = RegionWatch()
         self._replayed_regions: tuple[Region, ...] = ()
         self._saved = SavedTensors()
+        self._swallowed: Exception | None = None
         self._innermost_failure: tuple[str, BaseException] | None = None
-        self.recording = Recording(model, self._tree)
+        self.recording = Recording(tree)
         self._real = RealTensors(self, self._tree, self._saved)
 
     # -- what fx asks for -------------------------------------------------------------------
@@ -129,6 +149,12 @@ class FeatureTracer(fx.Tracer):
         to its default: a stand-in would always take the other branch.
         """
         parameters = self._tree.signature.parameters
+        for name in self._concrete:
+            if name not in parameters:
+                raise UntraceableModelError(
+                    f"concrete_args names {name!r}, which is no argument of the model's forward; "
+                    f"it takes {', '.join(map(repr, parameters))}"
+                )
         fixed = self.recording.fixed_arguments
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
@@ -205,16 +231,25 @@ class FeatureTracer(fx.Tracer):
             self._scopes.append(path)
             try:
                 value = self._run(module, forward, args, kwargs)
+                if self._swallowed is not None:
+                    raise self._swallowed
+                moved = self._guard.model.reassigned_tensors(module)
+                if moved:
+                    raise self.refusal(
+                        f"the forward assigns {moved}, which the next call would read"
+                    )
                 call.value = freeze(value, self._real.node)
                 call.position = len(self.recording.events) - 1
                 return value
             except Exception as error:
+                self._swallowed = None
                 if self._innermost_failure is None or self._innermost_failure[1] is not error:
                     self._innermost_failure = (path, error)
                 if path == "":
                     raise
                 reason = f"{type(error).__name__}: {error} ({failure_location(error)})"
                 self._real.forget(self.recording.rollback(mark))
+                self._guard.model.restore(module)
             finally:
                 self._scopes.pop()
         elif path == "":
@@ -322,6 +357,19 @@ class FeatureTracer(fx.Tracer):
         call.position = call.start
         call.value = freeze(value, self._real.node)
         self.recording.events.append(call)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Refuse to branch on a value."""
+        raise self.refusal("a branch depends on the value or the size of a tensor")
+
+    def iter(self, obj: fx.Proxy) -> Any:
+        """Refuse to iterate over what has no known length."""
+        raise self.refusal("a loop depends on the length of a tensor or size")
+
+    def refusal(self, reason: str) -> fx.proxy.TraceError:
+        """Make an error, and remember it: an ``except`` of the model may swallow it."""
+        self._swallowed = fx.proxy.TraceError(reason)
+        return self._swallowed
 
     # -- failures -----------------------------------------------------------------------------
 

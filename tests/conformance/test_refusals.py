@@ -1,0 +1,256 @@
+"""Rules V2, V3 and E2: what fx cannot record faithfully it refuses, and never guesses."""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import featuretap
+from support import copied, identical, snapshot
+
+
+class Doubling(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -gradient
+
+
+@functools.cache
+def grid(size):
+    return torch.arange(4.0)
+
+
+def assigns_data(self, x):
+    y = self.lin(x)
+    y.data = y.data * 2
+    return y + 1
+
+
+def assigns_buffer(self, x):
+    self.average = 0.9 * self.average + 0.1 * x.mean(0)
+    return self.lin(x) - self.average
+
+
+def assigns_state(self, x):
+    self.state = self.state * 0.5
+    return self.lin(x) + self.state
+
+
+def swallows_a_branch(self, x):
+    try:
+        if x.sum() > 0:
+            return self.lin(x)
+    except Exception:
+        pass
+    return x
+
+
+def swallows_a_size(self, x):
+    try:
+        n = int(x.shape[0])
+    except TypeError:
+        n = 77
+    return self.lin(x) * n
+
+
+def looks_up_a_dtype(self, x):
+    return self.lin(x) * (2 if x.dtype in {torch.float32} else 3)
+
+
+def caches_by_size(self, x):
+    return self.lin(x) + grid(x.shape[1])
+
+
+def custom_backward(self, x):
+    return Doubling.apply(self.lin(x))
+
+
+def reads_a_buffer(self, x):
+    return self.lin(x) if self.average.sum() > 0 else x
+
+
+def reads_a_draw(self, x):
+    return self.lin(x) if torch.rand(()).item() > 0.5 else x
+
+
+def python_random(self, x):
+    return self.lin(x) * random.random()
+
+
+REFUSED = [
+    (assigns_data, "assignment to .data"),
+    (assigns_buffer, "buffer .?average"),
+    (assigns_state, r"assigns \.state"),
+    (swallows_a_branch, "a branch depends on the value"),
+    (swallows_a_size, r"int\(\) of a tensor or size"),
+    (looks_up_a_dtype, "used as a key"),
+    (caches_by_size, "used as a key"),
+    (custom_backward, "backward of the autograd.Function Doubling would be lost"),
+    (reads_a_buffer, "looks at the value of a buffer"),
+    (reads_a_draw, "looks at the value of a buffer, a parameter or a random number"),
+    (python_random, "draws from Python's or NumPy's random numbers"),
+]
+
+
+def model_of(function):
+    class Net(nn.Module):
+        forward = function
+
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+            self.register_buffer("average", torch.zeros(4))
+            self.state = torch.ones(4)
+
+    return Net()
+
+
+NAMES = [function.__name__ for function, _ in REFUSED]
+
+
+@pytest.mark.parametrize(("function", "reason"), REFUSED, ids=NAMES)
+def test_E2_V2_what_cannot_be_recorded_is_refused_with_its_reason(backend, function, reason):
+    if backend != "fx":
+        return
+    model = model_of(function)
+    before = snapshot(model)
+    with pytest.raises(featuretap.UntraceableModelError, match=reason) as caught:
+        featuretap.create_feature_extractor(model, "", backend="fx")
+    for way in ("leaf_modules", "autowrap_functions", "concrete_args", "hooks"):
+        assert way in str(caught.value)
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize(("function", "reason"), REFUSED[:-1], ids=NAMES[:-1])
+def test_E2_the_same_inside_a_submodule_makes_it_a_leaf(backend, extract, function, reason):
+    if backend != "fx":
+        return
+    model = nn.Sequential(nn.ReLU(), model_of(function), nn.Tanh())
+    x = torch.randn(2, 4)
+    state = copied(model.state_dict())
+    extractor = extract(model, ["1", "2"])
+    assert list(extractor.auto_leaves) == ["1"]
+    torch.manual_seed(3)
+    features = copied(dict(extractor(x)))
+    model.load_state_dict(state)
+    model[1].state = torch.ones(4)
+    torch.manual_seed(3)
+    assert identical(features["2"], copied(model(x)))
+
+
+def test_E2_the_error_names_the_file_and_line_of_the_model():
+    with pytest.raises(featuretap.UntraceableModelError) as caught:
+        featuretap.create_feature_extractor(model_of(swallows_a_size), "", backend="fx")
+    line = swallows_a_size.__code__.co_firstlineno + 2
+    assert caught.value.location == f"{__file__}:{line}"
+    assert f"{__file__}:{line}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda x: F.gumbel_softmax(x),
+        lambda x: F.dropout(x),
+        lambda x: torch.rand(3),
+        lambda x: torch.rand_like(x),
+        lambda x: torch.empty(3).normal_(),
+        lambda x: nn.init.kaiming_uniform_(torch.empty(3, 3)),
+    ],
+)
+def test_V1_draws_that_nobody_needs_still_move_the_generator(extract, draw):
+    class Net(nn.Module):
+        def forward(self, x):
+            draw(x)
+            return x + torch.rand(4)
+
+    model, x = Net(), torch.ones(2, 4)
+    extractor = extract(model, "")
+    torch.manual_seed(1)
+    expected = model(x)
+    torch.manual_seed(1)
+    assert identical(extractor(x)[""], expected)
+
+
+def test_M2_a_dtype_change_of_the_model_reaches_the_extractor_and_back(extract):
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+            self.register_buffer("scale", torch.ones(4))
+
+        def forward(self, x):
+            return self.lin(x) * self.scale
+
+    model = Scale()
+    extractor = extract(model, "mul")
+    model.double()
+    assert extractor(torch.ones(1, 4).double())["mul"].dtype is torch.float64
+    assert dict(extractor.named_buffers())["scale"] is model.scale
+    extractor.float()
+    assert model.scale.dtype is model.lin.weight.dtype is torch.float32
+
+
+def test_M5_objects_and_nested_caches_hold_no_stand_in(extract):
+    class Helper:
+        cos = None
+
+        def __call__(self, x):
+            if self.cos is None:
+                self.cos = x.new_zeros(4)
+            return x + self.cos
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.helper = Helper()
+            self.config = {"cache": {}}
+
+        def forward(self, x):
+            return self.helper(x) + self.config["cache"].setdefault(4, x.new_ones(4))
+
+    model = Net()
+    extract(model, "")
+    assert model.helper.cos is None
+    assert model.config == {"cache": {}}
+    assert type(model(torch.ones(4))) is torch.Tensor
+
+
+def test_M5_creating_does_not_rewind_the_generators_for_other_threads(extract):
+    model = nn.Sequential(nn.Linear(4, 4))
+    drawn: list[float] = []
+    stop = threading.Event()
+
+    def draw():
+        while not stop.is_set():
+            drawn.append((torch.rand(()).item(), torch.rand(()).item()))
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    for _ in range(30):
+        extract(model, "0")
+    stop.set()
+    thread.join()
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_E3_options_of_a_wrong_kind_are_shown(extract):
+    model = nn.Sequential(nn.ReLU())
+    for kwargs, match in [
+        ({"concrete_args": {"zz": 1}}, "'zz', which is no argument"),
+        ({"concrete_args": 5}, "concrete_args must be a dict"),
+        ({"tracer_kwargs": 5}, "tracer_kwargs must be a dict"),
+        ({"tracer_kwargs": {"leaf_modules": [5]}}, "leaf_modules takes module types"),
+        ({"tracer_kwargs": {"autowrap_functions": ["f"]}}, "autowrap_functions takes functions"),
+    ]:
+        with pytest.raises((TypeError, featuretap.UntraceableModelError), match=match):
+            extract(model, "0", **kwargs)
