@@ -30,7 +30,11 @@ def _refusal(proxy: fx.Proxy, reason: str) -> Exception:
 
 
 class FeatureProxy(fx.Proxy):
-    """A Proxy with augmented assignment and assignment to items."""
+    """A Proxy with augmented assignment and assignment to items.
+
+    There is no ``__index__``: torch's own argument parser tries it before it records a call such as
+    ``torch.zeros(sizes)``, and Python refuses a stand-in as an index without it.
+    """
 
     def __getattr__(self, k: str) -> FeatureAttribute:
         return FeatureAttribute(self, k)
@@ -48,9 +52,6 @@ class FeatureProxy(fx.Proxy):
 
     def __float__(self) -> float:
         raise _refusal(self, "float() of a tensor or size cannot be known when tracing")
-
-    def __index__(self) -> int:
-        raise _refusal(self, "a tensor or size is used where Python needs a number")
 
     def __hash__(self) -> int:
         # The hash of a stand-in would be found in no set, dict or cache: a branch taken silently.
