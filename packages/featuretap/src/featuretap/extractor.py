@@ -11,9 +11,9 @@ from typing import Any
 from torch import fx, nn
 
 from .codegen import compile_forward
-from .naming import join
+from .replay import replay
 from .serialization import graph_from_state, graph_to_state
-from .structures import copy_value, map_nodes
+from .structures import copy_value
 
 __all__ = ["ExtractorParts", "FeatureExtractor"]
 
@@ -173,21 +173,7 @@ class FeatureExtractor(fx.GraphModule):
         self, tracer: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> OrderedDict[str, Any]:
         """Record this extractor's nodes into ``tracer`` under the names they have here."""
-        bound = self._parts.signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        values: dict[fx.Node, Any] = {}
-        result: OrderedDict[str, Any] = OrderedDict()
-        for node in self.graph.nodes:
-            if node.op == "placeholder":
-                values[node] = bound.arguments[node.target]
-            elif node.op == "output":
-                items = fx.node.map_arg(node.args[0], values.__getitem__)
-                result = OrderedDict(items)
-            else:
-                values[node] = tracer.replay(node, path, values, self)
-            for module_path, value in node.meta.get("featuretap_calls", ()):
-                tracer.replay_call(join(path, module_path), map_nodes(value, values.__getitem__))
-        return result
+        return replay(self, self._parts.signature, tracer, path, args, kwargs)
 
 
 def _from_state(state: dict[str, Any]) -> FeatureExtractor:

@@ -9,10 +9,10 @@ from torch import fx, nn
 
 from .backends import Options
 from .errors import UntraceableModelError
-from .faithful import Untouched
 from .modules import ModuleTree
 from .recording import Recording
 from .tracing import FeatureTracer
+from .untouched import Untouched
 
 __all__ = ["MODES", "Recorded", "record_modes", "same_operation"]
 

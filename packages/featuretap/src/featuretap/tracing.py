@@ -16,12 +16,11 @@ that were looked into) in execution order. Names are given afterwards, in :mod:`
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -30,15 +29,16 @@ from torch import fx, nn
 
 from .autograd_functions import refused_functions
 from .errors import UntraceableModelError
-from .faithful import Guard, RealTensorMode, SavedTensors, TrainingReads, Untouched
+from .faithful import Guard, RealTensorMode, SavedTensors, TrainingReads
 from .messages import explain_failure, failure_location
-from .modules import ModuleTree, stored_tensor
-from .naming import join
+from .modules import ModuleTree
+from .placeholders import root_arguments
 from .proxies import FeatureProxy
 from .real_tensors import RealTensors
-from .recording import FixedArgument, ModuleCall, Recording
+from .recording import ModuleCall, Recording
 from .regions import Region, RegionWatch
 from .structures import freeze
+from .untouched import Untouched
 from .wrapping import patched_everywhere
 
 __all__ = ["FeatureTracer"]
@@ -49,7 +49,6 @@ _ONE_TRACE = threading.RLock()
 
 _ATTEMPTS = 3
 _LITERALS = frozenset({type(None), bool, int, float, str})
-_FIXED_DEFAULTS = (type(None), bool, str)
 
 
 class FeatureTracer(fx.Tracer):
@@ -134,7 +133,6 @@ class FeatureTracer(fx.Tracer):
         self._replayed_regions: tuple[Region, ...] = ()
         self._saved = SavedTensors()
         self._swallowed: Exception | None = None
-        self._innermost_failure: tuple[str, BaseException] | None = None
         self.recording = Recording(tree)
         self._real = RealTensors(self, self._tree, self._saved)
 
@@ -143,39 +141,8 @@ class FeatureTracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """Make one placeholder for each argument, and enter the root like any other module.
-
-        An argument whose default is ``None``, a flag or a string chooses a branch, so it is fixed
-        to its default: a stand-in would always take the other branch.
-        """
-        parameters = self._tree.signature.parameters
-        for name in self._concrete:
-            if name not in parameters:
-                raise UntraceableModelError(
-                    f"concrete_args names {name!r}, which is no argument of the model's forward; "
-                    f"it takes {', '.join(map(repr, parameters))}"
-                )
-        fixed = self.recording.fixed_arguments
-        args: list[Any] = []
-        kwargs: dict[str, Any] = {}
-        for name, parameter in parameters.items():
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                continue
-            if name in self._concrete:
-                value = fixed[name] = self._concrete[name]
-                self.recording.events.append(FixedArgument(name, value))
-            elif isinstance(parameter.default, _FIXED_DEFAULTS):
-                value = fixed[name] = parameter.default
-                self.recording.events.append(FixedArgument(name, value))
-            else:
-                has_default = parameter.default is not inspect.Parameter.empty
-                default = (parameter.default,) if has_default else ()
-                value = self.create_proxy("placeholder", name, default, {})
-                self.recording.placeholders[name] = value.node
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                kwargs[name] = value
-            else:
-                args.append(value)
+        """Make one placeholder for each argument, and enter the root like any other module."""
+        args, kwargs = root_arguments(self, self._tree.signature, self._concrete)
 
         def forward() -> None:
             self.root(*args, **kwargs)
@@ -243,8 +210,6 @@ class FeatureTracer(fx.Tracer):
                 return value
             except Exception as error:
                 self._swallowed = None
-                if self._innermost_failure is None or self._innermost_failure[1] is not error:
-                    self._innermost_failure = (path, error)
                 if path == "":
                     raise
                 reason = f"{type(error).__name__}: {error} ({failure_location(error)})"
@@ -326,37 +291,35 @@ class FeatureTracer(fx.Tracer):
         """Run a torch function on real tensors, and record it to be run again on every call."""
         return self._real.run(func, args, kwargs)
 
-    # -- what an extractor asks for when it is traced -----------------------------------------
+    # -- what an extractor asks for when it is traced (see replay.py) --------------------------
 
-    def replay(
-        self, node: fx.Node, path: str, values: Mapping[fx.Node, Any], owner: nn.Module
-    ) -> Any:
-        """Record a node of an extractor that stands at ``path``, in the scope it has there."""
-        args = fx.node.map_arg(node.args, values.__getitem__)
-        kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
-        target = node.target
-        if node.op == "get_attr":
-            holder, _, name = str(target).rpartition(".")
-            return self.proxy(self._real.node(stored_tensor(owner.get_submodule(holder), name)))
-        if node.op == "call_module":
-            target = self._tree.path_of(owner.get_submodule(str(target))) or join(path, str(target))
-        self._scopes.append(join(path, node.meta.get("featuretap_scope", "")))
-        self._replayed_regions = node.meta.get("featuretap_regions", ())
+    @contextlib.contextmanager
+    def at(self, scope: str, regions: tuple[Region, ...]) -> Iterator[None]:
+        """Record as if the forward of ``scope`` ran, inside ``regions``."""
+        self._scopes.append(scope)
+        self._replayed_regions = regions
         try:
-            proxy = self.create_proxy(node.op, target, args, kwargs)
-            if "featuretap_name" in node.meta:
-                proxy.node.meta["featuretap_given_name"] = join(path, node.meta["featuretap_name"])
-            return proxy
+            yield
         finally:
             self._scopes.pop()
             self._replayed_regions = ()
 
-    def replay_call(self, path: str, value: Any) -> None:
-        """Note that a module returned ``value`` in a forward that is being replayed."""
+    def stored(self, tensor: torch.Tensor) -> fx.Proxy:
+        """Return the stand-in of a tensor that the model holds."""
+        return self.proxy(self._real.node(tensor))
+
+    def path_of_stored(self, module: nn.Module) -> str | None:
+        """Return the path of ``module`` in the model that is traced."""
+        return self._tree.path_of(module)
+
+    def returned(self, path: str, value: Any) -> None:
+        """Note that a module returned ``value`` here."""
         call = ModuleCall(path, start=len(self.recording.events))
         call.position = call.start
         call.value = freeze(value, self._real.node)
         self.recording.events.append(call)
+
+    # -- failures -----------------------------------------------------------------------------
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Refuse to branch on a value."""
@@ -370,8 +333,6 @@ class FeatureTracer(fx.Tracer):
         """Make an error, and remember it: an ``except`` of the model may swallow it."""
         self._swallowed = fx.proxy.TraceError(reason)
         return self._swallowed
-
-    # -- failures -----------------------------------------------------------------------------
 
     def _untraceable(self, error: Exception) -> UntraceableModelError:
         if isinstance(error, UntraceableModelError):

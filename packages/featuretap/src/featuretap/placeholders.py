@@ -1,0 +1,57 @@
+"""What stands for the arguments of the model while it is traced."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .errors import UntraceableModelError
+from .recording import FixedArgument
+
+if TYPE_CHECKING:
+    from .tracing import FeatureTracer
+
+__all__ = ["root_arguments"]
+
+_FIXED_DEFAULTS = (type(None), bool, str)
+
+
+def root_arguments(
+    tracer: FeatureTracer, signature: inspect.Signature, concrete: Mapping[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return the positional and keyword arguments to call the model with.
+
+    An argument whose default is ``None``, a flag or a string chooses a branch, so it is fixed to its
+    default: a stand-in would always take the other branch. The others are placeholders.
+    """
+    _check_names(signature, concrete)
+    recording = tracer.recording
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if name in concrete or isinstance(parameter.default, _FIXED_DEFAULTS):
+            value = concrete.get(name, parameter.default)
+            recording.fixed_arguments[name] = value
+            recording.events.append(FixedArgument(name, value))
+        else:
+            has_default = parameter.default is not inspect.Parameter.empty
+            default = (parameter.default,) if has_default else ()
+            value = tracer.create_proxy("placeholder", name, default, {})
+            recording.placeholders[name] = value.node
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            kwargs[name] = value
+        else:
+            args.append(value)
+    return args, kwargs
+
+
+def _check_names(signature: inspect.Signature, concrete: Mapping[str, Any]) -> None:
+    for name in concrete:
+        if name not in signature.parameters:
+            raise UntraceableModelError(
+                f"concrete_args names {name!r}, which is no argument of the model's forward; "
+                f"it takes {', '.join(map(repr, signature.parameters))}"
+            )
