@@ -193,24 +193,38 @@ class _Holders:
         uses: dict[str, int] = {}
         for node in graph.nodes:
             if node.op == "call_module":
-                owner = str(node.target).rpartition(".")[0]
-                uses[owner] = uses.get(owner, 0) + 1
+                path = str(node.target)
+                while path:
+                    path = path.rpartition(".")[0]
+                    uses[path] = uses.get(path, 0) + 1
+                    if uses[path] > 1:
+                        break  # the holders of this holder have counted it already
         numbered = enumerate(owner for owner, count in uses.items() if count > 1)
         self._names = {owner: f"{prefix}M{number}" for number, owner in numbered}
         self._made: set[str] = set()
 
     def needed_by(self, node: fx.Node) -> list[str]:
-        """Return the assignment that must come before ``node``, if it is the first of its holder."""
-        owner = str(node.target).rpartition(".")[0]
-        if node.op != "call_module" or owner not in self._names or owner in self._made:
+        """Return the assignments that must come before ``node``, if it is the first of a holder."""
+        if node.op != "call_module":
             return []
-        self._made.add(owner)
-        return [f"{self._names[owner]} = {_module(owner) if owner else 'self'}._modules"]
+        lines: list[str] = []
+        owner = str(node.target)
+        while owner:
+            owner = owner.rpartition(".")[0]
+            if owner in self._made:
+                break
+            if owner in self._names:
+                self._made.add(owner)
+                lines.insert(0, f"{self._names[owner]} = {self._look_up(owner)}")
+        return lines
 
     def module(self, path: str) -> str:
         """Write the module at ``path``."""
         owner, _, name = path.rpartition(".")
-        return f"{self._names[owner]}[{name!r}]" if owner in self._names else _module(path)
+        return f"{self._names.get(owner) or self._look_up(owner)}[{name!r}]"
+
+    def _look_up(self, path: str) -> str:
+        return f"{self.module(path) if path else 'self'}._modules"
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:

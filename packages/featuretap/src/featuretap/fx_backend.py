@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from .backends import Options
 from .errors import UntraceableModelError
@@ -63,21 +63,17 @@ def assemble(
         return_nodes={"train": {}, "eval": {}},
     )
     constants: dict[str, Any] = {}
-    prunings: dict[int, Pruning] = {}
-    tree = ModuleTree(model)
     for mode in MODES:
         recording, selection = recordings[mode], selections.get(mode)
         if selection is None or isinstance(recording, UntraceableModelError):
             parts.graphs[mode] = f"this extractor has no {mode} mode: {recording}"
             continue
-        if id(selection) not in prunings:
-            prunings[id(selection)] = Pruning(recording, selection)
-        pruning = prunings[id(selection)]
-        parts.graphs[mode] = pruning.graph(recording.flags(mode))
         parts.return_nodes[mode] = selection.names_to_keys
         parts.fixed[mode] = recording.fixed_arguments
         parts.auto_leaves.update(recording.auto_leaves)
         constants.update(recording.constants)
+    parts.graphs.update(_prune(recordings, selections))
+    tree = ModuleTree(model)
     extractor = FeatureExtractor(parts)
     populate(extractor, tree, constants)
     _note_flag_exceptions(extractor, recordings)
@@ -100,6 +96,25 @@ def _select(
                 else Selection.resolve(requests[mode], recording, mode)
             )
     return selections
+
+
+def _prune(
+    recordings: Mapping[str, Recorded], selections: Mapping[str, Selection]
+) -> dict[str, fx.Graph]:
+    """Make the graph of each mode, once for modes that agree on recording and selection."""
+    graphs: dict[str, fx.Graph] = {}
+    pending = list(selections)
+    while pending:
+        recording, selection = recordings[pending[0]], selections[pending[0]]
+        assert isinstance(recording, Recording)
+        modes = [mode for mode in pending if selections[mode] is selection]
+        pending = [mode for mode in pending if mode not in modes]
+        made = Pruning(recording, selection).graphs(
+            [recording.flags(mode) for mode in modes],
+            consume=all(recordings[mode] is not recording for mode in pending),
+        )
+        graphs.update(zip(modes, made, strict=True))
+    return graphs
 
 
 def _warn_of_two_meanings(

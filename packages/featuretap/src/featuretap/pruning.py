@@ -11,7 +11,8 @@ A selected value is copied where something kept later writes its storage, and on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 from torch import fx, nn
@@ -48,24 +49,26 @@ class Pruning:
         self._storage = StorageClasses()
         self._state: list[fx.Node] = []
         self._effects = [self._effect(event) for event in recording.events[: self._last + 1]]
-        self._graphs: list[tuple[set[fx.Node], fx.Graph]] = []
 
-    def graph(self, training: Flags) -> fx.Graph:
-        """Return a graph that computes the selection and ends after its last point.
+    def graphs(self, modes: Sequence[Flags], *, consume: bool) -> list[fx.Graph]:
+        """Return for each mode a graph that computes the selection and ends after its last point.
 
-        Two modes that need the same nodes share one graph.
+        Modes that need the same nodes share one graph.
 
         Args:
-            training: the ``training`` flag of each module in the mode that the graph is for.
+            modes: for each mode, the ``training`` flag that each module has in it.
+            consume: whether the recording may be used up, which saves copying its nodes.
 
         """
-        kept = self._kept(training)
-        for known, graph in self._graphs:
-            if known == kept:
-                return graph
-        graph = self._build(kept)
-        self._graphs.append((kept, graph))
-        return graph
+        kept = [self._kept(training) for training in modes]
+        graphs: list[fx.Graph] = []
+        for index, nodes in enumerate(kept):
+            first = kept.index(nodes)
+            last_graph = all(later == nodes for later in kept[index:])
+            graphs.append(
+                graphs[first] if first < index else self._build(nodes, consume and last_graph)
+            )
+        return graphs
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self._recording.tree.paths[str(node.target)] if node.op == "call_module" else None
@@ -109,30 +112,48 @@ class Pruning:
             live.update(map(of, event.all_input_nodes))
         return needed
 
-    def _build(self, kept: set[fx.Node]) -> fx.Graph:
+    def _build(self, kept: set[fx.Node], consume: bool) -> fx.Graph:
+        graph = self._strip(kept) if consume else fx.Graph()
         last_write = self._last_writes(kept)
-        graph = fx.Graph()
         nodes: dict[fx.Node, fx.Node] = {}
+
+        def take(node: fx.Node) -> fx.Node:
+            nodes[node] = node if consume else graph.node_copy(node, nodes.__getitem__)
+            return nodes[node]
+
+        latest: fx.Node | None = None
         for placeholder in self._recording.placeholders.values():
-            nodes[placeholder] = graph.node_copy(placeholder)
+            latest = take(placeholder)
         values: dict[int, Any] = {}
         for position in range(self._last + 1):
             node = self._recording.events[position]
             if isinstance(node, fx.Node) and node in kept and node not in nodes:
-                nodes[node] = graph.node_copy(node, nodes.__getitem__)
+                latest = take(node)
             for point in self._selected_at.get(position, ()):
                 if id(point) not in values:
-                    values[id(point)] = self._capture(point, graph, nodes, last_write)
-            self._note_calls(position, graph, nodes)
+                    following = latest.next if latest else None
+                    with graph.inserting_before(following) if following else nullcontext():
+                        values[id(point)] = self._capture(point, graph, nodes, last_write)
+                    latest = following.prev if following else None
+            self._note_calls(position, latest, nodes)
         graph.output({key: values[id(point)] for key, point in self._selection.items()})
         return graph
 
-    def _note_calls(self, position: int, graph: fx.Graph, nodes: Mapping[fx.Node, fx.Node]) -> None:
+    def _strip(self, kept: set[fx.Node]) -> fx.Graph:
+        """Erase from the recording's own graph what is not kept."""
+        graph = self._recording.graph
+        for node in reversed(graph.nodes):
+            if node not in kept and node.op != "placeholder":
+                graph.erase_node(node)
+        return graph
+
+    def _note_calls(
+        self, position: int, latest: fx.Node | None, nodes: Mapping[fx.Node, fx.Node]
+    ) -> None:
         """Remember which modules return here, for an extractor of this extractor."""
         for call in self._ending_at.get(position, ()):
-            if call.path and all(node in nodes for node in nodes_in(call.value)):
-                last = next(iter(reversed(graph.nodes)))
-                calls = last.meta.setdefault("featuretap_calls", [])
+            if latest and call.path and all(node in nodes for node in nodes_in(call.value)):
+                calls = latest.meta.setdefault("featuretap_calls", [])
                 calls.append((call.path, map_nodes(call.value, nodes.__getitem__)))
 
     def _last_writes(self, kept: set[fx.Node]) -> dict[Any, int]:

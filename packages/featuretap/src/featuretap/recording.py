@@ -67,6 +67,7 @@ class Recording:
     """The events of one traced forward, in execution order.
 
     Attributes:
+        graph: what :class:`torch.fx.Tracer` made; pruning may use it up.
         events: nodes, and the calls of modules that were looked into.
         auto_leaves: path of each module that became a leaf by itself -> why.
         fixed_arguments: arguments that were given a value when tracing.
@@ -78,6 +79,7 @@ class Recording:
     def __init__(self, tree: ModuleTree) -> None:
         self.model = model = tree.model
         self.tree = tree
+        self.graph = fx.Graph()
         self.events: list[fx.Node | ModuleCall | FixedArgument] = []
         self.auto_leaves: dict[str, str] = {}
         self.fixed_arguments: dict[str, Any] = {}

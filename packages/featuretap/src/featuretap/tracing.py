@@ -118,7 +118,7 @@ class FeatureTracer(fx.Tracer):
             stack.enter_context(patched_everywhere(self._wrapped))
             stack.enter_context(RealTensorMode(self))
             try:
-                self.trace(tree.model)
+                self.recording.graph = self.trace(tree.model)
             except Exception as error:
                 raise self._untraceable(error) from error
             self.recording.read_training = reads.seen or self.recording.read_training
