@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from . import _compat
 from .naming import join
 
-__all__ = ["ModuleTree", "stored_tensor"]
+__all__ = ["LeafRule", "ModuleTree", "stored_tensor"]
+
+_IS_LEAF_FOR_FX = fx.Tracer().is_leaf_module
+
+
+class LeafRule:
+    """Which modules are not looked into: those of ``torch.nn``, as for fx, and the user's choice.
+
+    Args:
+        leaf_modules: module types or instances.
+
+    """
+
+    def __init__(self, leaf_modules: Iterable[type[nn.Module] | nn.Module] = ()) -> None:
+        leaves = list(leaf_modules)
+        self._types = tuple(leaf for leaf in leaves if isinstance(leaf, type))
+        self._ids = {id(leaf) for leaf in leaves if not isinstance(leaf, type)}
+
+    def __call__(self, module: nn.Module, path: str) -> bool:
+        """Say whether a call of ``module`` is one node."""
+        chosen = id(module) in self._ids or isinstance(module, self._types)
+        return chosen or _IS_LEAF_FOR_FX(module, path)
 
 
 class ModuleTree:

@@ -18,7 +18,7 @@ from torch import fx
 
 from .errors import UntraceableModelError
 
-__all__ = ["Built", "Opaque", "build", "copy_value", "freeze", "map_nodes", "nodes_in", "thaw"]
+__all__ = ["Built", "Opaque", "build", "copy_value", "freeze", "map_nodes", "map_tensors", "nodes_in", "thaw"]
 
 
 class Built(NamedTuple):
@@ -126,23 +126,28 @@ def copy_value(value: Any) -> Any:
 
     Differentiable, and bit for bit.
     """
+    return map_tensors(value, torch.Tensor.clone)
+
+
+def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Rebuild ``value`` with ``change(tensor)`` in place of each tensor."""
     if isinstance(value, torch.Tensor):
-        return value.clone()
-    if isinstance(value, tuple):
-        items = [copy_value(item) for item in value]
+        return change(value)
+    if isinstance(value, tuple) and type(value) is not torch.Size:
+        items = [map_tensors(item, change) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, list):
-        return [copy_value(item) for item in value]
+        return [map_tensors(item, change) for item in value]
     if isinstance(value, dict) or (is_dataclass(value) and not isinstance(value, type)):
-        return _copy_object(value)
+        return _map_object(value, change)
     return value
 
 
-def _copy_object(value: Any) -> Any:
+def _map_object(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     new = copy.copy(value)
     if isinstance(new, dict):
         for key, item in value.items():
-            new[key] = copy_value(item)
+            new[key] = map_tensors(item, change)
     for field in fields(value) if is_dataclass(value) else ():
-        object.__setattr__(new, field.name, copy_value(getattr(value, field.name)))
+        object.__setattr__(new, field.name, map_tensors(getattr(value, field.name), change))
     return new

@@ -31,7 +31,7 @@ from .autograd_functions import refused_functions
 from .errors import UntraceableModelError
 from .faithful import Guard, RealTensorMode, SavedTensors, TrainingReads
 from .messages import explain_failure, failure_location
-from .modules import ModuleTree
+from .modules import LeafRule, ModuleTree
 from .placeholders import root_arguments
 from .proxies import FeatureProxy
 from .real_tensors import RealTensors
@@ -72,9 +72,7 @@ class FeatureTracer(fx.Tracer):
         modules = dict.fromkeys([math, *([operators] if operators else []), *autowrap_modules])
         self._wrapped = tuple(autowrap_functions)
         super().__init__(autowrap_modules=tuple(modules), autowrap_functions=self._wrapped)
-        leaves = list(leaf_modules)
-        self._leaf_types = tuple(leaf for leaf in leaves if isinstance(leaf, type))
-        self._leaf_ids = {id(leaf) for leaf in leaves if not isinstance(leaf, type)}
+        self._is_leaf = LeafRule(leaf_modules)
         self._thread = threading.get_ident()
         self._concrete: dict[str, Any] = {}
 
@@ -151,11 +149,8 @@ class FeatureTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a call of ``m`` is one node: the user's choice, or a module of ``torch.nn``."""
-        if id(m) in self._leaf_ids or isinstance(m, self._leaf_types):
-            return True
-        if module_qualified_name in self.recording.auto_leaves:
-            return True
-        return super().is_leaf_module(m, module_qualified_name)
+        is_auto_leaf = module_qualified_name in self.recording.auto_leaves
+        return is_auto_leaf or self._is_leaf(m, module_qualified_name)
 
     def call_module(
         self,

@@ -1,0 +1,9 @@
+"""Returns what happens inside a PyTorch model, for models that ``torch.fx`` cannot trace.
+
+The same two functions as :mod:`featuretap`, with the same names of nodes; the values are taken from
+the model's real forward as it runs.
+"""
+
+from .api import create_feature_extractor, get_graph_node_names
+
+__all__ = ["create_feature_extractor", "get_graph_node_names"]

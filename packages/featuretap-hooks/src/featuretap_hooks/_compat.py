@@ -1,0 +1,51 @@
+"""The private corners of torch that featuretap-hooks leans on, one small function each.
+
+Each says on which torch versions it was checked.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from featuretap._compat import storage_id
+from torch import nn
+
+__all__ = ["calling_modules", "functions_wrapped_for_fx", "graph_target", "storage_id"]
+
+_CALL: types.CodeType = nn.Module.__call__.__code__  # type: ignore[attr-defined]
+
+
+def calling_modules(frame: types.FrameType | None) -> Iterator[nn.Module]:
+    """Yield the modules whose call ``frame`` is in, innermost first.
+
+    Reads the frames of ``nn.Module.__call__``. Checked on torch 2.6.0, 2.13.0 and 2.15.0.
+    """
+    while frame is not None:
+        if frame.f_code is _CALL:
+            yield frame.f_locals["self"]
+        frame = frame.f_back
+
+
+def functions_wrapped_for_fx() -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield namespace and name of each function that a library gave to ``torch.fx.wrap``.
+
+    Checked on torch 2.6.0, 2.13.0 and 2.15.0.
+    """
+    from torch.fx import _symbolic_trace
+
+    registered: dict[tuple[int, str], dict[str, Any]] = _symbolic_trace._wrapped_fns_to_patch
+    for (_, name), namespace in list(registered.items()):
+        yield namespace, name
+
+
+
+
+def graph_target(func: Callable[..., Any]) -> Any:
+    """Return what ``func`` would be in a graph: the name of a method, or the function.
+
+    Checked on torch 2.6.0, 2.13.0 and 2.15.0.
+    """
+    return func.__name__ if torch.overrides.is_tensor_method_or_property(func) else func

@@ -1,0 +1,79 @@
+"""The hooks backend, as the core finds it by its entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from featuretap import NodeNames
+from featuretap.backends import Options
+from featuretap.modules import LeafRule, ModuleTree
+from torch import nn
+
+from .example import MODES, Seen, watch_modes
+from .extractor import HooksExtractor
+from .guessing import Guess
+from .parts import needed_part
+from .plan import Plan
+
+__all__ = ["HooksBackend", "backend"]
+
+
+class HooksBackend:
+    """Serves every model, by watching its real forward."""
+
+    def node_names(self, model: nn.Module, options: Options) -> NodeNames:
+        """List the nodes of both modes; without example inputs, the modules."""
+        if not _has_example(options):
+            tree = ModuleTree(model)
+            guess = Guess(tree, LeafRule(options.leaf_modules), options)
+            names = [*guess.inputs, *(path for path in tree.paths if path and _is_called(tree, path))]
+            return NodeNames(names, names)
+        names_of: dict[str, list[str]] = {}
+        failures: dict[str, str] = {}
+        for mode, seen in watch_modes(model, options).items():
+            if isinstance(seen, Seen):
+                names_of[mode] = list(seen.index.names)
+            else:
+                names_of[mode], failures[mode] = [], f"{type(seen).__name__}: {seen}"
+        return NodeNames(names_of["train"], names_of["eval"], {}, failures)
+
+    def extractor(
+        self, model: nn.Module, requests: Mapping[str, Mapping[Any, str | None]], options: Options
+    ) -> HooksExtractor:
+        """Make an extractor of ``requests``."""
+        plans = {mode: Plan(requests[mode]) for mode in MODES}
+        part: dict[str, nn.Module | None] | None = None
+        if _has_example(options):
+            part = self._resolve(model, plans, options)
+        else:
+            guess = Guess(ModuleTree(model), LeafRule(options.leaf_modules), options)
+            for mode, plan in plans.items():
+                plan.guess(guess, mode)
+        return HooksExtractor(model, plans, options, part=part, **options.extra)
+
+    def _resolve(
+        self, model: nn.Module, plans: Mapping[str, Plan], options: Options
+    ) -> dict[str, nn.Module | None] | None:
+        """Look the requests up in watched forwards; return the modules that these needed."""
+        found = watch_modes(model, options)
+        ran: set[str] = set()
+        for mode, seen in found.items():
+            if isinstance(seen, Seen):
+                plans[mode].resolve(seen.index, mode)
+                plans[mode].callers = seen.calls.callers
+                ran |= seen.ran_before(plans[mode].keys or ())
+        return needed_part(model, ran) if options.extra.get("early_stop", True) else None
+
+
+def _has_example(options: Options) -> bool:
+    return options.example_args is not None or options.example_kwargs is not None
+
+
+def _is_called(tree: ModuleTree, path: str) -> bool:
+    """Whether the module at ``path`` has a forward of its own."""
+    forward = getattr(type(tree.paths[path]), "forward", None)
+    return forward is not None and forward is not nn.Module.forward
+
+
+backend = HooksBackend()

@@ -1,0 +1,137 @@
+"""Watch a whole forward on example inputs, and leave the model and the process as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from featuretap import UntraceableModelError
+from featuretap.backends import Options
+from featuretap.faithful import RandomState, SavedTensors, foreign_random_state
+from featuretap.inplace import written_arguments
+from featuretap.modules import LeafRule, ModuleTree
+from featuretap.structures import copy_value
+from featuretap.untouched import Untouched
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from . import _compat
+from .index import Index
+from .patching import places
+from .scopes import Calls
+from .watching import run_watched
+
+__all__ = ["MODES", "Seen", "watch_example", "watch_modes"]
+
+MODES = ("train", "eval")
+
+
+class Seen:
+    """What one watched forward showed.
+
+    Attributes:
+        index: the nodes.
+        calls: which modules ran, when, and who called them.
+
+    """
+
+    def __init__(self, tree: ModuleTree) -> None:
+        self._parameters = tree.parameters
+        self.index = Index(tree)
+        self.calls = Calls(lambda: len(self.index))
+
+    def ran_before(self, names: Iterable[str]) -> set[str]:
+        """Return the modules that ran, or gave a parameter, up to the last of ``names``."""
+        points = (self.index.find(name) for name in names)
+        last = max((point.position for point in points if point), default=-1)
+        ran = {path for path, start in self.calls.started.items() if start <= last}
+        for name, point in self.index.names.items():
+            if name in self._parameters and point.position <= last:
+                ran.add(name.rpartition(".")[0])
+        return ran
+
+
+class _SaveWritten(TorchFunctionMode):
+    """Saves tensors of the model before they are written."""
+
+    def __init__(self, tree: ModuleTree, saved: SavedTensors) -> None:
+        super().__init__()
+        self._tree = tree
+        self._saved = saved
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        kinds: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Save what ``func`` is about to write."""
+        kwargs = kwargs or {}
+        for written in written_arguments(_compat.graph_target(func), args, kwargs):
+            if isinstance(written, torch.Tensor):
+                for stored in self._tree.storages.get(_compat.storage_id(written), ()):
+                    self._saved.save(stored)
+        return func(*args, **kwargs)
+
+
+def watch_example(
+    model: nn.Module,
+    tree: ModuleTree,
+    options: Options,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Seen:
+    """Run ``model`` on copies of the arguments, in the mode that it is in."""
+    seen, saved = Seen(tree), SavedTensors()
+    for buffer in model.buffers():
+        saved.save(buffer)
+    with ExitStack() as stack:
+        stack.callback(foreign_random_state()[1])
+        stack.callback(RandomState().restore)
+        stack.callback(saved.restore)
+        stack.callback(Untouched(model).restore)
+        stack.enter_context(_SaveWritten(tree, saved))
+        run_watched(
+            model,
+            tree,
+            seen.index,
+            copy_value(tuple(args)),
+            copy_value(dict(kwargs)),
+            is_leaf=LeafRule(options.leaf_modules),
+            places=places(tree, options),
+            calls=seen.calls,
+        )
+    return seen
+
+
+def watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exception]:
+    """Watch the example of ``options`` in both modes; a mode that fails has its error instead.
+
+    Raises:
+        UntraceableModelError: if the model runs in neither mode.
+
+    """
+    tree = ModuleTree(model)
+    args, kwargs = options.example_args or (), options.example_kwargs or {}
+    seen: dict[str, Seen | Exception] = {}
+    untouched = Untouched(model)
+    try:
+        for mode in MODES:
+            if model.training != (mode == "train"):
+                model.train(mode == "train")
+            try:
+                seen[mode] = watch_example(model, tree, options, args, kwargs)
+            except Exception as error:
+                seen[mode] = error
+            untouched.restore()
+    finally:
+        untouched.restore()
+    failures = [found for found in seen.values() if isinstance(found, Exception)]
+    if len(failures) == len(MODES):
+        raise UntraceableModelError(
+            f"the model fails on the example inputs in both modes: {failures[-1]}"
+        ) from failures[-1]
+    return seen

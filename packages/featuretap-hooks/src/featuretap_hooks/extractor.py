@@ -1,0 +1,247 @@
+"""The module that runs the real forward of a model and returns the requested values."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from featuretap import NodeNotReachedError
+from featuretap.backends import Options
+from featuretap.errors import nearest
+from featuretap.modules import LeafRule, ModuleTree
+from torch import nn
+
+from .captures import Captures, Stop
+from .example import watch_example
+from .guessing import input_names
+from .patching import Place, places
+from .scopes import Calls
+from .plan import Plan, Watch
+from .watching import run_watched, watch_modules
+
+__all__ = ["HooksExtractor"]
+
+
+class HooksExtractor(nn.Module):
+    """Runs ``model`` under watch. Made by :func:`featuretap_hooks.create_feature_extractor`.
+
+    It passes for the model: ``isinstance`` sees the model's class, attributes and methods are the
+    model's, and so are the keys of ``state_dict``.
+
+    Args:
+        model: the model, which stays as it is.
+        plans: ``"train"`` and ``"eval"`` -> what to watch.
+        options: leaf modules and functions that are one node.
+        early_stop: end the forward when every requested value is there.
+        missing: ``"error"`` or ``"skip"``, for nodes that a forward did not reach.
+        part: the modules, by name, that the parameters come from; ``None`` for all.
+
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plans: Mapping[str, Plan],
+        options: Options,
+        *,
+        early_stop: bool = True,
+        missing: str = "error",
+        part: dict[str, nn.Module | None] | None = None,
+    ) -> None:
+        super().__init__()
+        state = vars(self)
+        state["_model"], state["_plans"], state["_options"] = model, dict(plans), options
+        state["_early_stop"], state["_missing"], state["_part"] = early_stop, missing, part
+        state["_tree"] = ModuleTree(model)
+        state["_is_leaf"] = LeafRule(options.leaf_modules)
+        # The registries themselves are shared, so that ``to`` and ``half`` reach the model.
+        state["_parameters"], state["_buffers"] = model._parameters, model._buffers
+        state["_non_persistent_buffers_set"] = model._non_persistent_buffers_set
+        state["_modules"] = model._modules if part is None else part
+
+    # -- passing for the model --------------------------------------------------------------------
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # noqa: D105
+        return type(vars(self).get("_model", self))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(vars(self)["_model"], name)
+
+    @property
+    def training(self) -> bool:
+        """The mode of the model."""
+        return bool(vars(self)["_model"].training)
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        model = vars(self).get("_model")
+        if model is not None:
+            model.training = mode
+
+    def train(self, mode: bool = True) -> HooksExtractor:
+        """Switch the model, and with it the extractor."""
+        self._model.train(mode)
+        return self
+
+    @property
+    def return_nodes(self) -> dict[str, str]:
+        """Node name -> output key in the mode that the model is in."""
+        return dict(self._plan.names_to_keys)
+
+    @property
+    def _plan(self) -> Plan:
+        plan: Plan = self._plans["train" if self.training else "eval"]
+        return plan
+
+    # -- running --------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> OrderedDict[str, Any]:
+        """Call the model; take the arguments that its forward takes.
+
+        Raises:
+            NodeNotReachedError: if the forward did not reach a requested node.
+
+        """
+        plan = self._plan
+        if plan.keys is None:
+            seen = watch_example(self._model, self._tree, self._options, args, kwargs)
+            plan.resolve(seen.index, "train" if self.training else "eval")
+            plan.callers = seen.calls.callers
+        keys = plan.keys or {}
+        grad = torch.is_grad_enabled()
+        captures = Captures(keys, plan.overwritten.get(grad), stop=self._may_stop())
+        try:
+            self._watch(plan, captures, args, kwargs)
+        except Stop as stop:
+            if stop.args != (captures,):
+                raise
+        self._settle(plan, captures, grad)
+        return OrderedDict(
+            (key, value) for name, value in captures.values.items() for key in keys[name]
+        )
+
+    def _watch(self, plan: Plan, captures: Captures, args: Any, kwargs: Any) -> None:
+        watch = Watch.of(plan.keys or (), self._tree, self._inputs)
+        if watch.scopes:
+            calls = Calls()
+            only = None if plan.callers is None else watch.only(plan.callers, self._tree)
+            try:
+                run_watched(
+                    self._model,
+                    self._tree,
+                    captures,
+                    args,
+                    kwargs,
+                    is_leaf=self._is_leaf,
+                    places=self._places,
+                    only=only,
+                    calls=calls,
+                )
+            finally:
+                if only is None:
+                    plan.callers = calls.callers
+            return
+        if watch.inputs:
+            bound = self._tree.signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            for name, argument in watch.inputs.items():
+                captures.take(name, bound.arguments[argument])
+        with watch_modules({path: self._tree.paths[path] for path in watch.outputs}, captures.take):
+            self._model(*args, **kwargs)
+
+    def _settle(self, plan: Plan, captures: Captures, grad: bool) -> None:
+        """Learn from the forward, and say what it did not reach."""
+        for name in sorted(captures.missing & self._tree.parameters.keys()):
+            captures.values[name] = self._tree.parameters[name]
+            captures.missing.discard(name)
+        if captures.missing and self._missing == "error":
+            raise _not_reached(self._model, captures)
+        damaged = captures.damaged
+        plan.overwritten[grad] = captures.overwritten()
+        if damaged:
+            names = ", ".join(map(repr, sorted(damaged)))
+            raise RuntimeError(
+                f"this forward overwrote {names} in place, which no forward before it did; its value is "
+                "lost. Call the extractor again: from now on it is copied"
+            )
+
+    def _may_stop(self) -> bool:
+        return bool(self._early_stop)
+
+    @property
+    def _inputs(self) -> dict[str, str]:
+        return self._cached("_input_names", partial(input_names, self._tree))
+
+    @property
+    def _places(self) -> list[Place]:
+        return self._cached("_patched_places", partial(places, self._tree, self._options))
+
+    def _cached(self, name: str, make: Any) -> Any:
+        state = vars(self)
+        if name not in state:
+            state[name] = make()
+        return state[name]
+
+    # -- copies -----------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HooksExtractor:
+        new = _rebuild(copy.deepcopy(self._state(), memo))
+        memo[id(self)] = new
+        return new
+
+    def __copy__(self) -> HooksExtractor:
+        return _rebuild(self._state())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _rebuild, (self._state(),)
+
+    def _state(self) -> dict[str, Any]:
+        state = vars(self)
+        names = ("_model", "_plans", "_early_stop", "_missing", "_part")
+        options = state["_options"]
+        return {
+            **{name: state[name] for name in names},
+            "leaf_modules": options.leaf_modules,
+            "autowrap_functions": options.autowrap_functions,
+            "autowrap_modules": [module.__name__ for module in options.autowrap_modules],
+        }
+
+
+def _rebuild(state: dict[str, Any]) -> HooksExtractor:
+    import importlib
+
+    options = Options(
+        leaf_modules=state["leaf_modules"],
+        autowrap_functions=state["autowrap_functions"],
+        autowrap_modules=tuple(map(importlib.import_module, state["autowrap_modules"])),
+    )
+    return HooksExtractor(
+        state["_model"],
+        state["_plans"],
+        options,
+        early_stop=state["_early_stop"],
+        missing=state["_missing"],
+        part=state["_part"],
+    )
+
+
+def _not_reached(model: nn.Module, captures: Captures) -> NodeNotReachedError:
+    missing = sorted(captures.missing)
+    near = nearest(missing[0], captures.reached)
+    reached = ", ".join(map(repr, near or captures.reached[-3:])) or "none of the requested nodes"
+    return NodeNotReachedError(
+        f"this forward of {type(model).__name__} did not reach {', '.join(map(repr, missing))}. "
+        f"Nearest of the {len(captures.reached)} nodes it reached: {reached}. Ask for a node that every "
+        "forward reaches, list them with get_graph_node_names(model, example_args=...), or pass "
+        "missing='skip' to leave out what is not there",
+        missing[0],
+        near,
+    )

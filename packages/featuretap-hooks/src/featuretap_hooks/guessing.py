@@ -1,0 +1,88 @@
+"""Which names a model can have, before any forward has been watched.
+
+Modules, inputs and parameters are known; an operation is taken on trust if there is one of its
+name, and only its scope is checked. What was never reached shows after the forward.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import torch
+from featuretap.backends import Options
+from featuretap.modules import LeafRule, ModuleTree
+from featuretap.naming import Namer, operation_name
+
+from ._compat import functions_wrapped_for_fx
+from .index import Point, canonical
+
+__all__ = ["Guess"]
+
+_COUNTER = re.compile(r"_[0-9]+$")
+
+
+class Guess:
+    """A :class:`featuretap.selection.NodeIndex` of a forward that has not run."""
+
+    def __init__(self, tree: ModuleTree, is_leaf: LeafRule, options: Options) -> None:
+        self._tree = tree
+        self._is_leaf = is_leaf
+        self._functions = {operation_name(function) for function in options.autowrap_functions}
+        for module in options.autowrap_modules:
+            self._functions.update(map(operation_name, vars(module)))
+        self.inputs = input_names(tree)
+        self.names: dict[str, Point] = {
+            name: Point(name, position) for position, name in enumerate(self.inputs)
+        }
+        self.calls: dict[str, Point] = {}
+
+    def find(self, name: str) -> Point | None:
+        """Return a point if there can be one called ``name``."""
+        name = canonical(name, self._tree)
+        if name not in self.names and self._possible(name):
+            self.names[name] = Point(name, len(self.names))
+        return self.names.get(name)
+
+    def names_of_type(self, kind: type) -> list[str]:
+        """Return the paths of all modules of type ``kind``."""
+        return [path for path, module in self._tree.paths.items() if isinstance(module, kind)]
+
+    def known_names(self) -> Iterable[str]:
+        """Every name that is known to exist."""
+        return [*self.inputs, *self._tree.paths, *self._tree.aliases]
+
+    def _possible(self, name: str) -> bool:
+        tree = self._tree
+        if name in tree.paths or name in tree.parameters or _COUNTER.sub("", name) in tree.paths:
+            return True
+        scope, _, operation = name.rpartition(".")
+        if scope not in tree.paths or (scope and self._is_leaf(tree.paths[scope], scope)):
+            return False
+        base = _COUNTER.sub("", operation)
+        return not {operation, base}.isdisjoint(self._functions | _operations())
+
+
+def input_names(tree: ModuleTree) -> dict[str, str]:
+    """Map the node name of each argument of the model to the argument."""
+    namer = Namer(tree.reserved)
+    names = [
+        parameter.name
+        for parameter in tree.signature.parameters.values()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    return {namer.operation("", name): name for name in names}
+
+
+@cache
+def _operations() -> frozenset[str]:
+    """Names of everything in torch that may be a node."""
+    spaces: list[Any] = [torch, torch.Tensor, torch.nn.functional, operator, math]
+    spaces += [torch.fft, torch.linalg, torch.special]
+    names = {operation_name(name) for space in spaces for name in dir(space)}
+    names |= {operation_name(name) for _, name in functions_wrapped_for_fx()}
+    return frozenset({*names, "getattr", "getitem"})

@@ -1,0 +1,75 @@
+"""The nodes of one watched forward: what names mean, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from featuretap.modules import ModuleTree
+from featuretap.naming import join
+from torch import nn
+
+__all__ = ["Index", "Point"]
+
+
+class Point(NamedTuple):
+    """A value at a moment of the forward."""
+
+    name: str
+    position: int
+    """How many values were there before it."""
+
+
+class Index:
+    """Takes the nodes of a forward and remembers their names, not their values."""
+
+    def __init__(self, tree: ModuleTree) -> None:
+        self._tree = tree
+        self._types: dict[str, type] = {}
+        self.names: dict[str, Point] = {}
+        self.calls: dict[str, Point] = {}
+
+    # -- what a recorder tells ------------------------------------------------------------------
+
+    def node(self, name: str, value: Any, module: nn.Module | None = None) -> None:
+        """Take a listed node."""
+        self.names[name] = self._point(name, module)
+
+    def call(self, name: str, value: Any, module: nn.Module) -> None:
+        """Take what a module that was looked into returned."""
+        self.calls[name] = self._point(name, module)
+
+    def _point(self, name: str, module: nn.Module | None) -> Point:
+        if module is not None:
+            self._types[name] = type(module)
+        return Point(name, len(self))
+
+    def __len__(self) -> int:
+        return len(self.names) + len(self.calls)
+
+    # -- what a selection asks ------------------------------------------------------------------
+
+    def find(self, name: str) -> Point | None:
+        """Return the point called ``name``, by any path of its module."""
+        point = self.names.get(name) or self.calls.get(name)
+        if point is None:
+            name = canonical(name, self._tree)
+            point = self.names.get(name) or self.calls.get(name)
+        return point
+
+    def names_of_type(self, kind: type) -> list[str]:
+        """Return the name of every call of a module of type ``kind``, in execution order."""
+        found = [name for name, made in self._types.items() if name and issubclass(made, kind)]
+        return sorted(found, key=lambda name: (self.names.get(name) or self.calls[name]).position)
+
+    def known_names(self) -> Iterable[str]:
+        """Every name that would be accepted, the listed ones first."""
+        return [*self.names, *self.calls, *self._tree.aliases]
+
+
+def canonical(name: str, tree: ModuleTree) -> str:
+    """Translate a second path of a shared module to its first."""
+    if name in tree.aliases:
+        return tree.aliases[name]
+    scope, _, operation = name.rpartition(".")
+    return join(tree.aliases[scope], operation) if scope in tree.aliases else name

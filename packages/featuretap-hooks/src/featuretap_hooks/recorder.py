@@ -1,0 +1,252 @@
+"""Watches one forward and says what each operation is called.
+
+:class:`Recorder` is a torch-function mode: it sees functions, methods, operators and attribute
+access. :mod:`.scopes` tells it which module's forward is running. What it finds it hands to a sink,
+value and name; it keeps nothing itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from featuretap.inplace import written_arguments
+from featuretap.modules import ModuleTree
+from featuretap.naming import Namer, join
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from ._compat import calling_modules, graph_target
+from .dependents import Dependents
+from .operations import iterates_a_tensor, name_of
+from .tracked import Origin, Tracked, TrackedConstant, plain, track
+
+__all__ = ["Recorder", "Sink"]
+
+
+class Sink(Protocol):
+    """Where nodes go."""
+
+    def node(self, name: str, value: Any, module: nn.Module | None = None) -> None:
+        """Take a listed node: an operation, an input, a parameter, a call of a leaf module."""
+
+    def call(self, name: str, value: Any, module: nn.Module) -> None:
+        """Take what a call of a module that is looked into returned."""
+
+
+class Recorder(TorchFunctionMode):
+    """Names the operations of one forward, in one thread.
+
+    Args:
+        tree: the modules of the model.
+        sink: where nodes go.
+        confined: whether only some modules tell when they run, so that an operation may belong to
+            another module than the one that was entered last.
+
+    """
+
+    def __init__(self, tree: ModuleTree, sink: Sink, *, confined: bool = False) -> None:
+        super().__init__()
+        self._confined = confined
+        self._tree = tree
+        self._sink = sink
+        self._namer = Namer(tree.reserved)
+        self._dependents = Dependents(tree.parameter_names)
+        self._read_parameters: set[str] = set()
+        self._thread = threading.get_ident()
+        self._running: list[tuple[nn.Module, str | None]] = []
+        self._busy = False
+        self._live = True
+        # ``x.shape`` is given out pending; the sources of one forward share what can be shared.
+        self._origin = Origin(self)
+
+    # -- scopes ---------------------------------------------------------------------------------
+
+    @property
+    def listening(self) -> bool:
+        """Whether an operation made now, in this thread, is a node of a scope."""
+        return (
+            self._live
+            and not self._busy
+            and bool(self._running)
+            and self._running[-1][1] is not None
+            and threading.get_ident() == self._thread
+        )
+
+    @property
+    def scope(self) -> str:
+        """The path of the module whose forward runs."""
+        return self._running[-1][1] or ""
+
+    def push(self, module: nn.Module, scope: str | None) -> None:
+        """Open a scope; ``None`` for the inside of a leaf module, where nothing is a node."""
+        if self._running and self._running[-1][1] is None:
+            scope = None
+        self._running.append((module, scope))
+        if scope is not None:
+            # torch.func.functional_call puts other tensors in the place of parameters.
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    self._dependents.parameters.setdefault(id(parameter), join(scope, name))
+        self._dependents.forget_dtypes()
+
+    def pop(self, module: nn.Module) -> None:
+        """Close the scope of ``module``, and any that an exception left open inside it."""
+        while self._running and self._running.pop()[0] is not module:
+            pass
+        self._dependents.forget_dtypes()
+
+    def finish(self) -> None:
+        """Stop listening for good; tracked values that live on are inert."""
+        self._live = False
+
+    # -- nodes that are no torch function ----------------------------------------------------------
+
+    def inputs(self, arguments: dict[str, Any], fixed: Sequence[str]) -> dict[str, Any]:
+        """Name the arguments of the model, and return them marked.
+
+        Args:
+            arguments: the value of each argument.
+            fixed: arguments whose default chooses a branch; what is computed from such a value alone is
+                no node.
+
+        """
+        watched: dict[str, Any] = {}
+        for name, value in arguments.items():
+            self._sink.node(self._namer.operation("", name), value)
+            self._dependents.mark(value)
+            is_tuple = isinstance(value, tuple)
+            is_number = type(value) in (int, float) and name not in fixed
+            watched[name] = track(value, self._origin) if is_tuple or is_number else value
+        return watched
+
+    def mark(self, value: Any) -> None:
+        """Mark tensors as inputs that have no name of their own."""
+        self._dependents.mark(value)
+
+    def enter_leaf(self, path: str, args: Any, kwargs: Any) -> str | None:
+        """Name a call of a leaf module; ``None`` if it is no node."""
+        if self.takes_part(args, kwargs) or path in self._tree.with_parameters:
+            return self._namer.module(path)
+        return None
+
+    def enter_call(self, path: str) -> str:
+        """Name a call of a module that is looked into."""
+        return self._namer.module(path)
+
+    def leave_leaf(self, name: str | None, value: Any, module: nn.Module) -> Any:
+        """Hand over what a leaf returned; return it so that its items are known."""
+        if name is None:
+            return value
+        self._dependents.mark(value)
+        self._sink.node(name, value, module)
+        return track(value, self._origin) if self.listening else value
+
+    def leave_call(self, name: str, value: Any, module: nn.Module) -> None:
+        """Hand over what a module that was looked into returned."""
+        self._sink.call(name, plain(value), module)
+
+    def use(self, value: Any) -> None:
+        """Make nodes of what an operation takes: pending attributes, leaf by leaf."""
+        for source in self._dependents.sources(value, []):
+            self._use(source)
+
+    def _use(self, source: Any) -> None:
+        if isinstance(source, Tracked):
+            if source._origin.pending and source._origin.recorder is self:
+                source._origin.pending = False
+                self._name("getattr", plain(source))
+        else:
+            path = self._dependents.parameters.get(id(source))
+            if path is not None and path not in self._read_parameters:
+                self._read_parameters.add(path)
+                self._sink.node(self._namer.operation("", path), source)
+
+    def derive(self, operation: str, value: Any, *sources: Any) -> Any:
+        """Record what was computed from tracked values."""
+        self.use(sources)
+        return self._made(operation, value)
+
+    def _name(self, operation: str, value: Any) -> None:
+        self._sink.node(self._namer.operation(self.scope, operation), value)
+
+    def _made(self, operation: str, value: Any) -> Any:
+        self._name(operation, value)
+        self._dependents.mark(value)
+        return track(value, self._origin)
+
+    # -- torch functions --------------------------------------------------------------------------
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        kinds: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run ``func``, and record it if it is a node of the scope that runs."""
+        kwargs = kwargs or {}
+        if not self.listening:
+            return func(*args, **kwargs)
+        frame = sys._getframe(1)
+        if self._confined and not self._belongs(frame):
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            return self._attribute(func, args)
+        if name in ("dim", "unbind") and iterates_a_tensor(frame):
+            value = func(*args, **kwargs)
+            is_items = name == "unbind" and self._dependents.is_marked(args[0])
+            return track(value, self._origin) if is_items else value
+        sources = self._dependents.sources((args, kwargs), [])
+        if not sources and name != "_assert":
+            return func(*args, **kwargs)
+        for source in sources:
+            self._use(source)
+        operation = name_of(func, frame)
+        return self.run(operation, func, args, kwargs)
+
+    def run(self, operation: str | None, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run ``func`` on real values, and record it as one node."""
+        args, kwargs = plain(tuple(args)), plain(kwargs)
+        self._busy = True
+        try:
+            value = func(*args, **kwargs)
+        finally:
+            self._busy = False
+        if "out" in kwargs or (args and not self._dependents.sources(args[0], [])):
+            for written in written_arguments(graph_target(func), args, kwargs):
+                self._dependents.mark(written)
+        return value if operation is None else self._made(operation, value)
+
+    def takes_part(self, args: Any, kwargs: Any) -> bool:
+        """Whether a call with these arguments depends on the model; if so, they become nodes."""
+        sources = self._dependents.sources((args, kwargs), [])
+        for source in sources:
+            self._use(source)
+        return bool(sources)
+
+    def _belongs(self, frame: types.FrameType) -> bool:
+        """Whether the innermost module of the model that ``frame`` is in is the one that runs."""
+        for module in calling_modules(frame):
+            if self._tree.path_of(module) is not None:
+                return module is self._running[-1][0]
+        return False
+
+    def _attribute(self, func: Callable[..., Any], args: Any) -> Any:
+        value = func(*args)
+        if not self._dependents.is_marked(args[0]):
+            return value
+        if isinstance(value, torch.Tensor):
+            self.use(args)
+            return self._made("getattr", value)
+        tracked = track(value, Origin(self, pending=True))
+        if isinstance(tracked, TrackedConstant):
+            self._dependents.remember(value, tracked)
+            return value
+        return tracked
+

@@ -1,0 +1,200 @@
+"""Module hooks that open and close scopes. They are there only during one forward.
+
+Hooks, and not wrapped methods: ``child.forward(x)`` belongs to the caller's scope, as in fx. They
+know their own thread, so another thread that runs the same model passes through them unseen.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from .recorder import Recorder
+from .tracked import plain
+
+__all__ = ["ModuleHooks", "Only", "Scopes"]
+
+
+class ModuleHooks:
+    """Forward hooks that are removed on exit, whatever happened."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._handles: list[Any] = []
+
+    def after(self, module: nn.Module, call: Callable[[Any], None]) -> None:
+        """Have ``call`` see what each call of ``module`` in this thread returns."""
+        thread = self._thread
+
+        def hook(_module: nn.Module, _args: Any, value: Any) -> None:
+            if threading.get_ident() == thread:
+                call(value)
+
+        self._handles.append(module.register_forward_hook(hook))
+
+    def keep(self, *handles: Any) -> None:
+        """Remove these handles, too."""
+        self._handles += handles
+
+    def __enter__(self) -> ModuleHooks:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+class Only(NamedTuple):
+    """The part of a model that a request needs to be recorded.
+
+    Attributes:
+        scopes: paths of the modules in whose forwards operations are recorded.
+        modules: paths of these, and of the modules that were seen to be called there.
+
+    """
+
+    scopes: frozenset[str]
+    modules: tuple[str, ...]
+
+
+class Calls:
+    """Which modules were called.
+
+    Attributes:
+        callers: path of a module -> the scopes it was called in.
+        started: path of a module -> how many values were there when it was first called.
+
+    """
+
+    def __init__(self, count: Callable[[], int] = lambda: 0) -> None:
+        self._count = count
+        self.callers: dict[str, set[str]] = {}
+        self.started: dict[str, int] = {}
+
+    def add(self, path: str, scope: str | None) -> None:
+        """Note that the module at ``path`` is called by the forward of ``scope``."""
+        if path not in self.started:
+            self.started[path] = self._count()
+        if scope is not None:
+            self.callers.setdefault(path, set()).add(scope)
+
+
+class Scopes:
+    """Tells a recorder which modules run, and switches it on where operations are recorded.
+
+    Args:
+        recorder: who is told.
+        is_leaf: whether a module is not looked into.
+        only: the scopes to record in; ``None`` for all.
+        calls: filled with who calls whom.
+
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        is_leaf: Callable[[nn.Module, str], bool],
+        only: Only | None = None,
+        calls: Calls | None = None,
+    ) -> None:
+        self._recorder = recorder
+        self._is_leaf = is_leaf
+        self._only = only
+        self._thread = threading.get_ident()
+        self._open: list[_Open] = []
+        self._recording = False
+        self._calls = calls or Calls()
+
+    def __enter__(self) -> Scopes:
+        if self._only is None:
+            self._switch(True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._switch(False)
+
+    def _switch(self, on: bool) -> None:
+        if on and not self._recording:
+            self._recorder.__enter__()
+        elif self._recording and not on:
+            self._recorder.__exit__(None, None, None)
+        self._recording = on
+
+    def _follow(self) -> None:
+        """Have the recorder on exactly while the forward of a wanted scope runs."""
+        if self._only is not None:
+            self._switch(bool(self._open) and self._open[-1].scope in self._only.scopes)
+
+    def watch(self, hooks: ModuleHooks, modules: Iterable[tuple[str, nn.Module]]) -> None:
+        """Open and close a scope at each call of each of ``modules``."""
+        for path, module in modules:
+            before = module.register_forward_pre_hook(self._opener(path), with_kwargs=True)
+            after = module.register_forward_hook(self._closer(), always_call=True)
+            hooks.keep(before, after)
+
+    def _opener(self, path: str) -> Callable[..., Any]:
+        def opener(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            if threading.get_ident() != self._thread:
+                return None
+            recorder = self._recorder
+            inside_leaf = bool(self._open) and self._open[-1].scope is None
+            leaf = inside_leaf or (path != "" and self._is_leaf(module, path))
+            name: str | None = None
+            if not inside_leaf:
+                name = recorder.enter_leaf(path, args, kwargs) if leaf else recorder.enter_call(path)
+            self._calls.add(path, self._open[-1].scope if self._open else None)
+            scope = None if leaf else path
+            self._open.append(_Open(module, name, scope, sys.exc_info()[1]))
+            recorder.push(module, scope)
+            self._follow()
+            # What a leaf does with sizes is its own business.
+            return (plain(args), plain(kwargs)) if leaf else None
+
+        return opener
+
+    def _closer(self) -> Callable[..., Any]:
+        def closer(module: nn.Module, _args: Any, value: Any) -> Any:
+            if threading.get_ident() != self._thread:
+                return None
+            entry = self._close(module)
+            raised = entry is None or sys.exc_info()[1] is not entry.handling
+            if entry is None or raised or entry.name is None:
+                return None
+            if entry.scope is None:
+                return self._recorder.leave_leaf(entry.name, value, module)
+            self._recorder.leave_call(entry.name, value, module)
+            return None
+
+        return closer
+
+    def _close(self, module: nn.Module) -> _Open | None:
+        """Close the scope of ``module`` and those that an exception left open inside it."""
+        if all(entry.module is not module for entry in self._open):
+            return None
+        self._recorder.pop(module)
+        entry = self._open.pop()
+        while entry.module is not module:
+            entry = self._open.pop()
+        self._follow()
+        return entry
+
+
+class _Open(NamedTuple):
+    """A call that has begun."""
+
+    module: nn.Module
+    name: str | None
+    scope: str | None
+    """Its path; ``None`` for a leaf."""
+    handling: BaseException | None
+    """What was being handled when it began; something else when it ends means that it raised."""

@@ -1,0 +1,215 @@
+"""Sizes and tuples that remember that they came from the model.
+
+``x.shape``, ``x.size(0)`` and the tuples that operations return are nodes of their own, and so is
+what is computed from them. They come back as subclasses of ``int``, ``float``, ``tuple``, ``list``
+and ``dict`` that tell the recorder about item access, unpacking and arithmetic, and are otherwise
+the real thing. When the forward is over they are inert.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from featuretap.naming import operation_name
+
+__all__ = ["Origin", "Tracked", "plain", "track"]
+
+
+class Recorder(Protocol):
+    """What a tracked value tells."""
+
+    @property
+    def listening(self) -> bool:
+        """Whether operations are recorded now, in this thread."""
+
+    def derive(self, operation: str, value: Any, *sources: Any) -> Any:
+        """Record that ``operation`` made ``value`` of ``sources``; return it, tracked."""
+
+
+class Origin:
+    """Where a tracked value came from.
+
+    Attributes:
+        recorder: who listens, as long as the forward runs.
+        pending: the value is an attribute (``x.shape``) that becomes a node when it is used, as in fx.
+
+    """
+
+    __slots__ = ("pending", "recorder")
+
+    def __init__(self, recorder: Recorder, *, pending: bool = False) -> None:
+        self.recorder = recorder
+        self.pending = pending
+
+
+class Tracked:
+    """Mixed into ``int``, ``float``, ``tuple``, ``list`` and ``dict``."""
+
+    _origin: Origin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        value = plain(self)
+        return (type(value), (value,)) if not isinstance(value, torch.Size) else (tuple, (value,))
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        import copy
+
+        return copy.deepcopy(plain(self), memo)
+
+
+def _tell(tracked: Tracked, operation: str, value: Any, *others: Any) -> Any:
+    recorder = tracked._origin.recorder
+    if not recorder.listening:
+        return value
+    return recorder.derive(operation, value, tracked, *others)
+
+
+class _Number(Tracked):
+    pass
+
+
+class TrackedInt(_Number, int):
+    """An ``int`` that came from the model."""
+
+    __hash__ = int.__hash__
+
+
+class TrackedFloat(_Number, float):
+    """A ``float`` that came from the model."""
+
+    __hash__ = float.__hash__
+
+
+_NUMBERS = {int: TrackedInt, float: TrackedFloat}
+
+
+def _binary(function: Callable[[Any, Any], Any], *, reflected: bool) -> Callable[..., Any]:
+    operation = operation_name(function)
+
+    def method(self: Any, other: Any) -> Any:
+        if not isinstance(other, (int, float)):
+            return NotImplemented
+        pair = (plain(other), plain(self)) if reflected else (plain(self), plain(other))
+        return _tell(self, operation, function(*pair), other)
+
+    return method
+
+
+def _unary(function: Callable[[Any], Any]) -> Callable[..., Any]:
+    operation = operation_name(function)
+    return lambda self: _tell(self, operation, function(plain(self)))
+
+
+_ARITHMETIC = "add sub mul truediv floordiv mod pow lshift rshift and_ or_ xor".split()
+for _name in _ARITHMETIC:
+    _function = getattr(operator, _name)
+    setattr(_Number, f"__{_name.rstrip('_')}__", _binary(_function, reflected=False))
+    setattr(_Number, f"__r{_name.rstrip('_')}__", _binary(_function, reflected=True))
+for _name in "eq ne lt le gt ge".split():
+    setattr(_Number, f"__{_name}__", _binary(getattr(operator, _name), reflected=False))
+for _name in "neg pos invert".split():
+    setattr(_Number, f"__{_name}__", _unary(getattr(operator, _name)))
+
+
+class _Sequence(Tracked):
+    def __getitem__(self, index: Any) -> Any:
+        return _tell(self, "getitem", plain(self)[index], index)
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in plain(self):
+            yield _tell(self, "getitem", item)
+
+
+class TrackedTuple(_Sequence, tuple):  # type: ignore[type-arg]
+    """A ``tuple``, or a result with named fields, that came from the model."""
+
+    _plain: Any
+
+    def __add__(self, other: Any) -> Any:
+        return _tell(self, "add", tuple(plain(self)) + tuple(plain(other)), other)
+
+    def __radd__(self, other: Any) -> Any:
+        return _tell(self, "add", tuple(plain(other)) + tuple(plain(self)), other)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_plain":
+            raise AttributeError(name)
+        value = getattr(self._plain, name)
+        if callable(value):
+            return lambda *args: _tell(self, name, value(*args))
+        return _tell(self, "getattr", value)
+
+
+class TrackedList(_Sequence, list):  # type: ignore[type-arg]
+    """A ``list`` that came from the model."""
+
+
+class TrackedDict(Tracked, dict):  # type: ignore[type-arg]
+    """A ``dict`` that came from the model."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return _tell(self, "getitem", dict.__getitem__(self, key), key)
+
+
+class TrackedConstant(Tracked):
+    """Stands for a device or dtype, which cannot be subclassed, where it came from the model."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+_CONTAINERS = {list: TrackedList, dict: TrackedDict}
+
+
+def track(value: Any, origin: Origin) -> Any:
+    """Return ``value`` so that it tells ``origin`` what is done with it, if it is of a kind that can."""
+    kind = type(value)
+    tracked: Any
+    if kind in _NUMBERS:
+        tracked = _NUMBERS[kind](value)
+    elif isinstance(value, tuple) and not isinstance(value, Tracked) and _is_result(kind):
+        tracked = TrackedTuple(value)
+        tracked._plain = value
+    elif kind in _CONTAINERS:
+        tracked = _CONTAINERS[kind](value)
+    elif kind in (torch.device, torch.dtype):
+        tracked = TrackedConstant(value)
+    else:
+        return value
+    tracked._origin = origin
+    return tracked
+
+
+def _is_result(kind: type) -> bool:
+    return kind is tuple or kind is torch.Size or kind.__module__ == "torch.return_types"
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` as it would be if nobody watched, containers included."""
+    kind = type(value)
+    if kind is TrackedInt:
+        return int.__int__(value)
+    if kind is TrackedFloat:
+        return float.__float__(value)
+    if kind is TrackedTuple:
+        return value._plain
+    if kind is TrackedConstant:
+        return value.value
+    if kind is TrackedList or kind is list:
+        items = list(map(plain, list.__iter__(value)))
+        changed = any(a is not b for a, b in zip(items, list.__iter__(value), strict=True))
+        return items if changed or kind is TrackedList else value
+    if kind is tuple:
+        items = list(map(plain, value))
+        changed = any(a is not b for a, b in zip(items, value, strict=True))
+        return tuple(items) if changed else value
+    if kind is TrackedDict or kind is dict:
+        pairs = {key: plain(item) for key, item in dict.items(value)}
+        changed = any(a is not b for a, b in zip(pairs.values(), dict.values(value), strict=True))
+        return pairs if changed or kind is TrackedDict else value
+    if kind is slice:
+        return slice(plain(value.start), plain(value.stop), plain(value.step))
+    return value

@@ -1,0 +1,94 @@
+"""One forward of a model, watched: in full, or only where a request needs it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from featuretap.modules import LeafRule, ModuleTree
+from torch import nn
+
+from .patching import Place, recording_functions
+from .recorder import Recorder, Sink
+from .scopes import Calls, ModuleHooks, Only, Scopes
+
+__all__ = ["run_watched", "watch_modules"]
+
+_FIXED_DEFAULTS = (type(None), bool, str)
+
+
+def run_watched(
+    model: nn.Module,
+    tree: ModuleTree,
+    sink: Sink,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    is_leaf: LeafRule,
+    places: Collection[Place],
+    only: Only | None = None,
+    calls: Calls | None = None,
+) -> None:
+    """Run ``model`` and hand every node to ``sink``.
+
+    Args:
+        model: what is called.
+        tree: its modules.
+        sink: where nodes go.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+        is_leaf: which modules are not looked into.
+        places: where functions that are one node each are looked up.
+        only: the scopes to record in, and the modules called there; ``None`` for all.
+        calls: filled with who calls whom.
+
+    """
+    recorder = Recorder(tree, sink, confined=only is not None)
+    scopes = Scopes(recorder, is_leaf, only, calls)
+    modules = tree.paths if only is None else {path: tree.paths[path] for path in only.modules}
+    with ExitStack() as stack:
+        stack.callback(recorder.finish)
+        stack.enter_context(recording_functions(recorder, places))
+        scopes.watch(stack.enter_context(ModuleHooks()), modules.items())
+        args, kwargs = _watched_arguments(recorder, tree.signature, args, kwargs)
+        stack.enter_context(scopes)
+        model(*args, **kwargs)
+
+
+def _watched_arguments(
+    recorder: Recorder,
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Name the arguments and return them marked."""
+    bound = signature.bind(*args, **kwargs)
+    complete = signature.bind(*args, **kwargs)
+    complete.apply_defaults()
+    parameters = signature.parameters
+    named = {
+        name: value
+        for name, value in complete.arguments.items()
+        if parameters[name].kind
+        not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    }
+    fixed = [name for name in named if isinstance(parameters[name].default, _FIXED_DEFAULTS)]
+    watched = recorder.inputs(named, fixed)
+    for name, value in bound.arguments.items():
+        if name in watched:
+            bound.arguments[name] = watched[name]
+        else:
+            recorder.mark(value)
+    return bound.args, bound.kwargs
+
+
+@contextmanager
+def watch_modules(modules: Mapping[str, nn.Module], take: Any) -> Iterator[None]:
+    """While entered, hand what each module returns to ``take(path, value)``."""
+    with ModuleHooks() as hooks:
+        for path, module in modules.items():
+            hooks.after(module, lambda value, path=path: take(path, value))
+        yield
+
