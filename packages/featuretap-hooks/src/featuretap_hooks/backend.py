@@ -61,7 +61,7 @@ class HooksBackend:
         for mode, seen in found.items():
             if isinstance(seen, Seen):
                 plans[mode].resolve(seen.index, mode)
-                plans[mode].callers = seen.calls.callers
+                plans[mode].calls = seen.calls
                 ran |= seen.ran_before(plans[mode].keys or ())
         return needed_part(model, ran) if options.extra.get("early_stop", True) else None
 

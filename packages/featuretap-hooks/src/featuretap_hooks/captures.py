@@ -1,8 +1,9 @@
 """Keeps the requested values of one forward, as they were when they were computed.
 
-A kept tensor is copied where the model overwrites it afterwards. Nothing says beforehand where that
-is, so the first forward copies every value and compares at the end; later ones copy those that
-changed, and look at torch's version counters for the rest.
+A kept tensor is copied where the model overwrites it afterwards, and only there. Nothing says
+beforehand where that is: in the first forward every torch function is watched, and a kept tensor is
+copied before it is written. Later forwards copy at once what was overwritten then, and look at
+torch's version counters for the rest.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+from featuretap.inplace import written_arguments
 from featuretap.structures import map_tensors
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from ._compat import graph_target, storage_id
 from .tracked import plain
 
-__all__ = ["Captures", "Stop"]
+__all__ = ["Captures", "CopyOnWrite", "Stop"]
 
 
 class Stop(BaseException):
@@ -31,39 +35,46 @@ class Captures:
         overwritten: names known to be overwritten; ``None`` if that is still to be learned.
         stop: whether to end the forward when all wanted values are there.
 
+    Attributes:
+        missing: wanted names that have not come.
+        reached: the names that came, wanted or not.
+        values: the kept values by name, in the order in which they came.
+        copied: names of which something was copied because the model was about to write it.
+
     """
 
     def __init__(
         self, wanted: Collection[str], overwritten: Collection[str] | None, *, stop: bool
     ) -> None:
-        self._missing = set(wanted)
+        self.missing = set(wanted)
+        self.reached: list[str] = []
         self._overwritten = overwritten
         self._stop = stop
         self.values: dict[str, Any] = {}
-        self.reached: list[str] = []
-        self._originals: list[tuple[str, torch.Tensor, torch.Tensor | int]] = []
+        self.copied: set[str] = set()
+        self._kept: list[tuple[str, torch.Tensor, int]] = []
+        self._by_storage: dict[int, list[tuple[str, torch.Tensor]]] = {}
 
     @property
-    def missing(self) -> set[str]:
-        """Wanted names that have not come."""
-        return self._missing
+    def is_first(self) -> bool:
+        """Whether it is still unknown what the model overwrites."""
+        return self._overwritten is None
 
     def node(self, name: str, value: Any, module: nn.Module | None = None) -> None:
         """Keep ``value`` if it is wanted."""
         self.reached.append(name)
-        if name in self._missing:
-            self.take(name, value)
+        self.take(name, value)
 
     def call(self, name: str, value: Any, module: nn.Module) -> None:
         """Keep ``value`` if it is wanted."""
-        self.node(name, value, module)
+        self.node(name, value)
 
     def take(self, name: str, value: Any) -> None:
-        """Keep ``value``, and end the forward if it was the last."""
-        if name not in self._missing:
+        """Keep ``value`` if it is wanted and the first of its name; end the forward if it was the last."""
+        if name not in self.missing:
             return
-        self._missing.discard(name)
-        if not self._missing and self._stop:
+        self.missing.discard(name)
+        if not self.missing and self._stop:
             # Nothing runs any more that could write it.
             self.values[name] = plain(value)
             raise Stop(self)
@@ -72,41 +83,58 @@ class Captures:
     def _keeper(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             if self._overwritten is None:
-                copy = tensor.clone()
-                self._originals.append((name, tensor, copy))
-                return copy
-            if name in self._overwritten or tensor.is_inference():
+                self._by_storage.setdefault(storage_id(tensor), []).append((name, tensor))
+            elif name in self._overwritten or tensor.is_inference():
+                # Inference tensors have no version counter that would tell.
                 return tensor.clone()
-            self._originals.append((name, tensor, tensor._version))
+            self._kept.append((name, tensor, _version(tensor)))
             return tensor
 
         return keep
 
-    def overwritten(self) -> set[str]:
-        """Return the names whose tensors changed after they were kept, as far as is known."""
-        changed = set(self._overwritten or ())
-        for name, tensor, before in self._originals:
-            if isinstance(before, int):
-                same = tensor._version == before
-            else:
-                same = _identical(tensor, before)
-            if not same:
-                changed.add(name)
-        return changed
+    def before_write(self, tensor: torch.Tensor) -> None:
+        """Copy what is kept in the storage of ``tensor``, which is about to be written."""
+        if not self._by_storage:
+            return
+        for name, kept in self._by_storage.pop(storage_id(tensor), ()):
+            self.copied.add(name)
+            self.values[name] = map_tensors(self.values[name], _copier(kept))
 
     @property
-    def damaged(self) -> set[str]:
-        """Names whose kept value was overwritten without having been copied."""
-        known = self._overwritten
-        return set() if known is None else self.overwritten() - set(known)
+    def lost(self) -> set[str]:
+        """Names whose tensors were overwritten without having been copied."""
+        return {
+            name
+            for name, tensor, version in self._kept
+            if name not in self.copied and _version(tensor) != version
+        }
 
 
-def _identical(a: torch.Tensor, b: torch.Tensor) -> bool:
-    try:
-        with torch.no_grad():
-            equal = (a == b) | ((a != a) & (b != b))  # noqa: PLR0124 (NaN)
-            return bool(equal.all())
-    except (RuntimeError, NotImplementedError):
-        # No values to compare: meta tensors, and those inside of torch.func transforms.
-        return False
+def _copier(kept: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda tensor: tensor.clone() if tensor is kept else tensor
 
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+class CopyOnWrite(TorchFunctionMode):
+    """While entered, kept values are copied before a torch function writes them."""
+
+    def __init__(self, captures: Captures) -> None:
+        super().__init__()
+        self._captures = captures
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        kinds: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Look at what ``func`` writes, and run it."""
+        kwargs = kwargs or {}
+        for written in written_arguments(graph_target(func), args, kwargs):
+            if isinstance(written, torch.Tensor):
+                self._captures.before_write(written)
+        return func(*args, **kwargs)

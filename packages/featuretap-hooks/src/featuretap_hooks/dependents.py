@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
+from featuretap.naming import join
+from torch import nn
 
 from .tracked import Tracked
 
@@ -19,27 +21,46 @@ class Dependents:
     Nothing is kept alive: an entry counts only while its tensor lives.
 
     Args:
-        parameters: names of the model's parameters by id; these count from the start.
+        parameters: names of the model's parameters by id; these depend from the start.
+        stored: ids of the model's other tensors, which do not.
+        confined: only a part of the forward is seen, so that a tensor of unknown origin may depend on
+            the inputs. It is taken to; ``foreign`` says, for a forward seen as a whole, where that
+            would be wrong.
+
+    Attributes:
+        foreign: scopes that use an independent tensor which was made elsewhere.
 
     """
 
-    def __init__(self, parameters: Mapping[int, str]) -> None:
+    def __init__(
+        self, parameters: Mapping[int, str], stored: Collection[int], *, confined: bool
+    ) -> None:
         self.parameters = dict(parameters)
+        self.foreign: set[str] = set()
+        self._stored = set(stored)
+        self._confined = confined
         self._marked: dict[int, weakref.ref[torch.Tensor]] = {}
+        self._independent: dict[int, tuple[weakref.ref[torch.Tensor], str]] = {}
         self._devices: dict[int, tuple[torch.device, Tracked]] = {}
         self._dtypes: dict[torch.dtype, Tracked] = {}
 
+    def add_stored(self, module: nn.Module, path: str) -> None:
+        """Look at what a module holds now: ``torch.func.functional_call`` exchanges it."""
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                self.parameters.setdefault(id(parameter), join(path, name))
+        self._stored.update(map(id, module._buffers.values()))
+
     def mark(self, value: Any) -> None:
         """Mark every tensor in ``value``."""
-        if isinstance(value, torch.Tensor):
-            if id(value) not in self.parameters:
-                self._marked[id(value)] = weakref.ref(value)
-        elif isinstance(value, (tuple, list)):
-            for item in value:
-                self.mark(item)
-        elif isinstance(value, dict):
-            for item in value.values():
-                self.mark(item)
+        for tensor in _tensors(value):
+            if id(tensor) not in self.parameters:
+                self._marked[id(tensor)] = weakref.ref(tensor)
+
+    def note_independent(self, value: Any, scope: str) -> None:
+        """Note tensors that were made in ``scope`` of nothing that depends on the model's inputs."""
+        for tensor in _tensors(value):
+            self._independent[id(tensor)] = (weakref.ref(tensor), scope)
 
     def remember(self, value: Any, source: Tracked) -> None:
         """Remember a device or dtype that was read off a marked tensor.
@@ -56,31 +77,51 @@ class Dependents:
         """Forget dtypes: another scope runs, where the same dtype has another source."""
         self._dtypes.clear()
 
-    def is_marked(self, tensor: torch.Tensor) -> bool:
-        """Say whether ``tensor`` depends on an input or a parameter."""
-        if id(tensor) in self.parameters:
+    def is_marked(self, tensor: torch.Tensor, scope: str) -> bool:
+        """Say whether ``tensor``, which ``scope`` uses, depends on an input or a parameter."""
+        key = id(tensor)
+        if key in self.parameters:
             return True
-        found = self._marked.get(id(tensor))
-        return found is not None and found() is tensor
+        found = self._marked.get(key)
+        if found is not None and found() is tensor:
+            return True
+        if key in self._stored:
+            return False
+        made, maker = self._independent.get(key, (None, None))
+        if made is None or made() is not tensor or maker != scope:
+            self.foreign.add(scope)
+            return self._confined
+        return False
 
-    def sources(self, value: Any, found: list[Any]) -> list[Any]:
-        """Append what ``value`` holds that depends on the model: tensors and tracked values."""
+    def sources(self, value: Any, scope: str, found: list[Any]) -> list[Any]:
+        """Append what ``value``, used in ``scope``, holds of tensors and tracked values that depend."""
         if isinstance(value, torch.Tensor):
-            if self.is_marked(value):
+            if self.is_marked(value, scope):
                 found.append(value)
         elif isinstance(value, Tracked):
             found.append(value)
         elif isinstance(value, (tuple, list)):
             for item in value:
-                self.sources(item, found)
+                self.sources(item, scope, found)
         elif isinstance(value, dict):
             for item in value.values():
-                self.sources(item, found)
+                self.sources(item, scope, found)
         elif isinstance(value, slice):
-            self.sources((value.start, value.stop, value.step), found)
+            self.sources((value.start, value.stop, value.step), scope, found)
         elif isinstance(value, torch.device):
             if id(value) in self._devices:
                 found.append(self._devices[id(value)][1])
         elif isinstance(value, torch.dtype) and value in self._dtypes:
             found.append(self._dtypes[value])
         return found
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)

@@ -104,6 +104,7 @@ def watch_example(
             places=places(tree, options),
             calls=seen.calls,
         )
+    seen.calls.count = None
     return seen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from featuretap.errors import nearest
 from featuretap.modules import LeafRule, ModuleTree
 from torch import nn
 
-from .captures import Captures, Stop
+from .captures import Captures, CopyOnWrite, Stop
 from .example import watch_example
 from .guessing import input_names
 from .patching import Place, places
@@ -114,12 +115,15 @@ class HooksExtractor(nn.Module):
         if plan.keys is None:
             seen = watch_example(self._model, self._tree, self._options, args, kwargs)
             plan.resolve(seen.index, "train" if self.training else "eval")
-            plan.callers = seen.calls.callers
+            plan.calls = seen.calls
         keys = plan.keys or {}
         grad = torch.is_grad_enabled()
         captures = Captures(keys, plan.overwritten.get(grad), stop=self._may_stop())
         try:
-            self._watch(plan, captures, args, kwargs)
+            with CopyOnWrite(captures) if captures.is_first else nullcontext():
+                self._watch(plan, captures, args, kwargs)
+            for name in sorted(captures.missing & self._tree.parameters.keys()):
+                captures.node(name, self._tree.parameters[name])
         except Stop as stop:
             if stop.args != (captures,):
                 raise
@@ -132,7 +136,7 @@ class HooksExtractor(nn.Module):
         watch = Watch.of(plan.keys or (), self._tree, self._inputs)
         if watch.scopes:
             calls = Calls()
-            only = None if plan.callers is None else watch.only(plan.callers, self._tree)
+            only = watch.only(plan.calls, self._tree)
             try:
                 run_watched(
                     self._model,
@@ -147,7 +151,7 @@ class HooksExtractor(nn.Module):
                 )
             finally:
                 if only is None:
-                    plan.callers = calls.callers
+                    plan.calls = calls
             return
         if watch.inputs:
             bound = self._tree.signature.bind(*args, **kwargs)
@@ -159,17 +163,14 @@ class HooksExtractor(nn.Module):
 
     def _settle(self, plan: Plan, captures: Captures, grad: bool) -> None:
         """Learn from the forward, and say what it did not reach."""
-        for name in sorted(captures.missing & self._tree.parameters.keys()):
-            captures.values[name] = self._tree.parameters[name]
-            captures.missing.discard(name)
+        lost = captures.lost
+        plan.overwritten[grad] = plan.overwritten.get(grad, set()) | captures.copied | lost
         if captures.missing and self._missing == "error":
             raise _not_reached(self._model, captures)
-        damaged = captures.damaged
-        plan.overwritten[grad] = captures.overwritten()
-        if damaged:
-            names = ", ".join(map(repr, sorted(damaged)))
+        if lost:
+            names = ", ".join(map(repr, sorted(lost)))
             raise RuntimeError(
-                f"this forward overwrote {names} in place, which no forward before it did; its value is "
+                f"this forward overwrote {names} in place, which no forward before it did; the value is "
                 "lost. Call the extractor again: from now on it is copied"
             )
 

@@ -23,6 +23,7 @@ from .index import Point, canonical
 
 __all__ = ["Guess"]
 
+_SPECIAL = "*?["
 _COUNTER = re.compile(r"_[0-9]+$")
 
 
@@ -36,17 +37,18 @@ class Guess:
         for module in options.autowrap_modules:
             self._functions.update(map(operation_name, vars(module)))
         self.inputs = input_names(tree)
-        self.names: dict[str, Point] = {
-            name: Point(name, position) for position, name in enumerate(self.inputs)
-        }
-        self.calls: dict[str, Point] = {}
+        leaves = [path for path, module in tree.paths.items() if path and is_leaf(module, path)]
+        rest = [path for path in tree.paths if path not in set(leaves)]
+        self._points = {name: Point(name, at) for at, name in enumerate([*self.inputs, *leaves, *rest])}
+        self.names = {name: self._points[name] for name in [*self.inputs, *leaves]}
+        self.calls = {name: self._points[name] for name in rest}
 
     def find(self, name: str) -> Point | None:
         """Return a point if there can be one called ``name``."""
         name = canonical(name, self._tree)
-        if name not in self.names and self._possible(name):
-            self.names[name] = Point(name, len(self.names))
-        return self.names.get(name)
+        if name not in self._points and self._possible(name):
+            self._points[name] = Point(name, len(self._points))
+        return self._points.get(name)
 
     def names_of_type(self, kind: type) -> list[str]:
         """Return the paths of all modules of type ``kind``."""
@@ -55,6 +57,15 @@ class Guess:
     def known_names(self) -> Iterable[str]:
         """Every name that is known to exist."""
         return [*self.inputs, *self._tree.paths, *self._tree.aliases]
+
+    def may_match(self, pattern: str) -> bool:
+        """Say whether some node, also of those that are not known yet, can match a glob."""
+        start = pattern[: min(pattern.index(c) for c in _SPECIAL if c in pattern)]
+        if any(path.startswith(start) for path in self.known_names()):
+            return True
+        scope, _, operation = start.rpartition(".")
+        known = self._functions | _operations()
+        return scope in self._tree.paths and any(name.startswith(operation) for name in known)
 
     def _possible(self, name: str) -> bool:
         tree = self._tree

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from featuretap.modules import ModuleTree
-from featuretap.selection import NodeIndex, Selection
+from featuretap.selection import NodeIndex, Selection, is_glob
 
 from .guessing import Guess
-from .scopes import Only
+from .scopes import Calls, Only
 
 __all__ = ["Plan", "Watch"]
-
-_SPECIAL = frozenset("*?[")
-
 
 @dataclass
 class Plan:
@@ -26,7 +24,7 @@ class Plan:
         keys: node name -> output keys; ``None`` until a forward has shown what the request matches.
         overwritten: nodes that must be copied, with and without gradients, once a forward has shown
             which.
-        callers: module -> scopes it was called in; ``None`` until a forward has shown it.
+        calls: who calls whom; ``None`` until a forward has shown it.
 
     """
 
@@ -34,36 +32,35 @@ class Plan:
     keys: dict[str, list[str]] | None = None
     names_to_keys: dict[str, str] = field(default_factory=dict)
     overwritten: dict[bool, set[str]] = field(default_factory=dict)
-    callers: dict[str, set[str]] | None = None
+    calls: Calls | None = None
 
     def resolve(self, index: NodeIndex, mode: str) -> None:
         """Look the request up in ``index``."""
-        selection = Selection.resolve(self.request, index, mode)
+        self._take(Selection.resolve(self.request, index, mode))
+
+    def guess(self, guess: Guess, mode: str) -> None:
+        """Resolve what needs no forward; check the rest as far as is possible."""
+        globs = {
+            entry
+            for entry in self.request
+            if isinstance(entry, str) and is_glob(entry) and guess.find(entry) is None
+        }
+        known = dict(self.request)
+        for entry in globs:
+            is_open = not any(fnmatchcase(name, entry) for name in guess.known_names())
+            if is_open and guess.may_match(entry):
+                del known[entry]
+        selection = Selection.resolve(known, guess, mode) if known else None
+        if selection is not None and not globs and not any(isinstance(e, type) for e in known):
+            self._take(selection)
+        else:
+            self.names_to_keys = {str(entry): str(key or entry) for entry, key in self.request.items()}
+
+    def _take(self, selection: Selection) -> None:
         self.names_to_keys = selection.names_to_keys
         self.keys = {}
         for key, point in selection.items():
             self.keys.setdefault(point.name, []).append(key)
-
-    def guess(self, guess: Guess, mode: str) -> None:
-        """Resolve what needs no forward; check the rest as far as is possible."""
-        if any(isinstance(entry, type) or _is_glob(entry, guess) for entry in self.request):
-            known = {
-                entry: key
-                for entry, key in self.request.items()
-                if isinstance(entry, str) and not _is_glob(entry, guess)
-            }
-            if known:
-                Selection.resolve(known, guess, mode)
-            return
-        self.resolve(guess, mode)
-
-
-def _is_glob(entry: Any, guess: Guess) -> bool:
-    return (
-        isinstance(entry, str)
-        and bool(_SPECIAL.intersection(entry))
-        and (guess.find(entry) is None)
-    )
 
 
 @dataclass(frozen=True)
@@ -98,16 +95,19 @@ class Watch:
                 scopes.add(name.rpartition(".")[0])
         return cls(tuple(outputs), wanted_inputs, tuple(parameters), frozenset(scopes))
 
-    def only(self, callers: Mapping[str, set[str]], tree: ModuleTree) -> Only:
-        """Return the modules that must tell when they run, given who was seen to call whom."""
+    def only(self, calls: Calls | None, tree: ModuleTree) -> Only | None:
+        """Return the modules that must tell when they run, given who was seen to call whom.
+
+        ``None`` if all must, because nothing was seen yet or the scopes cannot be recorded alone.
+        """
+        if calls is None or not self.scopes.isdisjoint(calls.foreign):
+            return None
         modules = [
             path
             for path in tree.paths
             if path in self.scopes
             or path in self.outputs
             or path.rpartition(".")[0] in self.scopes
-            or not self.scopes.isdisjoint(callers.get(path, ()))
+            or not self.scopes.isdisjoint(calls.callers.get(path, ()))
         ]
         return Only(self.scopes, tuple(modules))
-
-

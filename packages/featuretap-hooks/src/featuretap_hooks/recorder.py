@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from featuretap.inplace import written_arguments
 from featuretap.modules import ModuleTree
-from featuretap.naming import Namer, join
+from featuretap.naming import Namer
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -55,7 +55,11 @@ class Recorder(TorchFunctionMode):
         self._tree = tree
         self._sink = sink
         self._namer = Namer(tree.reserved)
-        self._dependents = Dependents(tree.parameter_names)
+        self._dependents = Dependents(
+            tree.parameter_names,
+            tree.tensor_names.keys() - tree.parameter_names.keys(),
+            confined=confined,
+        )
         self._read_parameters: set[str] = set()
         self._thread = threading.get_ident()
         self._running: list[tuple[nn.Module, str | None]] = []
@@ -78,9 +82,14 @@ class Recorder(TorchFunctionMode):
         )
 
     @property
+    def foreign(self) -> set[str]:
+        """Scopes that cannot be recorded alone: they use constants that were made elsewhere."""
+        return self._dependents.foreign
+
+    @property
     def scope(self) -> str:
         """The path of the module whose forward runs."""
-        return self._running[-1][1] or ""
+        return (self._running[-1][1] or "") if self._running else ""
 
     def push(self, module: nn.Module, scope: str | None) -> None:
         """Open a scope; ``None`` for the inside of a leaf module, where nothing is a node."""
@@ -88,10 +97,7 @@ class Recorder(TorchFunctionMode):
             scope = None
         self._running.append((module, scope))
         if scope is not None:
-            # torch.func.functional_call puts other tensors in the place of parameters.
-            for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    self._dependents.parameters.setdefault(id(parameter), join(scope, name))
+            self._dependents.add_stored(module, scope)
         self._dependents.forget_dtypes()
 
     def pop(self, module: nn.Module) -> None:
@@ -152,7 +158,7 @@ class Recorder(TorchFunctionMode):
 
     def use(self, value: Any) -> None:
         """Make nodes of what an operation takes: pending attributes, leaf by leaf."""
-        for source in self._dependents.sources(value, []):
+        for source in self._dependents.sources(value, self.scope, []):
             self._use(source)
 
     def _use(self, source: Any) -> None:
@@ -200,11 +206,13 @@ class Recorder(TorchFunctionMode):
             return self._attribute(func, args)
         if name in ("dim", "unbind") and iterates_a_tensor(frame):
             value = func(*args, **kwargs)
-            is_items = name == "unbind" and self._dependents.is_marked(args[0])
+            is_items = name == "unbind" and self._dependents.is_marked(args[0], self.scope)
             return track(value, self._origin) if is_items else value
-        sources = self._dependents.sources((args, kwargs), [])
+        sources = self._dependents.sources((args, kwargs), self.scope, [])
         if not sources and name != "_assert":
-            return func(*args, **kwargs)
+            value = func(*args, **kwargs)
+            self._dependents.note_independent(value, self.scope)
+            return value
         for source in sources:
             self._use(source)
         operation = name_of(func, frame)
@@ -218,14 +226,14 @@ class Recorder(TorchFunctionMode):
             value = func(*args, **kwargs)
         finally:
             self._busy = False
-        if "out" in kwargs or (args and not self._dependents.sources(args[0], [])):
+        if "out" in kwargs or (args and not self._dependents.sources(args[0], self.scope, [])):
             for written in written_arguments(graph_target(func), args, kwargs):
                 self._dependents.mark(written)
         return value if operation is None else self._made(operation, value)
 
     def takes_part(self, args: Any, kwargs: Any) -> bool:
         """Whether a call with these arguments depends on the model; if so, they become nodes."""
-        sources = self._dependents.sources((args, kwargs), [])
+        sources = self._dependents.sources((args, kwargs), self.scope, [])
         for source in sources:
             self._use(source)
         return bool(sources)
@@ -239,7 +247,7 @@ class Recorder(TorchFunctionMode):
 
     def _attribute(self, func: Callable[..., Any], args: Any) -> Any:
         value = func(*args)
-        if not self._dependents.is_marked(args[0]):
+        if not self._dependents.is_marked(args[0], self.scope):
             return value
         if isinstance(value, torch.Tensor):
             self.use(args)

@@ -73,18 +73,20 @@ class Calls:
     Attributes:
         callers: path of a module -> the scopes it was called in.
         started: path of a module -> how many values were there when it was first called.
+        foreign: scopes that cannot be recorded alone (see :class:`.dependents.Dependents`).
 
     """
 
-    def __init__(self, count: Callable[[], int] = lambda: 0) -> None:
-        self._count = count
+    def __init__(self, count: Callable[[], int] | None = None) -> None:
+        self.count = count
         self.callers: dict[str, set[str]] = {}
         self.started: dict[str, int] = {}
+        self.foreign: set[str] = set()
 
     def add(self, path: str, scope: str | None) -> None:
         """Note that the module at ``path`` is called by the forward of ``scope``."""
         if path not in self.started:
-            self.started[path] = self._count()
+            self.started[path] = self.count() if self.count else 0
         if scope is not None:
             self.callers.setdefault(path, set()).add(scope)
 
@@ -122,6 +124,7 @@ class Scopes:
 
     def __exit__(self, *_: object) -> None:
         self._switch(False)
+        self._calls.foreign |= self._recorder.foreign
 
     def _switch(self, on: bool) -> None:
         if on and not self._recording:

@@ -8,9 +8,8 @@ from typing import Any, Protocol
 
 from .errors import NodeNotFoundError, nearest
 
-__all__ = ["NodeIndex", "Selection", "normalize"]
+__all__ = ["NodeIndex", "Selection", "is_glob", "normalize"]
 
-_SPECIAL = frozenset("*?[")
 
 
 class NodeIndex(Protocol):
@@ -147,6 +146,11 @@ def normalize(request: Any, what: str = "return_nodes") -> dict[Any, str | None]
     return entries
 
 
+def is_glob(entry: str) -> bool:
+    """Say whether ``entry`` has a wildcard: ``*``, ``?`` or ``[...]``."""
+    return "*" in entry or "?" in entry or "]" in entry.partition("[")[2]
+
+
 def _names(entry: Any, index: NodeIndex, mode: str) -> list[str]:
     if isinstance(entry, type):
         names = index.names_of_type(entry)
@@ -157,7 +161,7 @@ def _names(entry: Any, index: NodeIndex, mode: str) -> list[str]:
         return names
     if index.find(entry) is not None:
         return [entry]
-    if _SPECIAL.intersection(entry):
+    if is_glob(entry):
         for pool in (index.names, index.calls):
             names = [name for name in pool if name and fnmatch.fnmatchcase(name, entry)]
             if names:
