@@ -13,7 +13,7 @@ import torch
 from featuretap._compat import storage_id
 from torch import nn
 
-__all__ = ["calling_modules", "functions_wrapped_for_fx", "graph_target", "storage_id"]
+__all__ = ["calling_modules", "functions_wrapped_for_fx", "graph_target", "no_torch_function", "storage_id"]
 
 _CALL: types.CodeType = nn.Module.__call__.__code__  # type: ignore[attr-defined]
 
@@ -49,3 +49,11 @@ def graph_target(func: Callable[..., Any]) -> Any:
     Checked on torch 2.6.0, 2.13.0 and 2.15.0.
     """
     return func.__name__ if torch.overrides.is_tensor_method_or_property(func) else func
+
+
+def no_torch_function() -> Any:
+    """Return a context manager that switches torch-function modes off in this thread.
+
+    Checked on torch 2.6.0, 2.13.0 and 2.15.0.
+    """
+    return torch._C.DisableTorchFunction()

@@ -21,7 +21,7 @@ from . import _compat
 from .index import Index
 from .patching import places
 from .scopes import Calls
-from .watching import run_watched
+from .watching import fast_paths, run_watched
 
 __all__ = ["MODES", "Seen", "watch_example", "watch_modes"]
 
@@ -93,6 +93,7 @@ def watch_example(
         stack.callback(RandomState().restore)
         stack.callback(saved.restore)
         stack.callback(Untouched(model).restore)
+        stack.enter_context(fast_paths(model))
         stack.enter_context(_SaveWritten(tree, saved))
         run_watched(
             model,

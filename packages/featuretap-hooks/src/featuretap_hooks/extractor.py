@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from .guessing import input_names
 from .patching import Place, places
 from .scopes import Calls
 from .plan import Plan, Watch
-from .watching import run_watched, watch_modules
+from .watching import fast_paths, run_watched, watch_modules
 
 __all__ = ["HooksExtractor"]
 
@@ -120,8 +120,7 @@ class HooksExtractor(nn.Module):
         grad = torch.is_grad_enabled()
         captures = Captures(keys, plan.overwritten.get(grad), stop=self._may_stop())
         try:
-            with CopyOnWrite(captures) if captures.is_first else nullcontext():
-                self._watch(plan, captures, args, kwargs)
+            self._watch(plan, captures, args, kwargs)
             for name in sorted(captures.missing & self._tree.parameters.keys()):
                 captures.node(name, self._tree.parameters[name])
         except Stop as stop:
@@ -134,32 +133,41 @@ class HooksExtractor(nn.Module):
 
     def _watch(self, plan: Plan, captures: Captures, args: Any, kwargs: Any) -> None:
         watch = Watch.of(plan.keys or (), self._tree, self._inputs)
-        if watch.scopes:
-            calls = Calls()
-            only = watch.only(plan.calls, self._tree)
-            try:
-                run_watched(
-                    self._model,
-                    self._tree,
-                    captures,
-                    args,
-                    kwargs,
-                    is_leaf=self._is_leaf,
-                    places=self._places,
-                    only=only,
-                    calls=calls,
-                )
-            finally:
-                if only is None:
-                    plan.calls = calls
-            return
-        if watch.inputs:
-            bound = self._tree.signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            for name, argument in watch.inputs.items():
-                captures.take(name, bound.arguments[argument])
-        with watch_modules({path: self._tree.paths[path] for path in watch.outputs}, captures.take):
+        with ExitStack() as stack:
+            if captures.is_first or watch.scopes:
+                stack.enter_context(fast_paths(self._model))
+            if captures.is_first:
+                stack.enter_context(CopyOnWrite(captures))
+            if watch.scopes:
+                self._record(plan, watch, captures, args, kwargs)
+                return
+            if watch.inputs:
+                bound = self._tree.signature.bind(*args, **kwargs)
+                bound.apply_defaults()
+                for name, argument in watch.inputs.items():
+                    captures.take(name, bound.arguments[argument])
+            outputs = {path: self._tree.paths[path] for path in watch.outputs}
+            stack.enter_context(watch_modules(outputs, captures.take))
             self._model(*args, **kwargs)
+
+    def _record(self, plan: Plan, watch: Watch, captures: Captures, args: Any, kwargs: Any) -> None:
+        calls = Calls()
+        only = watch.only(plan.calls, self._tree)
+        try:
+            run_watched(
+                self._model,
+                self._tree,
+                captures,
+                args,
+                kwargs,
+                is_leaf=self._is_leaf,
+                places=self._places,
+                only=only,
+                calls=calls,
+            )
+        finally:
+            if only is None:
+                plan.calls = calls
 
     def _settle(self, plan: Plan, captures: Captures, grad: bool) -> None:
         """Learn from the forward, and say what it did not reach."""

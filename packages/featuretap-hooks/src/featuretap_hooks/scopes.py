@@ -1,57 +1,17 @@
-"""Module hooks that open and close scopes. They are there only during one forward.
-
-Hooks, and not wrapped methods: ``child.forward(x)`` belongs to the caller's scope, as in fx. They
-know their own thread, so another thread that runs the same model passes through them unseen.
-"""
+"""Opens and closes scopes as modules are called, and has the recorder on where it is needed."""
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from .module_hooks import ModuleHooks
 from .recorder import Recorder
 from .tracked import plain
 
-__all__ = ["ModuleHooks", "Only", "Scopes"]
-
-
-class ModuleHooks:
-    """Forward hooks that are removed on exit, whatever happened."""
-
-    def __init__(self) -> None:
-        self._thread = threading.get_ident()
-        self._handles: list[Any] = []
-
-    def after(self, module: nn.Module, call: Callable[[Any], None]) -> None:
-        """Have ``call`` see what each call of ``module`` in this thread returns."""
-        thread = self._thread
-
-        def hook(_module: nn.Module, _args: Any, value: Any) -> None:
-            if threading.get_ident() == thread:
-                call(value)
-
-        self._handles.append(module.register_forward_hook(hook))
-
-    def keep(self, *handles: Any) -> None:
-        """Remove these handles, too."""
-        self._handles += handles
-
-    def __enter__(self) -> ModuleHooks:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
+__all__ = ["Calls", "Only", "Scopes"]
 
 
 class Only(NamedTuple):
@@ -112,7 +72,6 @@ class Scopes:
         self._recorder = recorder
         self._is_leaf = is_leaf
         self._only = only
-        self._thread = threading.get_ident()
         self._open: list[_Open] = []
         self._recording = False
         self._calls = calls or Calls()
@@ -140,45 +99,39 @@ class Scopes:
 
     def watch(self, hooks: ModuleHooks, modules: Iterable[tuple[str, nn.Module]]) -> None:
         """Open and close a scope at each call of each of ``modules``."""
+        leaves: set[str] = set()
         for path, module in modules:
-            before = module.register_forward_pre_hook(self._opener(path), with_kwargs=True)
-            after = module.register_forward_hook(self._closer(), always_call=True)
-            hooks.keep(before, after)
+            if _is_inside(path, leaves):
+                continue
+            is_leaf = path != "" and self._is_leaf(module, path)
+            if is_leaf:
+                leaves.add(path)
+            hooks.around(module, _Call(self, path, is_leaf))
 
-    def _opener(self, path: str) -> Callable[..., Any]:
-        def opener(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            if threading.get_ident() != self._thread:
-                return None
-            recorder = self._recorder
-            inside_leaf = bool(self._open) and self._open[-1].scope is None
-            leaf = inside_leaf or (path != "" and self._is_leaf(module, path))
-            name: str | None = None
-            if not inside_leaf:
-                name = recorder.enter_leaf(path, args, kwargs) if leaf else recorder.enter_call(path)
-            self._calls.add(path, self._open[-1].scope if self._open else None)
-            scope = None if leaf else path
-            self._open.append(_Open(module, name, scope, sys.exc_info()[1]))
-            recorder.push(module, scope)
-            self._follow()
-            # What a leaf does with sizes is its own business.
-            return (plain(args), plain(kwargs)) if leaf else None
+    def open(self, module: nn.Module, path: str, is_leaf: bool, args: Any, kwargs: Any) -> Any:
+        """Begin a call."""
+        recorder = self._recorder
+        inside_leaf = bool(self._open) and self._open[-1].scope is None
+        name: str | None = None
+        if not inside_leaf:
+            name = recorder.enter_leaf(path, args, kwargs) if is_leaf else recorder.enter_call(path)
+        self._calls.add(path, self._open[-1].scope if self._open else None)
+        scope = None if is_leaf or inside_leaf else path
+        self._open.append(_Open(module, name, scope))
+        recorder.push(module, scope)
+        self._follow()
+        # What a leaf does with sizes is its own business.
+        return (plain(args), plain(kwargs)) if is_leaf else None
 
-        return opener
-
-    def _closer(self) -> Callable[..., Any]:
-        def closer(module: nn.Module, _args: Any, value: Any) -> Any:
-            if threading.get_ident() != self._thread:
-                return None
-            entry = self._close(module)
-            raised = entry is None or sys.exc_info()[1] is not entry.handling
-            if entry is None or raised or entry.name is None:
-                return None
-            if entry.scope is None:
-                return self._recorder.leave_leaf(entry.name, value, module)
-            self._recorder.leave_call(entry.name, value, module)
+    def close(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
+        """End a call."""
+        entry = self._close(module)
+        if entry is None or raised or entry.name is None:
             return None
-
-        return closer
+        if entry.scope is None:
+            return self._recorder.leave_leaf(entry.name, value, module)
+        self._recorder.leave_call(entry.name, value, module)
+        return None
 
     def _close(self, module: nn.Module) -> _Open | None:
         """Close the scope of ``module`` and those that an exception left open inside it."""
@@ -199,5 +152,23 @@ class _Open(NamedTuple):
     name: str | None
     scope: str | None
     """Its path; ``None`` for a leaf."""
-    handling: BaseException | None
-    """What was being handled when it began; something else when it ends means that it raised."""
+
+
+class _Call:
+    """Tells the scopes of the calls of one module."""
+
+    def __init__(self, scopes: Scopes, path: str, is_leaf: bool) -> None:
+        self._scopes = scopes
+        self._path = path
+        self._is_leaf = is_leaf
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return self._scopes.open(module, self._path, self._is_leaf, args, kwargs)
+
+    def after(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
+        return self._scopes.close(module, value, raised=raised)
+
+
+def _is_inside(path: str, leaves: set[str]) -> bool:
+    parts = path.split(".")
+    return any(".".join(parts[:depth]) in leaves for depth in range(1, len(parts)))

@@ -10,11 +10,13 @@ from typing import Any
 from featuretap.modules import LeafRule, ModuleTree
 from torch import nn
 
+from .fast_paths import FastPaths
+from .module_hooks import ModuleHooks
 from .patching import Place, recording_functions
 from .recorder import Recorder, Sink
-from .scopes import Calls, ModuleHooks, Only, Scopes
+from .scopes import Calls, Only, Scopes
 
-__all__ = ["run_watched", "watch_modules"]
+__all__ = ["fast_paths", "run_watched", "watch_modules"]
 
 _FIXED_DEFAULTS = (type(None), bool, str)
 
@@ -51,7 +53,8 @@ def run_watched(
     with ExitStack() as stack:
         stack.callback(recorder.finish)
         stack.enter_context(recording_functions(recorder, places))
-        scopes.watch(stack.enter_context(ModuleHooks()), modules.items())
+        hooks = stack.enter_context(ModuleHooks())
+        scopes.watch(hooks, modules.items())
         args, kwargs = _watched_arguments(recorder, tree.signature, args, kwargs)
         stack.enter_context(scopes)
         model(*args, **kwargs)
@@ -82,6 +85,14 @@ def _watched_arguments(
         else:
             recorder.mark(value)
     return bound.args, bound.kwargs
+
+
+@contextmanager
+def fast_paths(model: nn.Module) -> Iterator[None]:
+    """While entered, layers that would notice a torch-function mode run without."""
+    with ModuleHooks() as hooks, FastPaths() as paths:
+        paths.watch(hooks, model)
+        yield
 
 
 @contextmanager

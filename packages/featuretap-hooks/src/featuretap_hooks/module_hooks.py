@@ -1,0 +1,163 @@
+"""Forward hooks that are there only during one forward, and know their thread.
+
+Hooks, and not wrapped methods: ``child.forward(x)`` belongs to the caller's scope, as in fx. Another
+thread that runs the same model passes through them unseen.
+
+``nn.TransformerEncoderLayer`` takes another numerical path when it sees hooks on itself or inside, so
+its ``forward`` is wrapped instead, and nothing inside it is hooked.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Protocol
+
+from torch import nn
+
+__all__ = ["Around", "ModuleHooks"]
+
+_LOOKS_FOR_HOOKS = (nn.TransformerEncoderLayer,)
+_LOCK = threading.Lock()
+
+
+class Around(Protocol):
+    """What is told of each call of a module."""
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """See the arguments; may return others, as a pair."""
+
+    def after(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
+        """See what was returned; may return something else."""
+
+
+class ModuleHooks:
+    """Watches calls of modules in this thread until it is left, whatever happened."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._handles: list[Any] = []
+        self._wrapped: list[tuple[nn.Module, _Watcher]] = []
+
+    def after(self, module: nn.Module, call: Callable[[Any], None]) -> None:
+        """Have ``call`` see what each call of ``module`` returns."""
+        if isinstance(module, _LOOKS_FOR_HOOKS):
+            self._wrap(module, _Only(call))
+            return
+        thread = self._thread
+
+        def hook(_module: nn.Module, _args: Any, value: Any) -> None:
+            if threading.get_ident() == thread:
+                call(value)
+
+        self._handles.append(module.register_forward_hook(hook))
+
+    def around(self, module: nn.Module, watcher: Around) -> None:
+        """Have ``watcher`` see each call of ``module``, also if it raises."""
+        if isinstance(module, _LOOKS_FOR_HOOKS):
+            self._wrap(module, watcher)
+            return
+        thread = self._thread
+        handling: list[BaseException | None] = []
+
+        def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            if threading.get_ident() != thread:
+                return None
+            handling.append(_handled())
+            return watcher.before(module, args, kwargs)
+
+        def after(module: nn.Module, _args: Any, value: Any) -> Any:
+            if threading.get_ident() != thread or not handling:
+                return None
+            # While something else is handled than when the call began, the forward raised.
+            return watcher.after(module, value, raised=_handled() is not handling.pop())
+
+        self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        self._handles.append(module.register_forward_hook(after, always_call=True))
+
+    def _wrap(self, module: nn.Module, around: Around) -> None:
+        watcher = _Watcher(self._thread, around)
+        with _LOCK:
+            wrapper = vars(module).get("forward")
+            if not isinstance(wrapper, _Wrapper):
+                wrapper = _Wrapper(module)
+                vars(module)["forward"] = wrapper
+            wrapper.watchers.append(watcher)
+        self._wrapped.append((module, watcher))
+
+    def __enter__(self) -> ModuleHooks:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        with _LOCK:
+            for module, watcher in self._wrapped:
+                wrapper = vars(module)["forward"]
+                wrapper.watchers.remove(watcher)
+                if not wrapper.watchers:
+                    wrapper.remove()
+
+
+def _handled() -> BaseException | None:
+    import sys
+
+    return sys.exc_info()[1]
+
+
+class _Only:
+    """Tells a function what was returned."""
+
+    def __init__(self, call: Callable[[Any], None]) -> None:
+        self._call = call
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        pass
+
+    def after(self, module: nn.Module, value: Any, *, raised: bool) -> None:
+        if not raised:
+            self._call(value)
+
+
+class _Watcher:
+    def __init__(self, thread: int, around: Around) -> None:
+        self.thread = thread
+        self.around = around
+
+
+class _Wrapper:
+    """Stands for ``module.forward`` while somebody watches it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._own = vars(module).get("forward")
+        self._forward = module.forward
+        self.watchers: list[_Watcher] = []
+
+    def remove(self) -> None:
+        """Put back what was there."""
+        if self._own is None:
+            del vars(self._module)["forward"]
+        else:
+            vars(self._module)["forward"] = self._own
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        here = [w.around for w in self.watchers if w.thread == threading.get_ident()]
+        for around in here:
+            args, kwargs = around.before(self._module, args, kwargs) or (args, kwargs)
+        try:
+            value = self._forward(*args, **kwargs)
+        except Exception:
+            for around in reversed(here):
+                around.after(self._module, None, raised=True)
+            raise
+        for around in here:
+            changed = around.after(self._module, value, raised=False)
+            value = value if changed is None else changed
+        return value
