@@ -55,9 +55,11 @@ def extract(backend: str) -> Callable[..., Any]:
 
 @pytest.fixture
 def names_of(backend: str) -> Callable[..., Any]:
-    """``get_graph_node_names`` on the backend under test."""
+    """``get_graph_node_names`` on the backend under test; models of the zoo bring their example."""
 
     def names(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if hasattr(model, "example"):
+            kwargs.setdefault("example_args", model.example())
         return featuretap.get_graph_node_names(model, *args, backend=backend, **kwargs)
 
     return names

@@ -19,7 +19,9 @@ def main(backend: str, rank: int, store: str) -> None:
     model = nn.Sequential(
         nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(inplace=True), nn.Linear(4, 4)
     )
-    extractor = featuretap.create_feature_extractor(model, ["1", "2"], backend=backend)
+    extractor = featuretap.create_feature_extractor(
+        model, ["1", "2"], backend=backend, example_args=(torch.zeros(8, 4),)
+    )
     parallel = DistributedDataParallel(extractor)
     for step in range(2):
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(10 * step + rank))

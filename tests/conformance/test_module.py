@@ -22,7 +22,8 @@ from zoo import ZOO, DynamicInside, NestedScopes, TrainEvalBranch
 
 def test_M1_parameters_are_the_models_own_under_the_models_names(extract, device):
     model = NestedScopes().to(device)
-    extractor = extract(model, "stage.0.lin")
+    example = tuple(argument.to(device) for argument in model.example())
+    extractor = extract(model, "stage.0.lin", example_args=example)
     own = dict(model.named_parameters())
     mine = dict(extractor.named_parameters())
     assert mine.keys() == {"stage.0.lin.weight", "stage.0.lin.bias"}
@@ -219,12 +220,12 @@ class Fails(nn.Module):
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), MemoryError()])
-def test_M5_trap27_trap28_a_failed_trace_leaves_the_model_as_it_was(names_of, error):
+def test_M5_trap27_trap28_a_failed_listing_leaves_the_model_as_it_was(names_of, error):
     model = Fails()
     model.error = error
     before = snapshot(model)
     with pytest.raises((RuntimeError, KeyboardInterrupt)):
-        names_of(model)
+        names_of(model, example_args=(torch.ones(2, 4),))
     assert snapshot(model) == before
 
 
@@ -282,11 +283,14 @@ def test_API_the_extractor_has_the_signature_of_the_model(extract):
     assert identical(extractor(x=x, mask=None), OrderedDict(mul=x * 2.0))
 
 
-def test_API_trap37_fixed_arguments_may_be_passed_if_equal(extract):
+def test_API_trap37_fixed_arguments_may_be_passed_if_equal(backend, extract):
     model = ZOO["OptionalArgument"]()
     extractor = extract(model, "", concrete_args={"flag": True})
     x = torch.ones(2)
     assert identical(extractor(x, flag=True)[""], model(x, flag=True))
+    if backend != "fx":  # the real forward takes any value
+        assert identical(extractor(x, flag=False)[""], model(x, flag=False))
+        return
     with pytest.raises(ValueError, match=r"made for flag=True .* flag=False"):
         extractor(x, flag=False)
     with pytest.raises(ValueError, match="made for mask=None"):

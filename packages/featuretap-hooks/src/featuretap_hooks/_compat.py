@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from featuretap._compat import storage_id
 from torch import nn
+
+from featuretap._compat import storage_id
 
 __all__ = ["calling_modules", "functions_wrapped_for_fx", "graph_target", "no_torch_function", "storage_id"]
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
 import featuretap
 from featuretap import NodeNames
 from featuretap.api import make_options, make_requests
-from torch import nn
 
 from .backend import backend as hooks
 

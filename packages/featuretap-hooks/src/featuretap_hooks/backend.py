@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from featuretap import NodeNames
 from featuretap.backends import Options
 from featuretap.modules import LeafRule, ModuleTree
-from torch import nn
 
 from .example import MODES, Seen, watch_modes
 from .extractor import HooksExtractor

@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from featuretap.inplace import written_arguments
-from featuretap.structures import map_tensors
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from featuretap.inplace import written_arguments
+from featuretap.structures import map_tensors
 
 from ._compat import graph_target, storage_id
 from .tracked import plain

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
-from featuretap.naming import join
 from torch import nn
+
+from featuretap.naming import join
 
 from .tracked import Tracked
 

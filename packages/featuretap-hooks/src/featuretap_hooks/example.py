@@ -7,6 +7,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
 from featuretap import UntraceableModelError
 from featuretap.backends import Options
 from featuretap.faithful import RandomState, SavedTensors, foreign_random_state
@@ -14,8 +17,6 @@ from featuretap.inplace import written_arguments
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.structures import copy_value
 from featuretap.untouched import Untouched
-from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from . import _compat
 from .index import Index

@@ -10,18 +10,20 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
+
 from featuretap import NodeNotReachedError
 from featuretap.backends import Options
 from featuretap.errors import nearest
 from featuretap.modules import LeafRule, ModuleTree
-from torch import nn
 
 from .captures import Captures, CopyOnWrite, Stop
+from .compiling import Holder, run_compiled
 from .example import watch_example
 from .guessing import input_names
 from .patching import Place, places
-from .scopes import Calls
 from .plan import Plan, Watch
+from .scopes import Calls
 from .watching import fast_paths, run_watched, watch_modules
 
 __all__ = ["HooksExtractor"]
@@ -63,11 +65,13 @@ class HooksExtractor(nn.Module):
         state["_parameters"], state["_buffers"] = model._parameters, model._buffers
         state["_non_persistent_buffers_set"] = model._non_persistent_buffers_set
         state["_modules"] = model._modules if part is None else part
+        state["_compiled_holder"] = Holder()
+        self._make_programs()
 
     # -- passing for the model --------------------------------------------------------------------
 
     @property  # type: ignore[misc]
-    def __class__(self) -> type:  # noqa: D105
+    def __class__(self) -> type:
         return type(vars(self).get("_model", self))
 
     def __getattr__(self, name: str) -> Any:
@@ -112,10 +116,13 @@ class HooksExtractor(nn.Module):
 
         """
         plan = self._plan
+        if torch.compiler.is_compiling():
+            return self._compiled(plan, args, kwargs)
         if plan.keys is None:
             seen = watch_example(self._model, self._tree, self._options, args, kwargs)
             plan.resolve(seen.index, "train" if self.training else "eval")
             plan.calls = seen.calls
+            self._make_programs()
         keys = plan.keys or {}
         grad = torch.is_grad_enabled()
         captures = Captures(keys, plan.overwritten.get(grad), stop=self._may_stop())
@@ -130,6 +137,24 @@ class HooksExtractor(nn.Module):
         return OrderedDict(
             (key, value) for name, value in captures.values.items() for key in keys[name]
         )
+
+    def _compiled(self, plan: Plan, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
+        """Do the same in code that dynamo traces."""
+        program = self._programs["train" if self.training else "eval"]
+        values = run_compiled(self, program, args, kwargs)
+        features = OrderedDict()
+        for name, value in values.items():
+            for key in plan.keys[name]:
+                features[key] = value
+        return features
+
+    def _make_programs(self) -> None:
+        vars(self)["_programs"] = {
+            mode: Watch.of(plan.keys or (), self._tree, self._inputs).program(
+                plan.calls, self._tree, stop=self._early_stop
+            )
+            for mode, plan in self._plans.items()
+        }
 
     def _watch(self, plan: Plan, captures: Captures, args: Any, kwargs: Any) -> None:
         watch = Watch.of(plan.keys or (), self._tree, self._inputs)
@@ -168,6 +193,7 @@ class HooksExtractor(nn.Module):
         finally:
             if only is None:
                 plan.calls = calls
+                self._make_programs()
 
     def _settle(self, plan: Plan, captures: Captures, grad: bool) -> None:
         """Learn from the forward, and say what it did not reach."""

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 import torch
+
 from featuretap.backends import Options
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.naming import Namer, operation_name

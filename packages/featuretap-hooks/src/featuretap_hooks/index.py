@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from featuretap.modules import ModuleTree
 from featuretap.naming import join
-from torch import nn
 
 __all__ = ["Index", "Point"]
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+
 from featuretap.naming import operation_name
 
 __all__ = ["iterates_a_tensor", "name_of"]

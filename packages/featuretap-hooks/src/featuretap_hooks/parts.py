@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from featuretap.naming import join
 from torch import nn
+
+from featuretap.naming import join
 
 __all__ = ["needed_part"]
 

@@ -10,6 +10,7 @@ from typing import Any
 from featuretap.modules import ModuleTree
 from featuretap.selection import NodeIndex, Selection, is_glob
 
+from .compiling import Program
 from .guessing import Guess
 from .scopes import Calls, Only
 
@@ -68,6 +69,7 @@ class Watch:
     """How the names of a plan are watched.
 
     Attributes:
+        names: all of them.
         outputs: modules whose first output is wanted.
         inputs: node name -> argument of the model.
         parameters: names of parameters.
@@ -75,6 +77,7 @@ class Watch:
 
     """
 
+    names: tuple[str, ...]
     outputs: tuple[str, ...]
     inputs: Mapping[str, str]
     parameters: tuple[str, ...]
@@ -83,6 +86,7 @@ class Watch:
     @classmethod
     def of(cls, names: Iterable[str], tree: ModuleTree, inputs: Mapping[str, str]) -> Watch:
         """Sort ``names`` by what they need."""
+        names = tuple(names)
         outputs, wanted_inputs, parameters, scopes = [], {}, [], set()
         for name in names:
             if name in inputs:
@@ -93,7 +97,30 @@ class Watch:
                 if name in tree.parameters:
                     parameters.append(name)
                 scopes.add(name.rpartition(".")[0])
-        return cls(tuple(outputs), wanted_inputs, tuple(parameters), frozenset(scopes))
+        return cls(names, tuple(outputs), wanted_inputs, tuple(parameters), frozenset(scopes))
+
+    def program(self, calls: Calls | None, tree: ModuleTree, *, stop: bool) -> Program:
+        """Say the same to dynamo."""
+        operations = [name for name in self.names if name not in {*self.outputs, *self.inputs}]
+        if operations and calls is None:
+            return Program(
+                problem="torch.compile needs to know where the requested operations are: call the "
+                "extractor once before, or pass example_args to create_feature_extractor"
+            )
+        places = calls.places if calls else {}
+        lost = [name for name in operations if name not in places]
+        if lost:
+            return Program(
+                problem=f"{', '.join(map(repr, lost))} cannot be compiled: only operations that return "
+                "tensors, inputs, and outputs of modules can; backend='fx' may serve it"
+            )
+        arguments = list(tree.signature.parameters)
+        return Program(
+            self.outputs,
+            {places[name]: name for name in operations},
+            {name: (arguments.index(given), given) for name, given in self.inputs.items()},
+            stop,
+        )
 
     def only(self, calls: Calls | None, tree: ModuleTree) -> Only | None:
         """Return the modules that must tell when they run, given who was seen to call whom.

@@ -14,13 +14,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-from featuretap.inplace import written_arguments
-from featuretap.modules import ModuleTree
-from featuretap.naming import Namer
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from featuretap.inplace import written_arguments
+from featuretap.modules import ModuleTree
+from featuretap.naming import Namer
+
 from ._compat import calling_modules, graph_target
+from .compiling import Places, counts
 from .dependents import Dependents
 from .operations import iterates_a_tensor, name_of
 from .tracked import Origin, Tracked, TrackedConstant, plain, track
@@ -65,6 +67,9 @@ class Recorder(TorchFunctionMode):
         self._running: list[tuple[nn.Module, str | None]] = []
         self._busy = False
         self._live = True
+        self._latest = ""
+        self._counted: dict[str, int] = {}
+        self.places: Places = {}
         # ``x.shape`` is given out pending; the sources of one forward share what can be shared.
         self._origin = Origin(self)
 
@@ -178,7 +183,8 @@ class Recorder(TorchFunctionMode):
         return self._made(operation, value)
 
     def _name(self, operation: str, value: Any) -> None:
-        self._sink.node(self._namer.operation(self.scope, operation), value)
+        self._latest = self._namer.operation(self.scope, operation)
+        self._sink.node(self._latest, value)
 
     def _made(self, operation: str, value: Any) -> Any:
         self._name(operation, value)
@@ -212,11 +218,11 @@ class Recorder(TorchFunctionMode):
         if not sources and name != "_assert":
             value = func(*args, **kwargs)
             self._dependents.note_independent(value, self.scope)
-            return value
+            return self._count(func, value, None)
         for source in sources:
             self._use(source)
         operation = name_of(func, frame)
-        return self.run(operation, func, args, kwargs)
+        return self._count(func, self.run(operation, func, args, kwargs), operation)
 
     def run(self, operation: str | None, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run ``func`` on real values, and record it as one node."""
@@ -230,6 +236,15 @@ class Recorder(TorchFunctionMode):
             for written in written_arguments(graph_target(func), args, kwargs):
                 self._dependents.mark(written)
         return value if operation is None else self._made(operation, value)
+
+    def _count(self, func: Callable[..., Any], value: Any, operation: str | None) -> Any:
+        """Note the place of an operation among the torch functions of its scope."""
+        if counts(func, value):
+            scope = self.scope
+            number = self._counted[scope] = self._counted.get(scope, -1) + 1
+            if operation is not None:
+                self.places[self._latest] = (scope, number)
+        return value
 
     def takes_part(self, args: Any, kwargs: Any) -> bool:
         """Whether a call with these arguments depends on the model; if so, they become nodes."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from .compiling import Places
 from .module_hooks import ModuleHooks
 from .recorder import Recorder
 from .tracked import plain
@@ -34,6 +35,7 @@ class Calls:
         callers: path of a module -> the scopes it was called in.
         started: path of a module -> how many values were there when it was first called.
         foreign: scopes that cannot be recorded alone (see :class:`.dependents.Dependents`).
+        places: where operations were, for compiled code.
 
     """
 
@@ -42,6 +44,7 @@ class Calls:
         self.callers: dict[str, set[str]] = {}
         self.started: dict[str, int] = {}
         self.foreign: set[str] = set()
+        self.places: Places = {}
 
     def add(self, path: str, scope: str | None) -> None:
         """Note that the module at ``path`` is called by the forward of ``scope``."""
@@ -84,6 +87,7 @@ class Scopes:
     def __exit__(self, *_: object) -> None:
         self._switch(False)
         self._calls.foreign |= self._recorder.foreign
+        self._calls.places.update(self._recorder.places)
 
     def _switch(self, on: bool) -> None:
         if on and not self._recording:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
+
 from featuretap.naming import operation_name
 
 __all__ = ["Origin", "Tracked", "plain", "track"]

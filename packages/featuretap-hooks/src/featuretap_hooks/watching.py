@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from featuretap.modules import LeafRule, ModuleTree
 from torch import nn
+
+from featuretap.modules import LeafRule, ModuleTree
 
 from .fast_paths import FastPaths
 from .module_hooks import ModuleHooks

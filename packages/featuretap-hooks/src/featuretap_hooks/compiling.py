@@ -1,0 +1,204 @@
+"""What takes the place of the watching while ``torch.compile`` traces an extractor.
+
+Dynamo follows hooks that are there, but not their registration. So they are registered for real, by a
+function that it runs instead of tracing, and stay as long as the extractor lives, because compiled
+code is only valid while they are there; outside of it they do nothing.
+
+Frames, weak references and sizes that remember are beyond dynamo too. So an operation is told by its
+place, the n-th torch function in its scope, as a forward that was watched before has shown.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from featuretap.modules import LeafRule, ModuleTree
+from featuretap.structures import copy_value
+
+__all__ = ["Holder", "Places", "Program", "counts", "run_compiled"]
+
+# node name -> the scope it is in, and how many counted torch functions were there before it.
+Places = dict[str, tuple[str, int]]
+
+
+@dataclass
+class Program:
+    """What a compiled forward keeps, in terms that dynamo understands.
+
+    Attributes:
+        outputs: paths of modules.
+        wanted: scope and number -> node name.
+        inputs: node name -> index and name of an argument.
+        stop: whether the forward ends when everything is there.
+        problem: why it cannot be compiled, if it cannot.
+
+    """
+
+    outputs: tuple[str, ...] = ()
+    wanted: dict[tuple[str, int], str] = field(default_factory=dict)
+    inputs: dict[str, tuple[int, str]] = field(default_factory=dict)
+    stop: bool = True
+    problem: str = ""
+
+
+class CompiledStop(BaseException):
+    """Everything is there."""
+
+
+class State:
+    """The values of one compiled forward; made and filled by code that dynamo traces."""
+
+    def __init__(self, program: Program) -> None:
+        self.values: dict[str, Any] = {}
+        self.left = len(program.outputs) + len(program.wanted) + len(program.inputs)
+        self.stop = program.stop
+        self.outputs = program.outputs
+        self.scopes: list[str] = []
+        self.seen: dict[str, int] = {}
+
+    def wanted_output(self, path: str, value: Any) -> None:
+        """Keep what a module returned, if it is wanted in this mode."""
+        if path in self.outputs:
+            self.take(path, value)
+
+    def take(self, name: str, value: Any) -> None:
+        """Keep a value: a copy, unless nothing runs after it."""
+        if name in self.values:
+            return
+        self.left -= 1
+        if self.stop and self.left == 0:
+            self.values[name] = value
+            raise CompiledStop
+        self.values[name] = copy_value(value)
+
+
+class _PlaceMode(TorchFunctionMode):
+    def __init__(self, state: State, wanted: Mapping[tuple[str, int], str]) -> None:
+        super().__init__()
+        self.state = state
+        self.wanted = wanted
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        kinds: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        value = func(*args, **(kwargs or {}))
+        state = self.state
+        if not state.scopes or state.scopes[-1] == "?" or not counts(func, value):
+            return value
+        scope = state.scopes[-1]
+        number = state.seen.get(scope, 0)
+        state.seen[scope] = number + 1
+        if (scope, number) in self.wanted:
+            state.take(self.wanted[scope, number], value)
+        return value
+
+
+def counts(func: Callable[..., Any], value: Any) -> bool:
+    """Say whether a call is counted: one that eager and compiled code show alike."""
+    if getattr(func, "__name__", "") in ("__get__", "__set__", "__setitem__"):
+        return False
+    first = value[0] if isinstance(value, (tuple, list)) and len(value) else value
+    return isinstance(first, torch.Tensor)
+
+
+def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Run the model under dynamo's eyes and return the values by name."""
+    if program.problem:
+        raise RuntimeError(program.problem)
+    state = State(program)
+    holder = extractor._compiled_holder
+    holder.state = state
+    _install(extractor)
+    try:
+        for name, (index, argument) in program.inputs.items():
+            state.take(name, args[index] if index < len(args) else kwargs[argument])
+        if program.wanted:
+            with _PlaceMode(state, program.wanted):
+                extractor._model(*args, **kwargs)
+        else:
+            extractor._model(*args, **kwargs)
+    except CompiledStop:
+        pass
+    holder.state = None
+    return state.values
+
+
+class Holder:
+    """What the hooks of one extractor look at."""
+
+    state: State | None = None
+
+
+@torch._dynamo.assume_constant_result  # type: ignore[attr-defined, untyped-decorator, unused-ignore]
+def _install(extractor: Any) -> bool:
+    """Register the hooks, for real, while dynamo traces."""
+    attributes = vars(extractor)
+    if "_compiled_hooks" not in attributes:
+        handles: list[Any] = []
+        attributes["_compiled_hooks"] = handles
+        # The hooks look at the holder, so that they do not keep the extractor alive.
+        weakref.finalize(extractor, _remove, handles)
+        _register(attributes, handles)
+    return True
+
+
+def _register(attributes: dict[str, Any], handles: list[Any]) -> None:
+    tree: ModuleTree = attributes["_tree"]
+    programs: dict[str, Program] = attributes["_programs"]
+    outputs = sorted({path for program in programs.values() for path in program.outputs})
+    scopes = any(program.wanted for program in programs.values())
+    is_leaf: LeafRule = attributes["_is_leaf"]
+    holder = attributes["_compiled_holder"]
+    if scopes:
+        for path, module in tree.paths.items():
+            scope = "?" if path and is_leaf(module, path) else path
+            handles.append(module.register_forward_pre_hook(_opener(holder, scope)))
+    for path in outputs:
+        handles.append(tree.paths[path].register_forward_hook(_taker(holder, path)))
+    if scopes:
+        for module in tree.paths.values():
+            handles.append(module.register_forward_hook(_closer(holder)))
+
+
+def _remove(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+def _opener(holder: Any, scope: str) -> Callable[..., None]:
+    def hook(_module: nn.Module, _args: Any) -> None:
+        state = holder.state
+        if state is not None:
+            inside_leaf = len(state.scopes) > 0 and state.scopes[-1] == "?"
+            state.scopes.append("?" if inside_leaf else scope)
+
+    return hook
+
+
+def _closer(holder: Any) -> Callable[..., None]:
+    def hook(_module: nn.Module, _args: Any, _value: Any) -> None:
+        state = holder.state
+        if state is not None:
+            state.scopes.pop()
+
+    return hook
+
+
+def _taker(holder: Any, path: str) -> Callable[..., None]:
+    def hook(_module: nn.Module, _args: Any, value: Any) -> None:
+        state = holder.state
+        if state is not None:
+            state.wanted_output(path, value)
+
+    return hook
