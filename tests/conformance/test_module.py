@@ -127,7 +127,8 @@ def test_M4_trap34_a_compiled_extractor_follows_train_and_eval(extract):
 def test_M4_torch_export_of_one_mode(extract):
     model = ZOO["InPlaceModule"]().eval()
     args = model.example()
-    program = torch.export.export(extract(model, ["lin", "add"]), args)
+    extractor = extract(model, ["lin", "add"], example_args=args)
+    program = torch.export.export(extractor, args)
     assert identical(program.module()(*args)["add"], model(*args))
 
 

@@ -6,6 +6,7 @@ of their result, when a torch-function mode is on.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from torch import nn
@@ -18,11 +19,33 @@ __all__ = ["FastPaths"]
 _TAKE_NOTE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
 
+class _Switch(threading.local):
+    """Off while anybody in this thread wants it off; extractors may be nested."""
+
+    def __init__(self) -> None:
+        self.wishes = 0
+        self.guard: Any = None
+
+    def off(self) -> None:
+        if self.wishes == 0:
+            self.guard = no_torch_function()
+            self.guard.__enter__()
+        self.wishes += 1
+
+    def on(self) -> None:
+        self.wishes -= 1
+        if self.wishes == 0:
+            self.guard.__exit__(None, None, None)
+
+
+_SWITCH = _Switch()
+
+
 class FastPaths:
     """Switches our torch-function modes off inside the layers that would notice them."""
 
     def __init__(self) -> None:
-        self._guards: list[Any] = []
+        self._inside = 0
 
     def watch(self, hooks: ModuleHooks, module: nn.Module) -> None:
         """Watch ``module`` and what is inside."""
@@ -34,17 +57,18 @@ class FastPaths:
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Switch off."""
-        self._guards.append(no_torch_function())
-        self._guards[-1].__enter__()
+        self._inside += 1
+        _SWITCH.off()
 
-    def after(self, module: nn.Module, value: Any, *, raised: bool) -> None:
+    def after(self, module: nn.Module | None, value: Any, *, raised: bool) -> None:
         """Switch on."""
-        if self._guards:
-            self._guards.pop().__exit__(None, None, None)
+        if self._inside:
+            self._inside -= 1
+            _SWITCH.on()
 
     def __enter__(self) -> FastPaths:
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._guards:
-            self._guards.pop().__exit__(None, None, None)
+        while self._inside:
+            self.after(None, None, raised=True)
