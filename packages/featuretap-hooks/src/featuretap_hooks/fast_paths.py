@@ -14,9 +14,9 @@ from torch import nn
 from ._compat import no_torch_function
 from .module_hooks import ModuleHooks
 
-__all__ = ["FastPaths"]
+__all__ = ["TAKES_NOTE", "FastPaths"]
 
-_TAKE_NOTE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+TAKES_NOTE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
 
 class _Switch(threading.local):
@@ -49,7 +49,7 @@ class FastPaths:
 
     def watch(self, hooks: ModuleHooks, module: nn.Module) -> None:
         """Watch ``module`` and what is inside."""
-        if isinstance(module, _TAKE_NOTE):
+        if isinstance(module, TAKES_NOTE):
             hooks.around(module, self)
             return
         for child in module.children():

@@ -239,7 +239,7 @@ class Recorder(TorchFunctionMode):
 
     def _count(self, func: Callable[..., Any], value: Any, operation: str | None) -> Any:
         """Note the place of an operation among the torch functions of its scope."""
-        if counts(func, value):
+        if counts(func, plain(value)):
             scope = self.scope
             number = self._counted[scope] = self._counted.get(scope, -1) + 1
             if operation is not None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from .compiling import Places
+from .fast_paths import TAKES_NOTE
 from .module_hooks import ModuleHooks
 from .recorder import Recorder
 from .tracked import plain
@@ -103,13 +104,13 @@ class Scopes:
 
     def watch(self, hooks: ModuleHooks, modules: Iterable[tuple[str, nn.Module]]) -> None:
         """Open and close a scope at each call of each of ``modules``."""
-        leaves: set[str] = set()
+        closed: set[str] = set()
         for path, module in modules:
-            if _is_inside(path, leaves):
+            if _is_inside(path, closed):
                 continue
             is_leaf = path != "" and self._is_leaf(module, path)
-            if is_leaf:
-                leaves.add(path)
+            if is_leaf and isinstance(module, TAKES_NOTE):
+                closed.add(path)
             hooks.around(module, _Call(self, path, is_leaf))
 
     def open(self, module: nn.Module, path: str, is_leaf: bool, args: Any, kwargs: Any) -> Any:
@@ -173,6 +174,6 @@ class _Call:
         return self._scopes.close(module, value, raised=raised)
 
 
-def _is_inside(path: str, leaves: set[str]) -> bool:
-    parts = path.split(".")
-    return any(".".join(parts[:depth]) in leaves for depth in range(1, len(parts)))
+def _is_inside(path: str, closed: set[str]) -> bool:
+    parts = path.split(".") if closed else ()
+    return any(".".join(parts[:depth]) in closed for depth in range(1, len(parts)))

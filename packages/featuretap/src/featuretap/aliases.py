@@ -28,7 +28,8 @@ def torchvision_names(recording: Recording) -> Iterator[tuple[str, Point]]:
     """Yield the names that torchvision lists, in its order, with the point each means there."""
     from .recording import ModuleCall
 
-    by_position = {point.position: point for point in recording.names.values()}
+    by_node = {id(point.value): point for point in recording.names.values()}
+    fixed = {point.position: point for point in recording.names.values()}
     by_start = {
         call.start: point
         for call, point in zip(recording._module_calls(), recording.calls.values(), strict=True)
@@ -39,8 +40,12 @@ def torchvision_names(recording: Recording) -> Iterator[tuple[str, Point]]:
         if position <= skip_to:
             continue
         if not isinstance(event, ModuleCall):
-            point = by_position.get(position)
-            base = _base(event) if isinstance(event, fx.Node) else event.name
+            if isinstance(event, fx.Node):
+                point, base = by_node.get(id(event)), _base(event)
+                if event.op == "get_attr":
+                    point = point or recording.stored[str(event.target)]
+            else:
+                point, base = fixed[position], event.name
         else:
             if not _is_torchvision_operator(recording.tree.paths.get(event.path)):
                 continue

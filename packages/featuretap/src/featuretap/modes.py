@@ -96,6 +96,9 @@ def _nodes_in_scope(recording: Recording, scope: str) -> list[fx.Node]:
 
 
 def _likeness(node: fx.Node) -> tuple[Any, ...]:
-    """Return what two alike nodes share: the operation, and the arguments that are plain values."""
-    constants = [repr(argument) for argument in node.args if not isinstance(argument, fx.Node)]
+    """Return what two alike nodes share: the operation, and arguments that are plain values.
+
+    Flags do not count, for the mode itself is often passed as one.
+    """
+    constants = [repr(a) for a in node.args if not isinstance(a, (fx.Node, bool))]
     return (node.op, node.target, len(node.all_input_nodes), *constants)

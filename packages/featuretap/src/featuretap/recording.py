@@ -141,6 +141,9 @@ class Recording:
         names: dict[str, Point] = {}
         calls: dict[str, Point] = {}
         dependent: set[fx.Node] = set()
+        # A parameter is a node where it is first used, not where it is read: that is all one can see
+        # of the real forward.
+        unnamed: set[fx.Node] = set()
         for position, event in enumerate(self.events):
             if isinstance(event, ModuleCall):
                 name = namer.module(event.path)
@@ -148,8 +151,16 @@ class Recording:
             elif isinstance(event, FixedArgument):
                 name = namer.operation("", event.name)
                 names[name] = Point(name, position, event.value)
+            elif event.op == "get_attr":
+                if event.target in self.tree.parameters:
+                    dependent.add(event)
+                    unnamed.add(event)
             elif self._depends(event, dependent):
                 dependent.add(event)
+                for parameter in event.all_input_nodes if unnamed else ():
+                    if parameter in unnamed:
+                        unnamed.discard(parameter)
+                        self._name_parameter(parameter, position, namer, names)
                 if event.op in ("call_function", "call_method"):
                     target: Any = event.target
                     written = written_arguments(target, event.args, event.kwargs)
@@ -164,11 +175,17 @@ class Recording:
         """Whether the value of ``node`` depends on the model's inputs or parameters."""
         if node.op == "placeholder":
             return True
-        if node.op == "get_attr":
-            return node.target in self.tree.parameters
         if node.op == "call_module" and node.target in self.tree.with_parameters:
             return True
         return not dependent.isdisjoint(node.all_input_nodes)
+
+    def _name_parameter(
+        self, node: fx.Node, position: int, namer: Namer, names: dict[str, Point]
+    ) -> None:
+        given = self._name(node, namer)
+        if given is not None:
+            node.meta["featuretap_name"] = given
+            names[given] = Point(given, position, node)
 
     def _name(self, node: fx.Node, namer: Namer) -> str | None:
         target: Any = node.target
@@ -190,7 +207,7 @@ class Recording:
         if point is None:
             canonical = self._canonical(name)
             point = self.names.get(canonical) or self.calls.get(canonical)
-        return point or self._stored.get(name) or self.torchvision_points.get(name)
+        return point or self.stored.get(name) or self.torchvision_points.get(name)
 
     def names_of_type(self, kind: type[nn.Module]) -> list[str]:
         """Return the name of every call of a module of type ``kind``, in execution order."""
@@ -216,7 +233,7 @@ class Recording:
         return dict(torchvision_names(self))
 
     @cached_property
-    def _stored(self) -> dict[str, Point]:
+    def stored(self) -> dict[str, Point]:
         """Buffers and other tensors that the forward reads, by where the model keeps them."""
         return {
             str(event.target): Point(str(event.target), position, event)
