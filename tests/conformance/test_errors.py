@@ -217,7 +217,9 @@ def test_API_trap39_a_model_that_works_in_one_mode_only(backend, names_of, extra
         extractor.train()(torch.ones(1))
 
 
-def test_E2_an_output_that_nobody_can_look_into_is_refused_by_fx_and_its_inside_served(backend, extract):
+def test_E2_an_output_that_nobody_can_look_into_is_refused_by_fx_and_its_inside_served(
+    backend, extract
+):
     class Box:
         def __init__(self, value):
             self.value = value

@@ -108,7 +108,9 @@ def main() -> None:
             except Exception as error:
                 if only:
                     traceback.print_exc()
-                results.append(Agreement(name, mode, problem=f"{type(error).__name__}: {error}"[:200]))
+                results.append(
+                    Agreement(name, mode, problem=f"{type(error).__name__}: {error}"[:200])
+                )
             print(results[-1].row(), flush=True)
     good = [result for result in results if not result.problem]
     print(

@@ -14,7 +14,13 @@ from torch import nn
 
 from featuretap._compat import storage_id
 
-__all__ = ["calling_modules", "functions_wrapped_for_fx", "graph_target", "no_torch_function", "storage_id"]
+__all__ = [
+    "calling_modules",
+    "functions_wrapped_for_fx",
+    "graph_target",
+    "no_torch_function",
+    "storage_id",
+]
 
 _CALL: types.CodeType = nn.Module.__call__.__code__  # type: ignore[attr-defined]
 
@@ -40,8 +46,6 @@ def functions_wrapped_for_fx() -> Iterator[tuple[dict[str, Any], str]]:
     registered: dict[tuple[int, str], dict[str, Any]] = _symbolic_trace._wrapped_fns_to_patch
     for (_, name), namespace in list(registered.items()):
         yield namespace, name
-
-
 
 
 def graph_target(func: Callable[..., Any]) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from featuretap import NodeNames
+from featuretap.alignment import warn_of_two_operations
 from featuretap.backends import Options
 from featuretap.modules import LeafRule, ModuleTree
+from featuretap.placeholders import check_argument_names
 
 from .example import MODES, Seen, watch_modes
 from .extractor import HooksExtractor
@@ -28,7 +31,10 @@ class HooksBackend:
         if not _has_example(options):
             tree = ModuleTree(model)
             guess = Guess(tree, LeafRule(options.leaf_modules), options)
-            names = [*guess.inputs, *(path for path in tree.paths if path and _is_called(tree, path))]
+            names = [
+                *guess.inputs,
+                *(path for path in tree.paths if path and _is_called(tree, path)),
+            ]
             return NodeNames(names, names)
         names_of: dict[str, list[str]] = {}
         failures: dict[str, str] = {}
@@ -43,6 +49,7 @@ class HooksBackend:
         self, model: nn.Module, requests: Mapping[str, Mapping[Any, str | None]], options: Options
     ) -> HooksExtractor:
         """Make an extractor of ``requests``."""
+        check_argument_names(inspect.signature(model.forward), options.concrete_args)
         plans = {mode: Plan(requests[mode]) for mode in MODES}
         part: dict[str, nn.Module | None] | None = None
         if _has_example(options):
@@ -64,7 +71,18 @@ class HooksBackend:
                 plans[mode].resolve(seen.index, mode)
                 plans[mode].calls = seen.calls
                 ran |= seen.ran_before(plans[mode].keys or ())
+        _warn_of_two_meanings(found, plans)
         return needed_part(model, ran) if options.extra.get("early_stop", True) else None
+
+
+def _warn_of_two_meanings(found: Mapping[str, Seen | Exception], plans: Mapping[str, Plan]) -> None:
+    """Warn, by name, where one name is another operation in train than in eval."""
+    train, evaluate = found["train"], found["eval"]
+    if isinstance(train, Seen) and isinstance(evaluate, Seen):
+        both = [plans[mode].keys or {} for mode in MODES]
+        for name in both[0].keys() & both[1].keys():
+            if not train.index.agrees(evaluate.index, name):
+                warn_of_two_operations(name, stacklevel=6)
 
 
 def _has_example(options: Options) -> bool:

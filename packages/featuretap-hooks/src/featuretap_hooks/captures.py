@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from featuretap.inplace import written_arguments
 from featuretap.structures import map_tensors
 
-from ._compat import graph_target, storage_id
+from ._compat import graph_target, no_torch_function, storage_id
 from .tracked import plain
 
 __all__ = ["Captures", "CopyOnWrite", "Stop"]
@@ -79,7 +79,10 @@ class Captures:
             # Nothing runs any more that could write it.
             self.values[name] = plain(value)
             raise Stop(self)
-        self.values[name] = map_tensors(plain(value), self._keeper(name))
+        with (
+            no_torch_function()
+        ):  # an outer extractor must not take our copies for the model's work
+            self.values[name] = map_tensors(plain(value), self._keeper(name))
 
     def _keeper(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
         def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -97,18 +100,20 @@ class Captures:
         """Copy what is kept in the storage of ``tensor``, which is about to be written."""
         if not self._by_storage:
             return
-        for name, kept in self._by_storage.pop(storage_id(tensor), ()):
-            self.copied.add(name)
-            self.values[name] = map_tensors(self.values[name], _copier(kept))
+        with no_torch_function():
+            for name, kept in self._by_storage.pop(storage_id(tensor), ()):
+                self.copied.add(name)
+                self.values[name] = map_tensors(self.values[name], _copier(kept))
 
     @property
     def lost(self) -> set[str]:
         """Names whose tensors were overwritten without having been copied."""
-        return {
-            name
-            for name, tensor, version in self._kept
-            if name not in self.copied and _version(tensor) != version
-        }
+        with no_torch_function():
+            return {
+                name
+                for name, tensor, version in self._kept
+                if name not in self.copied and _version(tensor) != version
+            }
 
 
 def _copier(kept: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from featuretap import UntraceableModelError
+from featuretap._compat import preserve_version
 from featuretap.backends import Options
 from featuretap.faithful import RandomState, SavedTensors, foreign_random_state
 from featuretap.inplace import written_arguments
@@ -54,10 +55,32 @@ class Seen:
         return ran
 
 
+class _Saved:
+    """Tensors of the model, with content and version, to be put back."""
+
+    def __init__(self) -> None:
+        self._content = SavedTensors()
+        self._versions = ExitStack()
+        self._ids: set[int] = set()
+
+    def save(self, tensor: torch.Tensor) -> None:
+        """Keep a copy of ``tensor`` as it is now."""
+        if id(tensor) not in self._ids:
+            self._ids.add(id(tensor))
+            self._content.save(tensor)
+            if not tensor.is_inference():
+                self._versions.enter_context(preserve_version(tensor))
+
+    def restore(self) -> None:
+        """Put back what was saved."""
+        self._content.restore()
+        self._versions.close()
+
+
 class _SaveWritten(TorchFunctionMode):
     """Saves tensors of the model before they are written."""
 
-    def __init__(self, tree: ModuleTree, saved: SavedTensors) -> None:
+    def __init__(self, tree: ModuleTree, saved: _Saved) -> None:
         super().__init__()
         self._tree = tree
         self._saved = saved
@@ -86,7 +109,7 @@ def watch_example(
     kwargs: Mapping[str, Any],
 ) -> Seen:
     """Run ``model`` on copies of the arguments, in the mode that it is in."""
-    seen, saved = Seen(tree), SavedTensors()
+    seen, saved = Seen(tree), _Saved()
     for buffer in model.buffers():
         saved.save(buffer)
     with ExitStack() as stack:

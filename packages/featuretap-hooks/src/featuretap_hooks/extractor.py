@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import types
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -21,7 +23,7 @@ from .captures import Captures, CopyOnWrite, Stop
 from .compiling import Holder, run_compiled
 from .example import watch_example
 from .guessing import input_names
-from .patching import Place, places
+from .patching import Place, active_recorder, places
 from .plan import Plan, Watch
 from .scopes import Calls
 from .watching import fast_paths, run_watched, watch_modules
@@ -65,6 +67,9 @@ class HooksExtractor(nn.Module):
         state["_parameters"], state["_buffers"] = model._parameters, model._buffers
         state["_non_persistent_buffers_set"] = model._non_persistent_buffers_set
         state["_modules"] = model._modules if part is None else part
+        state["_called_modules"] = model._modules
+        state["_is_nested"] = any(type(m) is HooksExtractor for m in self._tree.paths.values())
+        state["forward"] = _with_signature(self, self._tree.signature)
         state["_compiled_holder"] = Holder()
         self._make_programs()
 
@@ -108,7 +113,7 @@ class HooksExtractor(nn.Module):
 
     # -- running --------------------------------------------------------------------------------
 
-    def forward(self, *args: Any, **kwargs: Any) -> OrderedDict[str, Any]:
+    def _forward(self, *args: Any, **kwargs: Any) -> OrderedDict[str, Any]:
         """Call the model; take the arguments that its forward takes.
 
         Raises:
@@ -125,9 +130,15 @@ class HooksExtractor(nn.Module):
             self._make_programs()
         keys = plan.keys or {}
         grad = torch.is_grad_enabled()
-        captures = Captures(keys, plan.overwritten.get(grad), stop=self._may_stop())
+        outer = active_recorder()
+        # Inside another extractor's forward, whose recorder names everything, values are copied at once.
+        known = plan.overwritten.get(grad) if outer is None else set(keys)
+        captures = Captures(keys, known, stop=self._may_stop())
         try:
-            self._watch(plan, captures, args, kwargs)
+            if outer is not None and outer.share(self, captures):
+                self._follow(captures, args, kwargs)
+            else:
+                self._watch(plan, captures, args, kwargs)
             for name in sorted(captures.missing & self._tree.parameters.keys()):
                 captures.node(name, self._tree.parameters[name])
         except Stop as stop:
@@ -167,17 +178,27 @@ class HooksExtractor(nn.Module):
                 self._record(plan, watch, captures, args, kwargs)
                 return
             if watch.inputs:
-                bound = self._tree.signature.bind(*args, **kwargs)
-                bound.apply_defaults()
-                for name, argument in watch.inputs.items():
-                    captures.take(name, bound.arguments[argument])
+                self._take_inputs(captures, watch.inputs, args, kwargs)
             outputs = {path: self._tree.paths[path] for path in watch.outputs}
             stack.enter_context(watch_modules(outputs, captures.take))
             self._model(*args, **kwargs)
 
+    def _follow(self, captures: Captures, args: Any, kwargs: Any) -> None:
+        """Run the model where another recorder hands over its nodes."""
+        self._take_inputs(captures, self._inputs, args, kwargs)
+        captures.node("", self._model(*args, **kwargs))
+
+    def _take_inputs(
+        self, captures: Captures, inputs: Mapping[str, str], args: Any, kwargs: Any
+    ) -> None:
+        bound = self._tree.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        for name, argument in inputs.items():
+            captures.take(name, bound.arguments.get(argument))
+
     def _record(self, plan: Plan, watch: Watch, captures: Captures, args: Any, kwargs: Any) -> None:
         calls = Calls()
-        only = watch.only(plan.calls, self._tree)
+        only = None if self._is_nested else watch.only(plan.calls, self._tree)
         try:
             run_watched(
                 self._model,
@@ -248,6 +269,18 @@ class HooksExtractor(nn.Module):
             "autowrap_functions": options.autowrap_functions,
             "autowrap_modules": [module.__name__ for module in options.autowrap_modules],
         }
+
+
+def _with_signature(extractor: HooksExtractor, signature: inspect.Signature) -> Any:
+    """Make a ``forward`` that shows the arguments of the model's."""
+    plain = HooksExtractor._forward
+    function = types.FunctionType(plain.__code__, plain.__globals__, "forward")
+    function.__doc__ = plain.__doc__
+    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    if any(p.kind is p.POSITIONAL_ONLY for p in parameters) or "self" not in signature.parameters:
+        function.__signature__ = inspect.Signature([first, *parameters])  # type: ignore[attr-defined]
+    return types.MethodType(function, extractor)
 
 
 def _rebuild(state: dict[str, Any]) -> HooksExtractor:

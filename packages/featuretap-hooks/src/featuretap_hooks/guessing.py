@@ -40,7 +40,9 @@ class Guess:
         self.inputs = input_names(tree)
         leaves = [path for path, module in tree.paths.items() if path and is_leaf(module, path)]
         rest = [path for path in tree.paths if path not in set(leaves)]
-        self._points = {name: Point(name, at) for at, name in enumerate([*self.inputs, *leaves, *rest])}
+        self._points = {
+            name: Point(name, at) for at, name in enumerate([*self.inputs, *leaves, *rest])
+        }
         self.names = {name: self._points[name] for name in [*self.inputs, *leaves]}
         self.calls = {name: self._points[name] for name in rest}
 

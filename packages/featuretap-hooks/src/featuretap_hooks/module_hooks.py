@@ -61,13 +61,14 @@ class ModuleHooks:
         thread = self._thread
         handling: list[BaseException | None] = []
 
-        def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        # Another thread may run the module while torch has noted only half of the registration.
+        def before(module: nn.Module, args: Any, kwargs: Any = None) -> Any:
             if threading.get_ident() != thread:
                 return None
             handling.append(_handled())
             return watcher.before(module, args, kwargs)
 
-        def after(module: nn.Module, _args: Any, value: Any) -> Any:
+        def after(module: nn.Module, _args: Any, value: Any, *_: Any) -> Any:
             if threading.get_ident() != thread or not handling:
                 return None
             # While something else is handled than when the call began, the forward raised.

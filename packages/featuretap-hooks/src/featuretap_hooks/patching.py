@@ -22,7 +22,7 @@ from featuretap.naming import operation_name
 from ._compat import functions_wrapped_for_fx
 from .recorder import Recorder
 
-__all__ = ["Place", "places", "recording_functions"]
+__all__ = ["Place", "active_recorder", "places", "recording_functions"]
 
 Place = tuple[dict[str, Any], str]
 
@@ -31,6 +31,11 @@ _ACTIVE = threading.local()
 # (id of the namespace, name) -> how many forwards need the replacement, and what was there.
 _REPLACED: dict[tuple[int, str], list[Any]] = {}
 _MISSING = object()
+
+
+def active_recorder() -> Recorder | None:
+    """Return the recorder of the forward that this thread is in, if it is in one."""
+    return getattr(_ACTIVE, "recorder", None)
 
 
 def places(tree: ModuleTree, options: Options) -> list[Place]:
@@ -68,7 +73,7 @@ def _named(namespace: dict[str, Any], ids: set[int]) -> Iterator[Place]:
 def recording_functions(recorder: Recorder, found: Iterable[Place]) -> Iterator[None]:
     """While entered, calls of the functions at these places are recorded as one node each."""
     found = list(found)
-    outer = getattr(_ACTIVE, "recorder", None)
+    outer = active_recorder()
     _ACTIVE.recorder = recorder
     with _LOCK:
         for place in found:
@@ -107,7 +112,7 @@ def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        recorder: Recorder | None = getattr(_ACTIVE, "recorder", None)
+        recorder = active_recorder()
         if recorder is None or not recorder.listening or not recorder.takes_part(args, kwargs):
             return function(*args, **kwargs)
         return recorder.run(operation, function, args, kwargs)

@@ -16,6 +16,7 @@ from .scopes import Calls, Only
 
 __all__ = ["Plan", "Watch"]
 
+
 @dataclass
 class Plan:
     """What one mode of an extractor watches.
@@ -55,7 +56,9 @@ class Plan:
         if selection is not None and not globs and not any(isinstance(e, type) for e in known):
             self._take(selection)
         else:
-            self.names_to_keys = {str(entry): str(key or entry) for entry, key in self.request.items()}
+            self.names_to_keys = {
+                str(entry): str(key or entry) for entry, key in self.request.items()
+            }
 
     def _take(self, selection: Selection) -> None:
         self.names_to_keys = selection.names_to_keys

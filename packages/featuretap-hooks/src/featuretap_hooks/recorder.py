@@ -67,6 +67,7 @@ class Recorder(TorchFunctionMode):
         self._running: list[tuple[nn.Module, str | None]] = []
         self._busy = False
         self._live = True
+        self._shared: dict[str, Sink] = {}
         self._latest = ""
         self._counted: dict[str, int] = {}
         self.places: Places = {}
@@ -95,6 +96,19 @@ class Recorder(TorchFunctionMode):
     def scope(self) -> str:
         """The path of the module whose forward runs."""
         return (self._running[-1][1] or "") if self._running else ""
+
+    def share(self, extractor: nn.Module, sink: Sink) -> bool:
+        """Let an extractor inside the model have the nodes inside it, by the names it knows.
+
+        Returns:
+            Whether that is possible: only where everything is recorded, and in its first call.
+
+        """
+        path = self._tree.path_of(extractor)
+        if path is None or self._confined or not self.listening or path in self._shared:
+            return False
+        self._shared[path] = sink
+        return True
 
     def push(self, module: nn.Module, scope: str | None) -> None:
         """Open a scope; ``None`` for the inside of a leaf module, where nothing is a node."""
@@ -128,7 +142,7 @@ class Recorder(TorchFunctionMode):
         """
         watched: dict[str, Any] = {}
         for name, value in arguments.items():
-            self._sink.node(self._namer.operation("", name), value)
+            self._node(self._namer.operation("", name), value)
             self._dependents.mark(value)
             is_tuple = isinstance(value, tuple)
             is_number = type(value) in (int, float) and name not in fixed
@@ -154,12 +168,21 @@ class Recorder(TorchFunctionMode):
         if name is None:
             return value
         self._dependents.mark(value)
-        self._sink.node(name, value, module)
+        self._node(name, value, module)
         return track(value, self._origin) if self.listening else value
 
     def leave_call(self, name: str, value: Any, module: nn.Module) -> None:
         """Hand over what a module that was looked into returned."""
         self._sink.call(name, plain(value), module)
+        for path, sink in self._shared.items():
+            if name != path and (not path or name.startswith(f"{path}.")):
+                sink.call(name[len(path) + 1 :] if path else name, plain(value), module)
+
+    def _node(self, name: str, value: Any, module: nn.Module | None = None) -> None:
+        self._sink.node(name, value, module)
+        for path, sink in self._shared.items():
+            if not path or name.startswith(f"{path}."):
+                sink.node(name[len(path) + 1 :] if path else name, value, module)
 
     def use(self, value: Any) -> None:
         """Make nodes of what an operation takes: pending attributes, leaf by leaf."""
@@ -170,12 +193,13 @@ class Recorder(TorchFunctionMode):
         if isinstance(source, Tracked):
             if source._origin.pending and source._origin.recorder is self:
                 source._origin.pending = False
+                self.use(source._origin.parameter)
                 self._name("getattr", plain(source))
         else:
             path = self._dependents.parameters.get(id(source))
             if path is not None and path not in self._read_parameters:
                 self._read_parameters.add(path)
-                self._sink.node(self._namer.operation("", path), source)
+                self._node(self._namer.operation("", path), source)
 
     def derive(self, operation: str, value: Any, *sources: Any) -> Any:
         """Record what was computed from tracked values."""
@@ -184,7 +208,7 @@ class Recorder(TorchFunctionMode):
 
     def _name(self, operation: str, value: Any) -> None:
         self._latest = self._namer.operation(self.scope, operation)
-        self._sink.node(self._latest, value)
+        self._node(self._latest, value)
 
     def _made(self, operation: str, value: Any) -> Any:
         self._name(operation, value)
@@ -267,9 +291,9 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, torch.Tensor):
             self.use(args)
             return self._made("getattr", value)
-        tracked = track(value, Origin(self, pending=True))
+        parameter = args[0] if id(args[0]) in self._dependents.parameters else None
+        tracked = track(value, Origin(self, pending=True, parameter=parameter))
         if isinstance(tracked, TrackedConstant):
             self._dependents.remember(value, tracked)
             return value
         return tracked
-

@@ -36,12 +36,14 @@ class Origin:
     Attributes:
         recorder: who listens, as long as the forward runs.
         pending: the value is an attribute (``x.shape``) that becomes a node when it is used, as in fx.
+        parameter: the parameter that it is an attribute of, which is then used too.
 
     """
 
-    __slots__ = ("pending", "recorder")
+    __slots__ = ("parameter", "pending", "recorder")
 
-    def __init__(self, recorder: Recorder, *, pending: bool = False) -> None:
+    def __init__(self, recorder: Recorder, *, pending: bool = False, parameter: Any = None) -> None:
+        self.parameter = parameter
         self.recorder = recorder
         self.pending = pending
 

@@ -103,4 +103,3 @@ def watch_modules(modules: Mapping[str, nn.Module], take: Any) -> Iterator[None]
         for path, module in modules.items():
             hooks.after(module, lambda value, path=path: take(path, value))
         yield
-

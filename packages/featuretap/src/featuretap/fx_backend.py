@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import fx, nn
 
+from .alignment import warn_of_two_operations
 from .backends import Options
 from .errors import UntraceableModelError
 from .extractor import ExtractorParts, FeatureExtractor
@@ -127,12 +127,7 @@ def _warn_of_two_meanings(
     asked = [selections[mode].names_to_keys for mode in MODES]
     for name in asked[0].keys() & asked[1].keys():
         if not same_operation(train, evaluate, name):
-            warnings.warn(
-                f"{name!r} is one operation in train mode but another in eval mode, because they are "
-                "counted apart; pass train_return_nodes and eval_return_nodes to say which you mean",
-                UserWarning,
-                stacklevel=6,
-            )
+            warn_of_two_operations(name, stacklevel=6)
 
 
 def _note_flag_exceptions(extractor: FeatureExtractor, recordings: Mapping[str, Recorded]) -> None:

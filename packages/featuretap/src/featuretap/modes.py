@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, TypeAlias
 
 from torch import fx, nn
 
+from .alignment import aligned
 from .backends import Options
 from .errors import UntraceableModelError
 from .modules import ModuleTree
@@ -76,14 +76,7 @@ def same_operation(train: Recording, evaluate: Recording, name: str) -> bool:
         return nodes[0].op == nodes[1].op == "call_module"
     siblings = [_nodes_in_scope(recording, scopes[0]) for recording in (train, evaluate)]
     first, second = (list(map(_likeness, nodes)) for nodes in siblings)
-    at = siblings[0].index(nodes[0]), siblings[1].index(nodes[1])
-    if first == second:
-        return at[0] == at[1]
-    blocks = difflib.SequenceMatcher(None, first, second, autojunk=False).get_matching_blocks()
-    return any(
-        block.a <= at[0] < block.a + block.size and at[0] - block.a == at[1] - block.b
-        for block in blocks
-    )
+    return aligned(first, second, siblings[0].index(nodes[0]), siblings[1].index(nodes[1]))
 
 
 def _nodes_in_scope(recording: Recording, scope: str) -> list[fx.Node]:

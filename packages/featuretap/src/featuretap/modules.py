@@ -127,7 +127,8 @@ def _walk(module: nn.Module, path: str, ancestors: set[int]) -> Iterator[tuple[s
         return
     yield path, module
     ancestors.add(id(module))
-    for name, child in module._modules.items():
+    # An extractor may register a part only of the modules that it calls.
+    for name, child in vars(module).get("_called_modules", module._modules).items():
         if child is not None:
             yield from _walk(child, join(path, name), ancestors)
     ancestors.discard(id(module))

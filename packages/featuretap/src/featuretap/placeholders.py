@@ -12,7 +12,7 @@ from .recording import FixedArgument
 if TYPE_CHECKING:
     from .tracing import FeatureTracer
 
-__all__ = ["root_arguments"]
+__all__ = ["check_argument_names", "root_arguments"]
 
 _FIXED_DEFAULTS = (type(None), bool, str)
 
@@ -25,7 +25,7 @@ def root_arguments(
     An argument whose default is ``None``, a flag or a string chooses a branch, so it is fixed to its
     default: a stand-in would always take the other branch. The others are placeholders.
     """
-    _check_names(signature, concrete)
+    check_argument_names(signature, concrete)
     recording = tracer.recording
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
@@ -48,7 +48,8 @@ def root_arguments(
     return args, kwargs
 
 
-def _check_names(signature: inspect.Signature, concrete: Mapping[str, Any]) -> None:
+def check_argument_names(signature: inspect.Signature, concrete: Mapping[str, Any]) -> None:
+    """Refuse fixed values for arguments that do not exist."""
     for name in concrete:
         if name not in signature.parameters:
             raise UntraceableModelError(

@@ -11,7 +11,6 @@ from .errors import NodeNotFoundError, nearest
 __all__ = ["NodeIndex", "Selection", "is_glob", "normalize"]
 
 
-
 class NodeIndex(Protocol):
     """Where names are looked up: a recorded forward, whatever recorded it."""
 

@@ -18,7 +18,17 @@ from torch import fx
 
 from .errors import UntraceableModelError
 
-__all__ = ["Built", "Opaque", "build", "copy_value", "freeze", "map_nodes", "map_tensors", "nodes_in", "thaw"]
+__all__ = [
+    "Built",
+    "Opaque",
+    "build",
+    "copy_value",
+    "freeze",
+    "map_nodes",
+    "map_tensors",
+    "nodes_in",
+    "thaw",
+]
 
 
 class Built(NamedTuple):
