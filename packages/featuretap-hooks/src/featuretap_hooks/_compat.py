@@ -22,7 +22,7 @@ __all__ = [
     "storage_id",
 ]
 
-_CALL: types.CodeType = nn.Module.__call__.__code__  # type: ignore[attr-defined]
+_CALL: types.CodeType = nn.Module.__call__.__code__
 
 
 def calling_modules(frame: types.FrameType | None) -> Iterator[nn.Module]:

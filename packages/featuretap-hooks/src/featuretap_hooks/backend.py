@@ -81,7 +81,7 @@ def _warn_of_two_meanings(found: Mapping[str, Seen | Exception], plans: Mapping[
     if isinstance(train, Seen) and isinstance(evaluate, Seen):
         both = [plans[mode].keys or {} for mode in MODES]
         for name in both[0].keys() & both[1].keys():
-            if not train.index.agrees(evaluate.index, name):
+            if not train.agrees(evaluate, name):
                 warn_of_two_operations(name, stacklevel=6)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -12,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from featuretap import UntraceableModelError
 from featuretap._compat import preserve_version
+from featuretap.alignment import aligned
 from featuretap.backends import Options
 from featuretap.faithful import RandomState, SavedTensors, foreign_random_state
 from featuretap.inplace import written_arguments
@@ -28,6 +30,7 @@ from .watching import fast_paths, run_watched
 __all__ = ["MODES", "Seen", "watch_example", "watch_modes"]
 
 MODES = ("train", "eval")
+_COUNTER = re.compile(r"_[0-9]+$")
 
 
 class Seen:
@@ -41,6 +44,7 @@ class Seen:
 
     def __init__(self, tree: ModuleTree) -> None:
         self._parameters = tree.parameters
+        self._paths = tree.paths
         self.index = Index(tree)
         self.calls = Calls(lambda: len(self.index))
 
@@ -53,6 +57,25 @@ class Seen:
             if name in self._parameters and point.position <= last:
                 ran.add(name.rpartition(".")[0])
         return ran
+
+    def agrees(self, other: Seen, name: str) -> bool:
+        """Say whether ``name`` is the same operation here and in ``other``."""
+        if name in self._paths or name not in self.index.names or name not in other.index.names:
+            return True
+        scope = name.rpartition(".")[0]
+        mine, theirs = self._in_scope(scope), other._in_scope(scope)
+        names, other_names = list(mine), list(theirs)
+        return aligned(
+            list(mine.values()), list(theirs.values()), names.index(name), other_names.index(name)
+        )
+
+    def _in_scope(self, scope: str) -> dict[str, tuple[str, ...]]:
+        """Return what the operations of a scope are like, by name."""
+        return {
+            name: (_COUNTER.sub("", name), *self.calls.constants.get(name, ()))
+            for name in self.index.names
+            if name.rpartition(".")[0] == scope
+        }
 
 
 class _Saved:

@@ -155,7 +155,7 @@ class HooksExtractor(nn.Module):
         values = run_compiled(self, program, args, kwargs)
         features = OrderedDict()
         for name, value in values.items():
-            for key in plan.keys[name]:
+            for key in (plan.keys or {})[name]:
                 features[key] = value
         return features
 
@@ -234,11 +234,15 @@ class HooksExtractor(nn.Module):
 
     @property
     def _inputs(self) -> dict[str, str]:
-        return self._cached("_input_names", partial(input_names, self._tree))
+        names: dict[str, str] = self._cached("_input_names", partial(input_names, self._tree))
+        return names
 
     @property
     def _places(self) -> list[Place]:
-        return self._cached("_patched_places", partial(places, self._tree, self._options))
+        found: list[Place] = self._cached(
+            "_patched_places", partial(places, self._tree, self._options)
+        )
+        return found
 
     def _cached(self, name: str, make: Any) -> Any:
         state = vars(self)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from featuretap.alignment import aligned
 from featuretap.modules import ModuleTree
 from featuretap.naming import join
 
 __all__ = ["Index", "Point"]
-
-_COUNTER = re.compile(r"_[0-9]+$")
 
 
 class Point(NamedTuple):
@@ -70,18 +66,6 @@ class Index:
     def known_names(self) -> Iterable[str]:
         """Every name that would be accepted, the listed ones first."""
         return [*self.names, *self.calls, *self._tree.aliases]
-
-    def agrees(self, other: Index, name: str) -> bool:
-        """Say whether ``name`` is the same operation here and in ``other``."""
-        if name in self._tree.paths or name not in self.names or name not in other.names:
-            return True
-        scope = name.rpartition(".")[0]
-        mine, theirs = self._in_scope(scope), other._in_scope(scope)
-        bases = ([_COUNTER.sub("", node) for node in nodes] for nodes in (mine, theirs))
-        return aligned(*bases, mine.index(name), theirs.index(name))
-
-    def _in_scope(self, scope: str) -> list[str]:
-        return [name for name in self.names if name.rpartition(".")[0] == scope]
 
 
 def canonical(name: str, tree: ModuleTree) -> str:

@@ -71,6 +71,7 @@ class Recorder(TorchFunctionMode):
         self._latest = ""
         self._counted: dict[str, int] = {}
         self.places: Places = {}
+        self.constants: dict[str, tuple[str, ...]] = {}
         # ``x.shape`` is given out pending; the sources of one forward share what can be shared.
         self._origin = Origin(self)
 
@@ -110,7 +111,7 @@ class Recorder(TorchFunctionMode):
         self._shared[path] = sink
         return True
 
-    def push(self, module: nn.Module, scope: str | None) -> None:
+    def enter_scope(self, module: nn.Module, scope: str | None) -> None:
         """Open a scope; ``None`` for the inside of a leaf module, where nothing is a node."""
         if self._running and self._running[-1][1] is None:
             scope = None
@@ -119,7 +120,7 @@ class Recorder(TorchFunctionMode):
             self._dependents.add_stored(module, scope)
         self._dependents.forget_dtypes()
 
-    def pop(self, module: nn.Module) -> None:
+    def leave_scope(self, module: nn.Module) -> None:
         """Close the scope of ``module``, and any that an exception left open inside it."""
         while self._running and self._running.pop()[0] is not module:
             pass
@@ -246,7 +247,10 @@ class Recorder(TorchFunctionMode):
         for source in sources:
             self._use(source)
         operation = name_of(func, frame)
-        return self._count(func, self.run(operation, func, args, kwargs), operation)
+        value = self.run(operation, func, args, kwargs)
+        if operation is not None:
+            self._describe(args)
+        return self._count(func, value, operation)
 
     def run(self, operation: str | None, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run ``func`` on real values, and record it as one node."""
@@ -269,6 +273,12 @@ class Recorder(TorchFunctionMode):
             if operation is not None:
                 self.places[self._latest] = (scope, number)
         return value
+
+    def _describe(self, args: Any) -> None:
+        """Note the plain arguments of an operation, by which it is known again in the other mode."""
+        if not self._confined:
+            given = [repr(a) for a in args if type(a) in (int, float, str)]
+            self.constants[self._latest] = tuple(given)
 
     def takes_part(self, args: Any, kwargs: Any) -> bool:
         """Whether a call with these arguments depends on the model; if so, they become nodes."""

@@ -37,6 +37,7 @@ class Calls:
         started: path of a module -> how many values were there when it was first called.
         foreign: scopes that cannot be recorded alone (see :class:`.dependents.Dependents`).
         places: where operations were, for compiled code.
+        constants: the plain arguments of operations.
 
     """
 
@@ -46,6 +47,7 @@ class Calls:
         self.started: dict[str, int] = {}
         self.foreign: set[str] = set()
         self.places: Places = {}
+        self.constants: dict[str, tuple[str, ...]] = {}
 
     def add(self, path: str, scope: str | None) -> None:
         """Note that the module at ``path`` is called by the forward of ``scope``."""
@@ -89,12 +91,13 @@ class Scopes:
         self._switch(False)
         self._calls.foreign |= self._recorder.foreign
         self._calls.places.update(self._recorder.places)
+        self._calls.constants.update(self._recorder.constants)
 
     def _switch(self, on: bool) -> None:
         if on and not self._recording:
-            self._recorder.__enter__()
+            self._recorder.__enter__()  # type: ignore[no-untyped-call]
         elif self._recording and not on:
-            self._recorder.__exit__(None, None, None)
+            self._recorder.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._recording = on
 
     def _follow(self) -> None:
@@ -123,7 +126,7 @@ class Scopes:
         self._calls.add(path, self._open[-1].scope if self._open else None)
         scope = None if is_leaf or inside_leaf else path
         self._open.append(_Open(module, name, scope))
-        recorder.push(module, scope)
+        recorder.enter_scope(module, scope)
         self._follow()
         # What a leaf does with sizes is its own business.
         return (plain(args), plain(kwargs)) if is_leaf else None
@@ -142,7 +145,7 @@ class Scopes:
         """Close the scope of ``module`` and those that an exception left open inside it."""
         if all(entry.module is not module for entry in self._open):
             return None
-        self._recorder.pop(module)
+        self._recorder.leave_scope(module)
         entry = self._open.pop()
         while entry.module is not module:
             entry = self._open.pop()

@@ -86,14 +86,15 @@ class TrackedFloat(_Number, float):
     __hash__ = float.__hash__
 
 
-_NUMBERS = {int: TrackedInt, float: TrackedFloat}
+_NUMBERS: dict[Any, Any] = {int: TrackedInt, float: TrackedFloat}
 
 
 def _binary(function: Callable[[Any, Any], Any], *, reflected: bool) -> Callable[..., Any]:
     operation = operation_name(function)
 
     def method(self: Any, other: Any) -> Any:
-        if not isinstance(other, (int, float)):
+        # ``(1,) * x.ndim`` is an operation of the size, too.
+        if not isinstance(other, (int, float, *((tuple, list) if operation == "mul" else ()))):
             return NotImplemented
         pair = (plain(other), plain(self)) if reflected else (plain(self), plain(other))
         return _tell(self, operation, function(*pair), other)
@@ -164,7 +165,7 @@ class TrackedConstant(Tracked):
         self.value = value
 
 
-_CONTAINERS = {list: TrackedList, dict: TrackedDict}
+_CONTAINERS: dict[Any, Any] = {list: TrackedList, dict: TrackedDict}
 
 
 def track(value: Any, origin: Origin) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -101,5 +102,5 @@ def watch_modules(modules: Mapping[str, nn.Module], take: Any) -> Iterator[None]
     """While entered, hand what each module returns to ``take(path, value)``."""
     with ModuleHooks() as hooks:
         for path, module in modules.items():
-            hooks.after(module, lambda value, path=path: take(path, value))
+            hooks.after(module, partial(take, path))
         yield
