@@ -146,14 +146,18 @@ def _serve(model: nn.Module, backend: str, ask: Callable[[Any], Any]) -> Any:
     if backend != "auto":
         return ask(load_backend(backend))
     try:
-        return ask(load_backend("fx"))
+        answer = ask(load_backend("fx"))
+        reason = "; ".join(getattr(answer, "missing_modes", {}).values())
     except (UntraceableModelError, NodeNotFoundError) as error:
-        if "hooks" not in available_backends():
+        reason = error.hidden if isinstance(error, NodeNotFoundError) else str(error)
+        if not reason or "hooks" not in available_backends():
             raise
-        answer = ask(load_backend("hooks"))
-        message = f"fx cannot serve this request, the hooks backend does: {error}"
-        warnings.warn(message, FallbackWarning, stacklevel=3)
+    if not reason or "hooks" not in available_backends():
         return answer
+    answer = ask(load_backend("hooks"))
+    message = f"fx cannot serve this request, the hooks backend does. {reason}"
+    warnings.warn(message, FallbackWarning, stacklevel=3)
+    return answer
 
 
 def make_requests(both: Any, train: Any, evaluate: Any) -> dict[str, dict[Any, str | None]]:

@@ -24,16 +24,20 @@ class NodeNotFoundError(ValueError):
     Attributes:
         name: the name that was asked for.
         suggestions: the names nearest to it, best first.
+        hidden: where the name may be all the same, out of the backend's sight; ``""`` if nowhere.
 
     """
 
-    def __init__(self, message: str, name: str = "", suggestions: Sequence[str] = ()) -> None:
+    def __init__(
+        self, message: str, name: str = "", suggestions: Sequence[str] = (), hidden: str = ""
+    ) -> None:
         super().__init__(message)
         self.name = name
         self.suggestions = tuple(suggestions)
+        self.hidden = hidden
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (str(self), self.name, self.suggestions)
+        return type(self), (str(self), self.name, self.suggestions, self.hidden)
 
 
 class NodeNotReachedError(NodeNotFoundError):

@@ -97,6 +97,11 @@ class FeatureExtractor(fx.GraphModule):
         return dict(self._parts.auto_leaves)
 
     @property
+    def missing_modes(self) -> dict[str, str]:
+        """``"train"`` or ``"eval"`` -> why this extractor cannot be used in that mode."""
+        return {m: graph for m, graph in self._parts.graphs.items() if isinstance(graph, str)}
+
+    @property
     def _mode(self) -> str:
         return "train" if self.training else "eval"
 

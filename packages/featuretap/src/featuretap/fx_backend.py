@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from .alignment import warn_of_two_operations
 from .backends import Options
-from .errors import UntraceableModelError
+from .errors import NodeNotFoundError, UntraceableModelError
 from .extractor import ExtractorParts, FeatureExtractor
 from .installing import populate
 from .modes import MODES, Recorded, record_modes, same_operation
@@ -18,7 +18,7 @@ from .modules import ModuleTree
 from .node_names import NodeNames
 from .pruning import Pruning
 from .recording import Recording
-from .selection import Selection
+from .selection import Selection, is_glob
 
 __all__ = ["FxBackend", "assemble"]
 
@@ -93,9 +93,19 @@ def _select(
             selections[mode] = (
                 selections["train"]
                 if same and "train" in selections
-                else Selection.resolve(requests[mode], recording, mode)
+                else _resolve(requests[mode], recording, mode)
             )
     return selections
+
+
+def _resolve(request: Mapping[Any, str | None], recording: Recording, mode: str) -> Selection:
+    try:
+        return Selection.resolve(request, recording, mode)
+    except NodeNotFoundError as error:
+        for path, reason in recording.auto_leaves.items():
+            if error.name.startswith(f"{path}.") or is_glob(error.name):
+                error.hidden = f"fx cannot look into {path!r}: {reason}"
+        raise
 
 
 def _prune(

@@ -1,0 +1,85 @@
+"""``backend="auto"``: fx where it can serve, else hooks, and it says so once."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import featuretap
+from support import identical
+from zoo import NestedScopes
+
+X = torch.ones(2, 4)
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        if x.sum() > 0:
+            x = x * 2
+        return self.lin(x) + 1
+
+
+def create(model, nodes, **kwargs):
+    return featuretap.create_feature_extractor(model, nodes, **kwargs)
+
+
+def test_API_auto_is_fx_where_fx_can_serve():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(create(NestedScopes(), ["stage.0.lin"]), torch.fx.GraphModule)
+
+
+def test_API_auto_is_hooks_where_the_root_cannot_be_traced_and_says_where():
+    model = Branches()
+    with pytest.warns(featuretap.FallbackWarning) as caught:
+        extractor = create(model, ["mul", "lin"])
+    assert len(caught) == 1
+    text = str(caught[0].message)
+    assert "the hooks backend does" in text
+    assert "Branches.forward" in text
+    assert re.search(r"test_auto\.py:\d+", text)
+    features = extractor(X)
+    assert identical(features["mul"], X * 2)
+    assert identical(features["lin"], model.lin(X * 2))
+
+
+def test_API_auto_serves_a_node_inside_an_auto_leaf_by_hooks():
+    model = nn.Sequential(nn.Linear(4, 4), Branches())
+    create(model, ["1"])  # an auto leaf as a whole is fx's
+    with pytest.warns(featuretap.FallbackWarning, match="fx cannot look into '1'") as caught:
+        extractor = create(model, ["1.lin", "1"])
+    assert len(caught) == 1
+    assert identical(extractor(X)["1"], extractor(X)["1.lin"] + 1)
+
+
+def test_E1_auto_does_not_fall_back_for_a_mistyped_name():
+    with pytest.raises(featuretap.NodeNotFoundError, match=r"Did you mean 'stage\.0\.lin'"):
+        create(NestedScopes(), "stage.0.lim")
+
+
+def test_API_auto_is_hooks_where_fx_has_one_mode_only():
+    class OnlyEval(nn.Module):
+        def forward(self, x):
+            if self.training and x.sum() > 0:
+                return x * 2
+            return x + 1
+
+    with pytest.warns(featuretap.FallbackWarning, match="no train mode"):
+        extractor = create(OnlyEval(), "")
+    assert identical(extractor(X)[""], X * 2)
+    assert identical(extractor.eval()(X)[""], X + 1)
+
+
+def test_errors_with_all_they_know_can_be_pickled():
+    error = featuretap.NodeNotFoundError("text", "name", ["near"], "inside 'a'")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.name, copy.suggestions, copy.hidden) == ("name", ("near",), "inside 'a'")

@@ -1,0 +1,259 @@
+"""What is particular to watching the real forward."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+import featuretap
+import featuretap_hooks
+from support import identical, snapshot
+from zoo import NestedScopes, ReusedModules
+
+create = featuretap_hooks.create_feature_extractor
+X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+
+
+def modes_on() -> int:
+    return torch._C._len_torch_function_stack()
+
+
+class Probe(nn.Module):
+    """Notes how it is watched."""
+
+    def forward(self, x):
+        self.seen = (modes_on(), len(self._forward_hooks) + len(self._forward_pre_hooks))
+        return x * 1
+
+
+def test_C4_module_outputs_need_one_plain_hook_each_and_no_mode():
+    model = nn.Sequential(Probe(), Probe(), nn.Linear(4, 4))
+    extractor = create(model, ["1"])
+    extractor(X)
+    extractor(X)
+    assert model[0].seen == (0, 0)
+    assert model[1].seen == (0, 1)
+
+
+def test_C4_operations_are_watched_in_their_scopes_only():
+    model = nn.Sequential(Probe(), Probe(), nn.Linear(4, 4))
+    extractor = create(model, ["1.mul", "2"])
+    extractor(X)
+    assert identical(extractor(X)["1.mul"], X)
+    assert model[0].seen == (0, 0)
+    assert model[1].seen[0] == 1
+
+
+def test_M5_hooks_are_gone_after_a_call_and_after_every_exception():
+    class Fails(nn.Module):
+        def forward(self, x):
+            if x.sum() > 1000:
+                raise self.error
+            return x + 1
+
+    model = nn.Sequential(NestedScopes(), Fails(), nn.ReLU())
+    extractor = create(model, ["0.mul", "0.stage", "2"])
+    extractor(X)
+    before = snapshot(model)
+    for error in (ValueError("no"), KeyboardInterrupt(), MemoryError()):
+        model[1].error = error
+        with pytest.raises(type(error)):
+            extractor(X * 1e6)
+        del model[1].error
+        assert snapshot(model)[:-2] == before[:-2]
+        assert modes_on() == 0
+    assert identical(extractor(X)["0.mul"], model[0](X))
+
+
+def test_C1_trap43_a_models_own_except_does_not_swallow_the_early_stop():
+    ran = []
+
+    class Swallows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+
+        def forward(self, x):
+            try:
+                x = self.lin(x)
+            except Exception:
+                ran.append("except")
+            ran.append("after")
+            return x
+
+    model = Swallows()
+    assert identical(create(model, "lin")(X)["lin"], model.lin(X))
+    assert not ran
+    create(model, "lin", early_stop=False)(X)
+    assert ran == ["after"]
+
+
+def test_C1_trap41_the_stop_does_not_depend_on_the_order_of_the_request():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), Probe())
+    assert list(create(model, ["1", "0"])(X)) == ["0", "1"]
+    assert not hasattr(model[2], "seen")
+
+
+def test_V5_trap40_a_node_that_was_not_reached_is_an_error_that_names_the_nearest():
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.often, self.seldom = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            x = self.often(x)
+            return self.seldom(x) if x.sum() > 1e6 else x
+
+    model = Sometimes()
+    with pytest.raises(featuretap.NodeNotReachedError, match=r"did not reach 'seldom'") as caught:
+        create(model, ["often", "seldom"])(X)
+    assert isinstance(caught.value, featuretap.NodeNotFoundError)
+    assert caught.value.name == "seldom"
+    assert list(create(model, ["often", "seldom"], missing="skip")(X)) == ["often"]
+    with pytest.raises(ValueError, match="missing must be 'error' or 'skip'"):
+        create(model, "often", missing="ignore")
+
+
+def test_N4_trap42_calls_in_a_loop_of_unknown_length():
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+
+        def forward(self, x):
+            for _ in range(int(x.shape[0])):
+                x = self.lin(x)
+            return x
+
+    model = Loop()
+    features = create(model, ["lin", "lin_1"])(X)
+    assert identical(features["lin_1"], model.lin(model.lin(X)))
+    extractor = create(model, ["lin", "lin_2"], missing="skip")
+    assert list(extractor(X)) == ["lin"]
+    assert list(extractor(torch.cat([X, X]))) == ["lin", "lin_2"]
+
+
+def test_N2_an_exception_that_the_model_handles_closes_its_scope():
+    class Handles(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fails = Raises()
+
+        def forward(self, x):
+            try:
+                x = self.fails(x)
+            except ValueError:
+                x = x - 1
+            return x * 2
+
+    class Raises(nn.Module):
+        def forward(self, x):
+            x = x + 1
+            raise ValueError
+
+    model = Handles()
+    names = featuretap_hooks.get_graph_node_names(model, example_args=(X,))
+    assert names == ["x", "fails.add", "sub", "mul"]
+    extractor = create(model, ["sub", "mul"])
+    for _ in range(2):
+        assert identical(extractor(X)["mul"], (X - 1) * 2)
+
+
+def test_V1_a_value_overwritten_in_a_later_call_alone_is_an_error_once_and_then_copied():
+    class Fickle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin, self.write = nn.Linear(4, 4), False
+
+        def forward(self, x):
+            y = self.lin(x)
+            if self.write:
+                y.mul_(0)
+            return y + 1
+
+    model = Fickle()
+    extractor = create(model, ["lin", ""])
+    expected = model.lin(X)
+    assert identical(extractor(X)["lin"], expected)
+    model.write = True
+    with pytest.raises(RuntimeError, match="overwrote 'lin' in place"):
+        extractor(X)
+    assert identical(extractor(X)["lin"], expected)
+
+
+def test_V1_an_attention_layer_takes_its_fused_path_as_in_the_model():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    model = nn.Sequential(nn.Linear(16, 16), layer, nn.Linear(16, 16)).eval()
+    x = torch.randn(2, 5, 16)
+    with torch.no_grad():
+        expected = model[1](model[0](x))
+        extractor = create(model, ["0", "1", "2"])
+        for _ in range(2):
+            assert identical(extractor(x)["1"], expected)
+    assert "forward" not in vars(layer)
+
+
+def test_M1_the_extractor_passes_for_the_model():
+    model = ReusedModules()
+    model.note = "mine"
+    extractor = create(model, "block")
+    assert isinstance(extractor, ReusedModules)
+    assert extractor.note == "mine"
+    assert extractor.state_dict().keys() == model.state_dict().keys()
+    (x,) = model.example()
+    assert extractor.reference(x).keys() == model.reference(x).keys()
+
+
+def test_M4_another_thread_uses_the_model_while_it_is_watched():
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Waits(nn.Module):
+        def forward(self, x):
+            if threading.current_thread().name == "watched":
+                inside.set()
+                go_on.wait(10)
+            return x + 1
+
+    model = nn.Sequential(nn.Linear(4, 4), Waits(), nn.Linear(4, 4))
+    extractor = create(model, ["1.add", "2"])
+    extractor(X)
+    found = {}
+    thread = threading.Thread(target=lambda: found.update(extractor(X)), name="watched")
+    thread.start()
+    assert inside.wait(10)
+    expected = model(X * 2)
+    go_on.set()
+    thread.join()
+    assert identical(found["2"], model(X))
+    assert identical(model(X * 2), expected)
+
+
+def test_M4_compile_with_fullgraph_for_operations_and_early_stop():
+    model = NestedScopes()
+    (x,) = model.example()
+    extractor = create(model, ["stage.0.lin", "stage.1.act"], example_args=(x,))
+    expected = extractor(x)
+    compiled = torch.compile(extractor, fullgraph=True, backend="eager")
+    assert identical(compiled(x), expected)
+    unknown = create(model, ["mul"])
+    with pytest.raises(Exception, match="call the extractor once before"):
+        torch.compile(unknown, fullgraph=True, backend="eager")(x)
+
+
+def test_API_without_an_example_inputs_and_modules_are_listed():
+    assert featuretap_hooks.get_graph_node_names(NestedScopes()) == [
+        *["x", "stage", "stage.0", "stage.0.lin", "stage.0.act"],
+        *["stage.1", "stage.1.lin", "stage.1.act"],
+    ]
+
+
+def test_the_examples_of_the_docstrings_run():
+    import doctest
+
+    import featuretap_hooks.api
+
+    assert doctest.testmod(featuretap_hooks.api).failed == 0
