@@ -15,7 +15,7 @@ nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["lint", "typecheck", "tests"]
 
 ROOT = Path(__file__).parent
-PACKAGES = [ROOT / "packages" / "featuretap"]
+CORE, HOOKS = (ROOT / "packages" / name for name in ("featuretap", "featuretap-hooks"))
 NEWEST = "2.15.0"
 TORCHVISION = {"2.0.1": "0.15.2", "2.6.0": "0.21.0", "2.13.0": "0.28.0", "2.15.0": "0.29.2"}
 GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
@@ -27,11 +27,11 @@ def install_torch(session: nox.Session, torch: str) -> None:
     session.install(f"torch=={torch}", f"torchvision=={TORCHVISION[torch]}", *numpy)
 
 
-def install_wheels(session: nox.Session) -> None:
+def install_wheels(session: nox.Session, *packages: Path) -> None:
     """Build the packages and install the wheels, so that what is tested is what is shipped."""
     folder = Path(session.create_tmp()) / "wheels"
     shutil.rmtree(folder, ignore_errors=True)
-    for package in PACKAGES:
+    for package in packages or (CORE, HOOKS):
         session.run("uv", "build", "-q", "--wheel", str(package), "-o", str(folder), external=True)
     session.install("--no-deps", "--reinstall", *map(str, folder.glob("*.whl")))
 
@@ -49,7 +49,8 @@ def typecheck(session: nox.Session) -> None:
     """Check the types of the packages, strictly."""
     install_torch(session, NEWEST)
     session.install(*GROUPS["typecheck"], *GROUPS["cli"])
-    session.run("mypy", *(str(package / "src") for package in PACKAGES))
+    install_wheels(session, CORE)
+    session.run("mypy", str(CORE / "src"), str(HOOKS / "src"))
 
 
 @nox.session
@@ -67,7 +68,8 @@ def conformance(session: nox.Session, torch: str) -> None:
     """Run the conformance suite on one torch version."""
     install_torch(session, torch)
     session.install(*GROUPS["test"])
-    install_wheels(session)
+    # The hooks need indexing to be visible to a torch-function mode, which it is since torch 2.1.
+    install_wheels(session, *([CORE] if torch == "2.0.1" else []))
     session.run("pytest", "tests/conformance", *session.posargs)
 
 

@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 
 
-@pytest.mark.parametrize("path", ["README.md", "packages/featuretap/README.md"])
+@pytest.mark.parametrize(
+    "path", ["README.md", "packages/featuretap/README.md", "packages/featuretap-hooks/README.md"]
+)
 def test_the_programs_print_what_the_readme_shows(path):
     programs = PROGRAM.findall((ROOT / path).read_text())
     assert programs

@@ -17,12 +17,12 @@ from typing import Any
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "models")]
 
-import featuretap_hooks  # noqa: E402
 import torch  # noqa: E402
 from builders import models  # noqa: E402
 from comparison import restore, same, tensors_of  # noqa: E402
 from torch import nn  # noqa: E402
 
+import featuretap_hooks  # noqa: E402
 from featuretap.api import make_options  # noqa: E402
 from featuretap.modes import record_modes  # noqa: E402
 from featuretap.recording import Recording  # noqa: E402
