@@ -155,6 +155,7 @@ def _serve(model: nn.Module, backend: str, ask: Callable[[Any], Any]) -> Any:
     if not reason or "hooks" not in available_backends():
         return answer
     answer = ask(load_backend("hooks"))
+    reason = reason.partition(" Ways out: ")[0]
     message = f"fx cannot serve this request, the hooks backend does. {reason}"
     warnings.warn(message, FallbackWarning, stacklevel=3)
     return answer
