@@ -119,3 +119,22 @@ def hooked(model: nn.Module, node: str) -> Extract:
         return features
 
     return extract
+
+
+def hooked_all(model: nn.Module, nodes: Sequence[str]) -> Extract:
+    """Run all of ``model`` with a plain forward hook on each of the modules ``nodes``."""
+    modules = {node: model.get_submodule(node) for node in nodes}
+
+    def extract(x: torch.Tensor) -> Features:
+        features: Features = {}
+
+        def keep(node: str) -> Any:
+            return lambda _module, _args, output: features.__setitem__(node, output)
+
+        handles = [m.register_forward_hook(keep(node)) for node, m in modules.items()]
+        model(x)
+        for handle in handles:
+            handle.remove()
+        return features
+
+    return extract

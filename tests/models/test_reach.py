@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
@@ -27,13 +27,14 @@ class Watched(TorchFunctionMode):
 
     Attributes:
         outputs: path of a module -> what its first call returned.
-        tensors: path of a module -> every tensor that was there while its forward ran: arguments,
+        tensors: path of a module, of ``scopes`` -> every tensor that was there while its forward ran: arguments,
             parameters, results of functions and of the modules called.
 
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scopes: Collection[str]) -> None:
         super().__init__()
+        self._scopes = scopes
         self.outputs: dict[str, Any] = {}
         self.tensors: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._running: list[str] = []
@@ -44,7 +45,7 @@ class Watched(TorchFunctionMode):
             hooks = self._before(path), self._after(path)
             handles.append(module.register_forward_pre_hook(hooks[0], with_kwargs=True))
             handles.append(module.register_forward_hook(hooks[1]))
-            self.tensors[path] += [t.clone() for t in module.parameters(recurse=False)]
+            self._add(path, list(module.parameters(recurse=False)))
         try:
             with self:
                 model(**kwargs)
@@ -54,8 +55,8 @@ class Watched(TorchFunctionMode):
 
     def _before(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.tensors[path] += [t.clone() for t in tensors_in([args, kwargs])]
             self._running.append(path)
+            self._add(path, [args, kwargs])
 
         return hook
 
@@ -63,19 +64,20 @@ class Watched(TorchFunctionMode):
         def hook(module: nn.Module, args: Any, value: Any) -> None:
             self._running.pop()
             self.outputs.setdefault(path, comparable(value))
-            self._add(value)
+            self._add(self._running[-1] if self._running else None, value)
 
         return hook
 
-    def _add(self, value: Any) -> None:
-        if self._running:
-            self.tensors[self._running[-1]] += [t.clone() for t in tensors_in(value)]
+    def _add(self, path: str | None, value: Any) -> None:
+        if path in self._scopes:
+            with torch._C.DisableTorchFunction():
+                self.tensors[path] += [tensor.clone() for tensor in tensors_in(value)]
 
     def __torch_function__(
         self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         value = func(*args, **(kwargs or {}))
-        self._add(value)
+        self._add(self._running[-1] if self._running else None, value)
         return value
 
 
@@ -101,21 +103,16 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 def check(model: nn.Module, kwargs: dict[str, Any], count: int | None = None) -> None:
     """Compare modules (``count`` of them, or all) and ten operations with the real forward."""
-    torch.manual_seed(0)
-    real = Watched()
-    real.run(model, copied(kwargs))
-    listed = featuretap_hooks.get_graph_node_names(
-        model, suppress_diff_warning=True, example_kwargs=kwargs
-    )
-    paths = dict(model.named_modules())
+    model(**copied(kwargs))  # what models compute once and keep is there from now on
     chance = random.Random(0)
-    candidates = [name for name in listed if name not in paths]
-    operations = chance.sample(candidates, min(OPERATIONS, len(candidates)))
+    operations = chance.sample(operations_of(model, kwargs), OPERATIONS)
+    real = Watched({name.rpartition(".")[0] for name in operations})
+    torch.manual_seed(0)
+    real.run(model, copied(kwargs))
     modules = list(real.outputs)
     if count is not None:
         modules = ["", *chance.sample(modules[:-1], min(count, len(modules) - 1))]
     extractor = create(model, [*modules, *operations], kwargs)
-    assert len(operations) == OPERATIONS
     calls = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -128,16 +125,24 @@ def check(model: nn.Module, kwargs: dict[str, Any], count: int | None = None) ->
     assert [name for name in operations if not appeared(name, calls[0][name], real)] == []
 
 
+def operations_of(model: nn.Module, kwargs: dict[str, Any]) -> list[str]:
+    """List the nodes that are no modules, except memory that nobody has written yet."""
+    listed = featuretap_hooks.get_graph_node_names(
+        model, suppress_diff_warning=True, example_kwargs=kwargs
+    )
+    paths = dict(model.named_modules())
+    is_written = [not name.rpartition(".")[2].startswith("empty") for name in listed]
+    return [name for name, ok in zip(listed, is_written, strict=True) if ok and name not in paths]
+
+
 def create(model: nn.Module, names: list[str], kwargs: dict[str, Any]) -> nn.Module:
     """Create an extractor, which warns at most once, of what fx could not do."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         extractor = featuretap.create_feature_extractor(
-            model, names, backend="auto", example_kwargs=kwargs
+            model, names, backend="auto", example_kwargs=kwargs, suppress_diff_warning=True
         )
-    ours = [w for w in caught if issubclass(w.category, featuretap.FallbackWarning)]
-    assert len(ours) <= 1
-    assert [w for w in caught if w not in ours and w.category is UserWarning] == []
+    assert [w.category for w in caught] in ([], [featuretap.FallbackWarning])
     return extractor
 
 
@@ -148,11 +153,17 @@ def appeared(name: str, value: Any, real: Watched) -> bool:
     return any(identical(value, tensor) for tensor in real.tensors[name.rpartition(".")[0]])
 
 
-def detection(name: str, size: int = 96) -> Case:
+def detection(name: str) -> Case:
     import torchvision
 
-    model = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=3)
-    return model.eval(), {"images": [torch.rand(3, size, size), torch.rand(3, size, size // 2)]}
+    sizes = {} if name.startswith("ssd") else {"min_size": 64, "max_size": 96}
+    if "rcnn" in name:
+        sizes |= {"rpn_post_nms_top_n_test": 20, "box_detections_per_img": 3}
+    model = torchvision.models.get_model(
+        name, weights=None, weights_backbone=None, num_classes=3, **sizes
+    )
+    pictures = [torch.rand(3, 64, 96), torch.rand(3, 80, 64)]
+    return model.eval(), {"images": pictures[: 1 if name == "ssd300_vgg16" else 2]}
 
 
 def raft() -> Case:
@@ -187,3 +198,33 @@ def test_reach_of_auto_is_torchvisions_detection_and_optical_flow(name):
     torch.manual_seed(0)
     with torch.no_grad():
         check(*(raft() if name == "raft_small" else detection(name)), count=8)
+
+
+@pytest.mark.parametrize("name", ["detr", "swin"])
+def test_reach_of_auto_is_the_same_for_one_module_as_for_the_whole_model(name):
+    """Sizes and devices that a module is given by another are known where it is recorded alone."""
+    torch.manual_seed(0)
+    model, kwargs = CONFIGS[name]()
+    operations = operations_of(model, kwargs)
+    scopes: dict[str, list[str]] = defaultdict(list)
+    for operation in operations:
+        scopes[operation.rpartition(".")[0]].append(operation)
+    failed: list[str] = []
+    with torch.no_grad():
+        expected = hooks(model, operations, kwargs)(**copied(kwargs))
+        for scope, names in scopes.items():
+            extractor = hooks(model, names, kwargs)
+            try:
+                alone = extractor(**copied(kwargs))
+            except featuretap.NodeNotReachedError:
+                failed.append(scope)
+            else:
+                wrong = [n for n in names if not identical(alone[n], expected[n])]
+                failed += wrong
+    assert failed == []
+
+
+def hooks(model: nn.Module, names: list[str], kwargs: dict[str, Any]) -> nn.Module:
+    return featuretap_hooks.create_feature_extractor(
+        model, names, example_kwargs=kwargs, suppress_diff_warning=True
+    )

@@ -174,7 +174,12 @@ CONFIGS: dict[str, Build] = {
     "bloom": partial(_text, "Bloom", n_layer=2, n_head=2),
     "clip": _clip,
     "convnext": partial(
-        _picture, "ConvNext", "ForImageClassification", hidden_sizes=[8, 16], depths=[2, 2], num_stages=2
+        _picture,
+        "ConvNext",
+        "ForImageClassification",
+        hidden_sizes=[8, 16],
+        depths=[2, 2],
+        num_stages=2,
     ),
     "deit": partial(_picture, "DeiT", **_VIT),
     "detr": _detr,
@@ -205,7 +210,14 @@ CONFIGS: dict[str, Build] = {
         decoder_hidden_size=16,
     ),
     "swin": partial(
-        _picture, "Swin", image_size=32, patch_size=4, embed_dim=8, depths=[2, 2], num_heads=[1, 2], window_size=3
+        _picture,
+        "Swin",
+        image_size=32,
+        patch_size=4,
+        embed_dim=8,
+        depths=[2, 2],
+        num_heads=[1, 2],
+        window_size=3,
     ),
     "t5": _t5,
     "vit": partial(_picture, "ViT", "ForImageClassification", **_VIT),

@@ -5,8 +5,9 @@ Each says on which torch versions it was checked.
 
 from __future__ import annotations
 
+import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from featuretap._compat import storage_id
 
 __all__ = [
+    "any_sharded",
     "calling_modules",
     "functions_wrapped_for_fx",
     "graph_target",
@@ -62,3 +64,16 @@ def no_torch_function() -> Any:
     Checked on torch 2.6.0, 2.13.0 and 2.15.0.
     """
     return torch._C.DisableTorchFunction()
+
+
+def any_sharded(modules: Iterable[nn.Module]) -> bool:
+    """Say whether some of ``modules`` is sharded by FSDP or FSDP2.
+
+    Checked on torch 2.6.0, 2.13.0 and 2.15.0.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None:
+        return False
+    found = (getattr(fsdp, name, None) for name in ("FullyShardedDataParallel", "FSDPModule"))
+    kinds = tuple(kind for kind in found if kind is not None)
+    return any(isinstance(module, kinds) for module in modules)

@@ -19,13 +19,14 @@ from featuretap.backends import Options
 from featuretap.errors import nearest
 from featuretap.modules import LeafRule, ModuleTree
 
+from ._compat import any_sharded
 from .captures import Captures, CopyOnWrite, Stop
 from .compiling import Holder, run_compiled
 from .example import watch_example
 from .guessing import input_names
 from .patching import Place, active_recorder, places
-from .plan import Plan, Watch
-from .scopes import Calls
+from .plan import Plan
+from .scopes import Calls, Only
 from .watching import fast_paths, run_watched, watch_modules
 
 __all__ = ["HooksExtractor"]
@@ -161,21 +162,22 @@ class HooksExtractor(nn.Module):
 
     def _make_programs(self) -> None:
         vars(self)["_programs"] = {
-            mode: Watch.of(plan.keys or (), self._tree, self._inputs).program(
-                plan.calls, self._tree, stop=self._early_stop
+            mode: plan.watch(self._tree, self._inputs).program(
+                plan.calls, self._tree, stop=self._may_stop()
             )
             for mode, plan in self._plans.items()
         }
 
     def _watch(self, plan: Plan, captures: Captures, args: Any, kwargs: Any) -> None:
-        watch = Watch.of(plan.keys or (), self._tree, self._inputs)
+        watch = plan.watch(self._tree, self._inputs)
+        only = None if self._is_nested else watch.only(plan.calls, self._tree)
         with ExitStack() as stack:
-            if captures.is_first or watch.scopes:
+            if captures.is_first or (watch.scopes and only is None):
                 stack.enter_context(fast_paths(self._model))
             if captures.is_first:
                 stack.enter_context(CopyOnWrite(captures))
             if watch.scopes:
-                self._record(plan, watch, captures, args, kwargs)
+                self._record(plan, only, captures, args, kwargs)
                 return
             if watch.inputs:
                 self._take_inputs(captures, watch.inputs, args, kwargs)
@@ -196,9 +198,10 @@ class HooksExtractor(nn.Module):
         for name, argument in inputs.items():
             captures.take(name, bound.arguments.get(argument))
 
-    def _record(self, plan: Plan, watch: Watch, captures: Captures, args: Any, kwargs: Any) -> None:
+    def _record(
+        self, plan: Plan, only: Only | None, captures: Captures, args: Any, kwargs: Any
+    ) -> None:
         calls = Calls()
-        only = None if self._is_nested else watch.only(plan.calls, self._tree)
         try:
             run_watched(
                 self._model,
@@ -230,7 +233,8 @@ class HooksExtractor(nn.Module):
             )
 
     def _may_stop(self) -> bool:
-        return bool(self._early_stop)
+        # Sharded modules gather and free their parameters around each forward, which must then end.
+        return bool(self._early_stop) and not any_sharded(self._tree.paths.values())
 
     @property
     def _inputs(self) -> dict[str, str]:

@@ -35,6 +35,7 @@ class Plan:
     names_to_keys: dict[str, str] = field(default_factory=dict)
     overwritten: dict[bool, set[str]] = field(default_factory=dict)
     calls: Calls | None = None
+    _watch: Watch | None = None
 
     def resolve(self, index: NodeIndex, mode: str) -> None:
         """Look the request up in ``index``."""
@@ -59,6 +60,13 @@ class Plan:
             self.names_to_keys = {
                 str(entry): str(key or entry) for entry, key in self.request.items()
             }
+
+    def watch(self, tree: ModuleTree, inputs: Mapping[str, str]) -> Watch:
+        """Return how the names are watched."""
+        names = tuple(self.keys or ())
+        if self._watch is None or self._watch.names != names:
+            self._watch = Watch.of(names, tree, inputs)
+        return self._watch
 
     def _take(self, selection: Selection) -> None:
         self.names_to_keys = selection.names_to_keys
@@ -130,7 +138,7 @@ class Watch:
 
         ``None`` if all must, because nothing was seen yet or the scopes cannot be recorded alone.
         """
-        if calls is None or not self.scopes.isdisjoint(calls.foreign):
+        if calls is None or not self.scopes or not self.scopes.isdisjoint(calls.foreign):
             return None
         modules = [
             path

@@ -1,0 +1,107 @@
+"""Watching the real forward, beside plain hooks, a truncated model and the model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from featuretap_hooks import create_feature_extractor, get_graph_node_names
+
+from .models import classifier
+from .peers import Truncated, hooked_all, resnet_steps, torchvision_extractor, vit_steps
+from .timing import Benchmark, Peer, compare
+
+TOPIC = "Hooks"
+STAGES = ["layer1", "layer2", "layer3", "layer4"]
+
+
+def whole(model: nn.Module, x: torch.Tensor) -> Any:
+    """Run the model and keep nothing."""
+    return model(x)
+
+
+def measure(
+    benchmark: Benchmark,
+    case: str,
+    ours: Callable[[torch.Tensor], Any],
+    peers: dict[str, tuple[Callable[[torch.Tensor], Any], float | None]],
+    x: torch.Tensor,
+    rounds: int,
+) -> None:
+    """Time ``ours`` beside ``peers``, and check that all give the same features."""
+    features = ours(x)
+    for name, (way, _) in peers.items():
+        theirs = way(x)
+        for key in set(features).intersection(theirs if isinstance(theirs, dict) else ()):
+            assert torch.equal(features[key], theirs[key]), (name, key)
+    ways = {name: Peer(partial(way, x), target) for name, (way, target) in peers.items()}
+    compare(benchmark, TOPIC, case, partial(ours, x), ways, rounds=rounds, calls=3, warmup=5)
+
+
+@pytest.mark.parametrize("size", [32, 224])
+@torch.no_grad()
+def test_outputs_of_modules(benchmark: Benchmark, size: int) -> None:
+    """Four outputs of a whole forward cost what plain hooks cost."""
+    model, x = classifier("resnet18"), torch.randn(1, 3, size, size)
+    measure(
+        benchmark,
+        f"resnet18 at {size} x {size}, four stages, whole forward",
+        create_feature_extractor(model, [*STAGES, "fc"]),
+        {"plain hooks": (hooked_all(model, [*STAGES, "fc"]), 1.02)},
+        x,
+        rounds=100 if size == 32 else 50,
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
+@torch.no_grad()
+def test_early_stop(benchmark: Benchmark, name: str) -> None:
+    """Stopping costs next to nothing beside a model that ends there."""
+    model, x = classifier(name), torch.randn(1, 3, 224, 224)
+    node = "layer3" if name == "resnet18" else "encoder.layers.encoder_layer_2"
+    steps = resnet_steps(model) if name == "resnet18" else vit_steps(model)
+    measure(
+        benchmark,
+        f"{name}, to {node}",
+        create_feature_extractor(model, [node]),
+        {
+            "truncated": (Truncated(steps, [node]).eval(), 1.03),
+            "torchvision": (torchvision_extractor(model, [node]), None),
+        },
+        x,
+        rounds=50 if name == "resnet18" else 20,
+    )
+
+
+@torch.no_grad()
+def test_operations_in_one_scope(benchmark: Benchmark) -> None:
+    """A torch-function mode is on in one block only."""
+    model, x = classifier("resnet18"), torch.randn(1, 3, 32, 32)
+    measure(
+        benchmark,
+        "resnet18 at 32 x 32, one addition, whole forward",
+        create_feature_extractor(model, ["layer1.0.add", "fc"], early_stop=False),
+        {"model alone": (partial(whole, model), 1.05)},
+        x,
+        rounds=100,
+    )
+
+
+@torch.no_grad()
+def test_every_node(benchmark: Benchmark) -> None:
+    """Every node of the model, each copied only where it is overwritten."""
+    model, x = classifier("resnet18"), torch.randn(1, 3, 32, 32)
+    names = get_graph_node_names(model, example_args=(x,))
+    measure(
+        benchmark,
+        "resnet18 at 32 x 32, every node",
+        create_feature_extractor(model, list(names)),
+        {"model alone": (partial(whole, model), 1.35)},
+        x,
+        rounds=100,
+    )
