@@ -1,9 +1,9 @@
 """Keeps the requested values of one forward, as they were when they were computed.
 
 A kept tensor is copied where the model overwrites it afterwards, and only there. Nothing says
-beforehand where that is: in the first forward every torch function is watched, and a kept tensor is
-copied before it is written. Later forwards copy at once what was overwritten then, and look at
-torch's version counters for the rest.
+beforehand where that is. So the first forward keeps a copy beside each tensor, compares at the end,
+and returns the copy only where the two differ: whatever wrote the tensor, be it NumPy, is found. Later
+forwards copy at once what was overwritten then, and look at torch's version counters for the rest.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from featuretap.inplace import written_arguments
 from featuretap.structures import map_tensors
 
-from ._compat import graph_target, no_torch_function, storage_id
+from ._compat import no_torch_function
 from .tracked import plain
 
-__all__ = ["Captures", "CopyOnWrite", "Stop"]
+__all__ = ["Captures", "Stop"]
 
 
 class Stop(BaseException):
@@ -40,7 +38,8 @@ class Captures:
         missing: wanted names that have not come.
         reached: the names that came, wanted or not.
         values: the kept values by name, in the order in which they came.
-        copied: names of which something was copied because the model was about to write it.
+        copied: names of which something was overwritten in the first forward.
+        unproven: the name that ended the forward, so that nobody knows what would have written it.
 
     """
 
@@ -53,8 +52,9 @@ class Captures:
         self._stop = stop
         self.values: dict[str, Any] = {}
         self.copied: set[str] = set()
+        self.unproven: set[str] = set()
         self._kept: list[tuple[str, torch.Tensor, int]] = []
-        self._by_storage: dict[int, list[tuple[str, torch.Tensor]]] = {}
+        self._beside: list[tuple[str, torch.Tensor, torch.Tensor]] = []
 
     @property
     def is_first(self) -> bool:
@@ -76,19 +76,19 @@ class Captures:
             return
         self.missing.discard(name)
         if not self.missing and self._stop:
-            # Nothing runs any more that could write it.
+            # Nothing runs any more that could write it, this time.
             self.values[name] = plain(value)
+            self.unproven.add(name)
             raise Stop(self)
-        with (
-            no_torch_function()
-        ):  # an outer extractor must not take our copies for the model's work
+        with no_torch_function():  # an outer extractor must not see our copies
             self.values[name] = map_tensors(plain(value), self._keeper(name))
 
     def _keeper(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             if self._overwritten is None:
-                self._by_storage.setdefault(storage_id(tensor), []).append((name, tensor))
-            elif name in self._overwritten or tensor.is_inference():
+                self._beside.append((name, tensor, tensor.clone()))
+                return tensor
+            if name in self._overwritten or tensor.is_inference():
                 # Inference tensors have no version counter that would tell.
                 return tensor.clone()
             self._kept.append((name, tensor, _version(tensor)))
@@ -96,51 +96,34 @@ class Captures:
 
         return keep
 
-    def before_write(self, tensor: torch.Tensor) -> None:
-        """Copy what is kept in the storage of ``tensor``, which is about to be written."""
-        if not self._by_storage:
-            return
+    def compare(self) -> None:
+        """After the first forward: put copies in the place of tensors that were overwritten."""
         with no_torch_function():
-            for name, kept in self._by_storage.pop(storage_id(tensor), ()):
-                self.copied.add(name)
-                self.values[name] = map_tensors(self.values[name], _copier(kept))
+            for name, tensor, copy in self._beside:
+                if not _identical(tensor, copy):
+                    self.copied.add(name)
+                    self.values[name] = map_tensors(self.values[name], _exchange(tensor, copy))
 
     @property
     def lost(self) -> set[str]:
         """Names whose tensors were overwritten without having been copied."""
         with no_torch_function():
-            return {
-                name
-                for name, tensor, version in self._kept
-                if name not in self.copied and _version(tensor) != version
-            }
+            return {name for name, tensor, version in self._kept if _version(tensor) != version}
 
 
-def _copier(kept: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda tensor: tensor.clone() if tensor is kept else tensor
+def _exchange(tensor: torch.Tensor, copy: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda found: copy if found is tensor else found
+
+
+def _identical(a: torch.Tensor, b: torch.Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            same = (a == b) | ((a != a) & (b != b))  # noqa: PLR0124 (NaN)
+            return a.shape == b.shape and a.dtype == b.dtype and bool(same.all())
+    except (RuntimeError, NotImplementedError):
+        # No values to compare: meta tensors, and those inside of torch.func transforms.
+        return False
 
 
 def _version(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
-
-
-class CopyOnWrite(TorchFunctionMode):
-    """While entered, kept values are copied before a torch function writes them."""
-
-    def __init__(self, captures: Captures) -> None:
-        super().__init__()
-        self._captures = captures
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        kinds: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Look at what ``func`` writes, and run it."""
-        kwargs = kwargs or {}
-        for written in written_arguments(graph_target(func), args, kwargs):
-            if isinstance(written, torch.Tensor):
-                self._captures.before_write(written)
-        return func(*args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -30,6 +31,8 @@ from .watching import fast_paths, run_watched
 __all__ = ["MODES", "Seen", "watch_example", "watch_modes"]
 
 MODES = ("train", "eval")
+# It switches the model's mode and puts it back; two threads must not do that to one model at once.
+_ONE_AT_A_TIME = threading.RLock()
 _COUNTER = re.compile(r"_[0-9]+$")
 
 
@@ -163,6 +166,11 @@ def watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exceptio
         UntraceableModelError: if the model runs in neither mode.
 
     """
+    with _ONE_AT_A_TIME:
+        return _watch_modes(model, options)
+
+
+def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exception]:
     tree = ModuleTree(model)
     args, kwargs = options.example_args or (), options.example_kwargs or {}
     seen: dict[str, Seen | Exception] = {}

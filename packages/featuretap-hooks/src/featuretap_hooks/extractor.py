@@ -20,7 +20,7 @@ from featuretap.errors import nearest
 from featuretap.modules import LeafRule, ModuleTree
 
 from ._compat import any_sharded
-from .captures import Captures, CopyOnWrite, Stop
+from .captures import Captures, Stop
 from .compiling import Holder, run_compiled
 from .example import watch_example
 from .guessing import input_names
@@ -124,6 +124,7 @@ class HooksExtractor(nn.Module):
         plan = self._plan
         if torch.compiler.is_compiling():
             return self._compiled(plan, args, kwargs)
+        self._look_for_exchanged_modules(plan)
         if plan.keys is None:
             seen = watch_example(self._model, self._tree, self._options, args, kwargs)
             plan.resolve(seen.index, "train" if self.training else "eval")
@@ -150,6 +151,20 @@ class HooksExtractor(nn.Module):
             (key, value) for name, value in captures.values.items() for key in keys[name]
         )
 
+    def _look_for_exchanged_modules(self, plan: Plan) -> None:
+        """Begin anew if a watched module is no longer the one at its path."""
+        watch = plan.watch(self._tree, self._inputs)
+        for path in (*watch.outputs, *watch.scopes):
+            module: nn.Module | None = self._model
+            for name in path.split(".") if path else ():
+                module = module._modules.get(name) if module is not None else None
+            if module is not None and module is not self._tree.paths.get(path, module):
+                vars(self)["_tree"] = ModuleTree(self._model)
+                for known in self._plans.values():
+                    known.forget()
+                self._make_programs()
+                return
+
     def _compiled(self, plan: Plan, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         """Do the same in code that dynamo traces."""
         program = self._programs["train" if self.training else "eval"]
@@ -172,18 +187,17 @@ class HooksExtractor(nn.Module):
         watch = plan.watch(self._tree, self._inputs)
         only = None if self._is_nested else watch.only(plan.calls, self._tree)
         with ExitStack() as stack:
-            if captures.is_first or (watch.scopes and only is None):
-                stack.enter_context(fast_paths(self._model))
-            if captures.is_first:
-                stack.enter_context(CopyOnWrite(captures))
             if watch.scopes:
+                if only is None:
+                    stack.enter_context(fast_paths(self._model))
                 self._record(plan, only, captures, args, kwargs)
                 return
             if watch.inputs:
                 self._take_inputs(captures, watch.inputs, args, kwargs)
-            outputs = {path: self._tree.paths[path] for path in watch.outputs}
-            stack.enter_context(watch_modules(outputs, captures.take))
-            self._model(*args, **kwargs)
+            outputs = {path: self._tree.paths[path] for path in watch.outputs if path}
+            watching = watch_modules(outputs, captures.take, plan.nested, careful=captures.is_first)
+            stack.enter_context(watching)
+            captures.take("", self._model(*args, **kwargs))
 
     def _follow(self, captures: Captures, args: Any, kwargs: Any) -> None:
         """Run the model where another recorder hands over its nodes."""
@@ -221,15 +235,19 @@ class HooksExtractor(nn.Module):
 
     def _settle(self, plan: Plan, captures: Captures, grad: bool) -> None:
         """Learn from the forward, and say what it did not reach."""
+        captures.compare()
         lost = captures.lost
-        plan.overwritten[grad] = plan.overwritten.get(grad, set()) | captures.copied | lost
+        known = plan.overwritten.setdefault(grad, set())
+        known |= captures.copied | captures.unproven
+        if lost:
+            known |= set(plan.keys or ())  # a model that is so fickle is not trusted again
         if captures.missing and self._missing == "error":
             raise _not_reached(self._model, captures)
         if lost:
             names = ", ".join(map(repr, sorted(lost)))
             raise RuntimeError(
                 f"this forward overwrote {names} in place, which no forward before it did; the value is "
-                "lost. Call the extractor again: from now on it is copied"
+                "lost. Call the extractor again: from now on every value is copied"
             )
 
     def _may_stop(self) -> bool:

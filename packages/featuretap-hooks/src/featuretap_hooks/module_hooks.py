@@ -59,6 +59,7 @@ class ModuleHooks:
             self._wrap(module, watcher)
             return
         thread = self._thread
+        # What the user's own hooks do is the inside of the module, so ours come first and last.
         handling: list[BaseException | None] = []
 
         # Another thread may run the module while torch has noted only half of the registration.
@@ -74,7 +75,9 @@ class ModuleHooks:
             # While something else is handled than when the call began, the forward raised.
             return watcher.after(module, value, raised=_handled() is not handling.pop())
 
-        self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        self._handles.append(
+            module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
+        )
         self._handles.append(module.register_forward_hook(after, always_call=True))
 
     def _wrap(self, module: nn.Module, around: Around) -> None:

@@ -27,6 +27,7 @@ class Plan:
         overwritten: nodes that must be copied, with and without gradients, once a forward has shown
             which.
         calls: who calls whom; ``None`` until a forward has shown it.
+        nested: modules that were seen to call themselves.
 
     """
 
@@ -35,6 +36,7 @@ class Plan:
     names_to_keys: dict[str, str] = field(default_factory=dict)
     overwritten: dict[bool, set[str]] = field(default_factory=dict)
     calls: Calls | None = None
+    nested: set[str] = field(default_factory=set)
     _watch: Watch | None = None
 
     def resolve(self, index: NodeIndex, mode: str) -> None:
@@ -60,6 +62,10 @@ class Plan:
             self.names_to_keys = {
                 str(entry): str(key or entry) for entry, key in self.request.items()
             }
+
+    def forget(self) -> None:
+        """Forget what forwards have shown, because the model is another one now."""
+        self.overwritten, self.calls, self.nested, self._watch = {}, None, set(), None
 
     def watch(self, tree: ModuleTree, inputs: Mapping[str, str]) -> Watch:
         """Return how the names are watched."""

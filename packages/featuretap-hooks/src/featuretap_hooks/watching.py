@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -97,10 +97,48 @@ def fast_paths(model: nn.Module) -> Iterator[None]:
         yield
 
 
+class _FirstCall:
+    """Takes what the first call of a module returned, also if that is not the first to return."""
+
+    def __init__(self, path: str, take: Callable[[str, Any], None], nested: set[str]) -> None:
+        self._path = path
+        self._take = take
+        self._nested = nested
+        self._open: list[int] = []
+        self._calls = 0
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._open:
+            self._nested.add(self._path)
+        self._open.append(self._calls)
+        self._calls += 1
+
+    def after(self, module: nn.Module, value: Any, *, raised: bool) -> None:
+        if self._open.pop() == 0 and not raised:
+            self._take(self._path, value)
+
+
 @contextmanager
-def watch_modules(modules: Mapping[str, nn.Module], take: Any) -> Iterator[None]:
-    """While entered, hand what each module returns to ``take(path, value)``."""
+def watch_modules(
+    modules: Mapping[str, nn.Module],
+    take: Callable[[str, Any], None],
+    nested: set[str],
+    *,
+    careful: bool,
+) -> Iterator[None]:
+    """While entered, hand what the first call of each module returns to ``take(path, value)``.
+
+    Args:
+        modules: the modules by path.
+        take: where values go.
+        nested: modules that call themselves, of which more is watched; filled if ``careful``.
+        careful: find out which do.
+
+    """
     with ModuleHooks() as hooks:
         for path, module in modules.items():
-            hooks.after(module, partial(take, path))
+            if careful or path in nested:
+                hooks.around(module, _FirstCall(path, take, nested))
+            else:
+                hooks.after(module, partial(take, path))
         yield
