@@ -184,6 +184,64 @@ def test_V1_a_value_overwritten_in_a_later_call_alone_is_an_error_once_and_then_
     assert identical(extractor(X)["lin"], expected)
 
 
+def test_V1_a_value_overwritten_behind_torchs_back_is_right_from_the_first_call():
+    class Numpy(nn.Module):
+        def forward(self, x):
+            y = x * 2
+            y.detach().numpy()[:] = 7
+            return y + 1
+
+    extractor = create(Numpy(), ["mul", ""])
+    for _ in range(3):
+        assert identical(extractor(X)["mul"], X * 2)
+
+
+def test_N6_the_first_call_of_a_module_that_calls_itself_is_the_outermost():
+    class Recursive(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+
+        def forward(self, x, depth=0):
+            y = self.lin(x)
+            return self(y, depth + 1) * 2 if depth < 2 else y
+
+    model = nn.Sequential(Recursive(), nn.Identity())
+    expected = model[0](X)
+    for nodes in (["0"], ["0", "0_1"], ["0", ""]):
+        extractor = create(model, nodes)
+        for _ in range(2):
+            assert identical(extractor(X)["0"], expected)
+    alone = create(model[0], "")
+    assert identical(alone(X)[""], expected)
+
+
+def test_N1_what_a_users_hook_does_is_the_inside_of_its_module():
+    class Adds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.lin(x) + 1
+
+    model = Adds()
+    used = create(model, ["add", ""])
+    used(X)
+    model.lin.register_forward_pre_hook(lambda module, args: (args[0] + 5,))
+    for extractor in (used, create(model, ["add", ""])):
+        for _ in range(2):
+            assert identical(extractor(X)["add"], model(X))
+
+
+def test_V1_a_module_exchanged_after_creation_is_the_one_that_is_watched():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    extractor = create(model, ["0", "1"])
+    extractor(X)
+    model[0] = nn.Sequential(model[0], nn.Tanh())
+    assert identical(extractor(X)["0"], model[0](X))
+
+
 def test_V1_an_attention_layer_takes_its_fused_path_as_in_the_model():
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)

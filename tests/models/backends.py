@@ -28,6 +28,8 @@ from featuretap.modes import record_modes  # noqa: E402
 from featuretap.recording import Recording  # noqa: E402
 from support import copied  # noqa: E402
 
+CAUSE = "an item of the tuple that an auto leaf of fx returns; hooks look into that module instead"
+
 
 @dataclass
 class Agreement:
@@ -103,6 +105,16 @@ def agreement(name: str, model: nn.Module, mode: str, *args: Any) -> Agreement:
     return result
 
 
+def exceptions(results: list[Agreement]) -> list[str]:
+    """One line for each node of fx that hooks do not have, or have with another value."""
+    lines = []
+    for result in results:
+        for what in ("not_accepted", "different", "more"):
+            for name in getattr(result, what):
+                lines.append(f"{result.model}\t{result.mode}\t{name}\t{what}\t{CAUSE}")
+    return lines
+
+
 def main() -> None:
     library, *only = sys.argv[1:]
     warnings.simplefilter("ignore")
@@ -128,6 +140,9 @@ def main() -> None:
         f"{sum(len(result.more) for result in good)} more on hooks, "
         f"{sum(result.out_of_order for result in good)} in another order"
     )
+    if not only:
+        path = TESTS / "golden" / f"{library}_backends.tsv"
+        path.write_text("\n".join(["model\tmode\tname\twhat\tcause", *exceptions(results)]) + "\n")
 
 
 if __name__ == "__main__":
