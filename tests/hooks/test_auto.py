@@ -83,3 +83,19 @@ def test_errors_with_all_they_know_can_be_pickled():
     error = featuretap.NodeNotFoundError("text", "name", ["near"], "inside 'a'")
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.name, copy.suggestions, copy.hidden) == ("name", ("near",), "inside 'a'")
+
+
+def test_N6_auto_serves_a_module_inside_an_ordinary_leaf_by_hooks():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.ReLU())
+    name = "0.parametrizations.weight.0"
+    with pytest.warns(featuretap.FallbackWarning, match="inside the leaf module '0'"):
+        extractor = create(model, [name, "0"])
+    features = extractor(X)
+    assert identical(features[name], model[0].weight)
+    assert identical(features["0"], model[0](X))
+
+
+def test_E1_no_backend_names_what_an_attention_layer_keeps_to_itself():
+    model = nn.Sequential(nn.TransformerEncoderLayer(4, 2))
+    with pytest.raises(featuretap.NodeNotFoundError, match=r"Did you mean '0'"):
+        create(model, ["0.self_attn.out_proj"])

@@ -315,3 +315,50 @@ def test_the_examples_of_the_docstrings_run():
     import featuretap_hooks.api
 
     assert doctest.testmod(featuretap_hooks.api).failed == 0
+
+
+class Broadcast(nn.Module):
+    """Takes sizes from the outside, and computes with them."""
+
+    def forward(self, x, size):
+        return x.new_ones(size) * (size[0] + 1), x
+
+
+class TakesSizes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Broadcast()
+
+    def forward(self, x):
+        return self.inner(x * 2, x.shape)[0] + 1
+
+
+def test_N9_sizes_that_come_from_another_scope_are_nodes_also_where_one_scope_is_watched():
+    model, example = TakesSizes(), (X,)
+    names = [
+        name
+        for name in featuretap_hooks.get_graph_node_names(model, example_args=example).eval
+        if name.startswith("inner.")
+    ]
+    assert names == featuretap_names(model, "inner.")
+    for args in (None, example):
+        together = create(model, names, example_args=args)(X)
+        for name in names:
+            alone = create(model, [name], example_args=args)
+            assert identical(alone(X)[name], together[name]), (name, args)
+
+
+def featuretap_names(model, start):
+    return [name for name in featuretap.get_graph_node_names(model) if name.startswith(start)]
+
+
+def test_V1_a_value_that_an_operation_wrote_without_changing_it_is_copied_from_then_on():
+    class Clamps(nn.Module):
+        def forward(self, x):
+            y = x * 2
+            y.clamp_(max=10)
+            return y + 1
+
+    extractor = create(Clamps(), ["mul", "add"])
+    assert identical(extractor(X)["mul"], X * 2)
+    assert identical(extractor(X * 100)["mul"], X * 200)

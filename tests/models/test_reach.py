@@ -27,8 +27,8 @@ class Watched(TorchFunctionMode):
 
     Attributes:
         outputs: path of a module -> what its first call returned.
-        tensors: path of a module, of ``scopes`` -> every tensor that was there while its forward ran: arguments,
-            parameters, results of functions and of the modules called.
+        tensors: path of a module, of ``scopes`` -> every tensor that was there while its forward
+            ran: arguments, parameters, results of functions and of the modules called.
 
     """
 
@@ -82,7 +82,7 @@ class Watched(TorchFunctionMode):
 
 
 def comparable(value: Any) -> Any:
-    """A copy of ``value`` as it is now; of what is no tensor and no container, such as a cache, the type."""
+    """A copy of ``value`` as it is now; of a cache and its like, the type."""
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
@@ -144,6 +144,13 @@ def create(model: nn.Module, names: list[str], kwargs: dict[str, Any]) -> nn.Mod
         )
     assert [w.category for w in caught] in ([], [featuretap.FallbackWarning])
     return extractor
+
+
+def hooks(model: nn.Module, names: list[str], kwargs: dict[str, Any]) -> nn.Module:
+    """Create an extractor of the hooks backend."""
+    return featuretap_hooks.create_feature_extractor(
+        model, names, example_kwargs=kwargs, suppress_diff_warning=True
+    )
 
 
 def appeared(name: str, value: Any, real: Watched) -> bool:
@@ -219,12 +226,5 @@ def test_reach_of_auto_is_the_same_for_one_module_as_for_the_whole_model(name):
             except featuretap.NodeNotReachedError:
                 failed.append(scope)
             else:
-                wrong = [n for n in names if not identical(alone[n], expected[n])]
-                failed += wrong
+                failed += [name for name in names if not identical(alone[name], expected[name])]
     assert failed == []
-
-
-def hooks(model: nn.Module, names: list[str], kwargs: dict[str, Any]) -> nn.Module:
-    return featuretap_hooks.create_feature_extractor(
-        model, names, example_kwargs=kwargs, suppress_diff_warning=True
-    )

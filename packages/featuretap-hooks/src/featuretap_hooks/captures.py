@@ -54,7 +54,7 @@ class Captures:
         self.copied: set[str] = set()
         self.unproven: set[str] = set()
         self._kept: list[tuple[str, torch.Tensor, int]] = []
-        self._beside: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+        self._beside: list[tuple[str, torch.Tensor, torch.Tensor, int]] = []
 
     @property
     def is_first(self) -> bool:
@@ -86,7 +86,7 @@ class Captures:
     def _keeper(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             if self._overwritten is None:
-                self._beside.append((name, tensor, tensor.clone()))
+                self._beside.append((name, tensor, tensor.clone(), _version(tensor)))
                 return tensor
             if name in self._overwritten or tensor.is_inference():
                 # Inference tensors have no version counter that would tell.
@@ -99,8 +99,8 @@ class Captures:
     def compare(self) -> None:
         """After the first forward: put copies in the place of tensors that were overwritten."""
         with no_torch_function():
-            for name, tensor, copy in self._beside:
-                if not _identical(tensor, copy):
+            for name, tensor, copy, version in self._beside:
+                if _version(tensor) != version or not _identical(tensor, copy):
                     self.copied.add(name)
                     self.values[name] = map_tensors(self.values[name], _exchange(tensor, copy))
 

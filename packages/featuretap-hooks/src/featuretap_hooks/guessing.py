@@ -20,6 +20,7 @@ from featuretap.modules import LeafRule, ModuleTree
 from featuretap.naming import Namer, operation_name
 
 from ._compat import functions_wrapped_for_fx
+from .fast_paths import TAKES_NOTE
 from .index import Point, canonical
 
 __all__ = ["Guess"]
@@ -39,7 +40,12 @@ class Guess:
             self._functions.update(map(operation_name, vars(module)))
         self.inputs = input_names(tree)
         leaves = [path for path, module in tree.paths.items() if path and is_leaf(module, path)]
-        rest = [path for path in tree.paths if path not in set(leaves)]
+        self._closed = tuple(
+            f"{path}." for path in leaves if isinstance(tree.paths[path], TAKES_NOTE)
+        )
+        leaves = list(filter(self._open, leaves))
+        ends = {*leaves}
+        rest = [path for path in tree.paths if self._open(path) and path not in ends]
         self._points = {
             name: Point(name, at) for at, name in enumerate([*self.inputs, *leaves, *rest])
         }
@@ -59,7 +65,8 @@ class Guess:
 
     def known_names(self) -> Iterable[str]:
         """Every name that is known to exist."""
-        return [*self.inputs, *self._tree.paths, *self._tree.aliases]
+        modules = (*self._tree.paths, *self._tree.aliases)
+        return [*self.inputs, *filter(self._open, modules)]
 
     def may_match(self, pattern: str) -> bool:
         """Say whether some node, also of those that are not known yet, can match a glob."""
@@ -70,8 +77,13 @@ class Guess:
         known = self._functions | _operations()
         return scope in self._tree.paths and any(name.startswith(operation) for name in known)
 
+    def _open(self, name: str) -> bool:
+        return not name.startswith(self._closed) or name in self._tree.parameters
+
     def _possible(self, name: str) -> bool:
         tree = self._tree
+        if not self._open(name):
+            return False
         if name in tree.paths or name in tree.parameters or _COUNTER.sub("", name) in tree.paths:
             return True
         scope, _, operation = name.rpartition(".")

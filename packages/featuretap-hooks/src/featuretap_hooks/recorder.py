@@ -73,7 +73,7 @@ class Recorder(TorchFunctionMode):
         self.places: Places = {}
         self.constants: dict[str, tuple[str, ...]] = {}
         # ``x.shape`` is given out pending; the sources of one forward share what can be shared.
-        self._origin = Origin(self)
+        self._origins: dict[str, Origin] = {}
 
     # -- scopes ---------------------------------------------------------------------------------
 
@@ -125,6 +125,11 @@ class Recorder(TorchFunctionMode):
         while self._running and self._running.pop()[0] is not module:
             pass
         self._dependents.forget_dtypes()
+
+    @property
+    def _origin(self) -> Origin:
+        scope = self.scope
+        return self._origins.setdefault(scope, Origin(self, scope))
 
     def finish(self) -> None:
         """Stop listening for good; tracked values that live on are inert."""
@@ -192,6 +197,8 @@ class Recorder(TorchFunctionMode):
 
     def _use(self, source: Any) -> None:
         if isinstance(source, Tracked):
+            if source._origin.scope != self.scope:
+                self._dependents.foreign.add(self.scope)
             if source._origin.pending and source._origin.recorder is self:
                 source._origin.pending = False
                 self.use(source._origin.parameter)
@@ -302,7 +309,7 @@ class Recorder(TorchFunctionMode):
             self.use(args)
             return self._made("getattr", value)
         parameter = args[0] if id(args[0]) in self._dependents.parameters else None
-        tracked = track(value, Origin(self, pending=True, parameter=parameter))
+        tracked = track(value, Origin(self, self.scope, pending=True, parameter=parameter))
         if isinstance(tracked, TrackedConstant):
             self._dependents.remember(value, tracked)
             return value

@@ -120,12 +120,14 @@ class Scopes:
         """Begin a call."""
         recorder = self._recorder
         inside_leaf = bool(self._open) and self._open[-1].scope is None
-        name: str | None = None
-        if not inside_leaf:
-            name = recorder.enter_leaf(path, args, kwargs) if is_leaf else recorder.enter_call(path)
+        name: str | None
+        if is_leaf and not inside_leaf:
+            name = recorder.enter_leaf(path, args, kwargs)
+        else:
+            name = recorder.enter_call(path)
         self._calls.add(path, self._open[-1].scope if self._open else None)
         scope = None if is_leaf or inside_leaf else path
-        self._open.append(_Open(module, name, scope))
+        self._open.append(_Open(module, name, scope, is_leaf and not inside_leaf))
         recorder.enter_scope(module, scope)
         self._follow()
         # What a leaf does with sizes is its own business.
@@ -136,7 +138,7 @@ class Scopes:
         entry = self._close(module)
         if entry is None or raised or entry.name is None:
             return None
-        if entry.scope is None:
+        if entry.is_leaf:
             return self._recorder.leave_leaf(entry.name, value, module)
         self._recorder.leave_call(entry.name, value, module)
         return None
@@ -159,7 +161,8 @@ class _Open(NamedTuple):
     module: nn.Module
     name: str | None
     scope: str | None
-    """Its path; ``None`` for a leaf."""
+    """Its path; ``None`` for a leaf, and inside one."""
+    is_leaf: bool
 
 
 class _Call:

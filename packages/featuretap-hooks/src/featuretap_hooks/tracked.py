@@ -35,17 +35,21 @@ class Origin:
 
     Attributes:
         recorder: who listens, as long as the forward runs.
+        scope: where it was made; another scope that uses it cannot be recorded alone.
         pending: the value is an attribute (``x.shape``) that becomes a node when it is used, as in fx.
         parameter: the parameter that it is an attribute of, which is then used too.
 
     """
 
-    __slots__ = ("parameter", "pending", "recorder")
+    __slots__ = ("parameter", "pending", "recorder", "scope")
 
-    def __init__(self, recorder: Recorder, *, pending: bool = False, parameter: Any = None) -> None:
-        self.parameter = parameter
+    def __init__(
+        self, recorder: Recorder, scope: str, *, pending: bool = False, parameter: Any = None
+    ) -> None:
         self.recorder = recorder
+        self.scope = scope
         self.pending = pending
+        self.parameter = parameter
 
 
 class Tracked:

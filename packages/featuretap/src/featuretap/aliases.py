@@ -42,7 +42,7 @@ def torchvision_names(recording: Recording) -> Iterator[tuple[str, Point]]:
         if not isinstance(event, ModuleCall):
             if isinstance(event, fx.Node):
                 point, base = by_node.get(id(event)), _base(event)
-                if event.op == "get_attr":
+                if event.op == "get_attr" and event.target in recording.tree.parameters:
                     point = point or recording.stored[str(event.target)]
             else:
                 point, base = fixed[position], event.name

@@ -102,10 +102,20 @@ def _resolve(request: Mapping[Any, str | None], recording: Recording, mode: str)
     try:
         return Selection.resolve(request, recording, mode)
     except NodeNotFoundError as error:
-        for path, reason in recording.auto_leaves.items():
-            if error.name.startswith(f"{path}.") or is_glob(error.name):
-                error.hidden = f"fx cannot look into {path!r}: {reason}"
+        error.hidden = _hiding(error.name, recording)
         raise
+
+
+def _hiding(name: str, recording: Recording) -> str:
+    """Say which leaf module hides the node called ``name``; ``""`` if none does."""
+    for path, reason in recording.auto_leaves.items():
+        if name.startswith(f"{path}.") or is_glob(name):
+            return f"fx cannot look into {path!r}: {reason}"
+    if name in recording.tree.paths:
+        for point in recording.names.values():
+            if name.startswith(f"{point.name}."):
+                return f"{name!r} is inside the leaf module {point.name!r}"
+    return ""
 
 
 def _prune(
