@@ -37,18 +37,24 @@ def record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
     recording = recordings[first]
     if isinstance(recording, Recording) and recording.serves_both_modes:
         return {**recordings, second: recording}
-    own_train = tree.has_own_train_method
-    try:
-        model.train(second == "train")
-        # A rollback inside this trace must keep this mode's flags.
-        now = Untouched(model) if own_train else untouched.with_current_flags()
-        recordings[second] = _record(tree, now, options)
-    finally:
-        untouched.restore() if own_train else untouched.restore_flags()
+    recordings[second] = _record_other(tree, second, untouched, options)
     errors = [error for error in recordings.values() if isinstance(error, UntraceableModelError)]
     if len(errors) == len(MODES):
         raise errors[0]
     return recordings
+
+
+def _record_other(
+    tree: ModuleTree, mode: str, untouched: Untouched, options: Options
+) -> Recorded:
+    if tree.has_own_train_method:
+        try:
+            tree.model.train(mode == "train")
+            return _record(tree, Untouched(tree.model), options)
+        finally:
+            untouched.restore()
+    with untouched.in_mode(tree.model, mode == "train"):
+        return _record(tree, untouched, options)
 
 
 def _record(tree: ModuleTree, untouched: Untouched, options: Options) -> Recorded:

@@ -97,8 +97,10 @@ class ModuleTree:
         """Paths of the modules that hold a parameter, themselves or further inside."""
         found = {""} if self.parameters else set()
         for name in self.parameters:
-            parts = name.split(".")
-            found.update(".".join(parts[:depth]) for depth in range(1, len(parts)))
+            path = name.rpartition(".")[0]
+            while path not in found:
+                found.add(path)
+                path = path.rpartition(".")[0]
         return frozenset(found)
 
     @cached_property

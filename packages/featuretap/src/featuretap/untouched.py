@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import dis
 import operator
 import types
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,18 +37,19 @@ class Untouched:
         for content in contents:
             content.restore()
 
-    def with_current_flags(self) -> Untouched:
-        """Return a copy that holds the ``training`` flags of now, and all else as it was."""
-        new = copy.copy(self)
-        new._modules = {key: content.with_flag() for key, content in self._modules.items()}
-        return new
-
-    def restore_flags(self) -> None:
-        """Put back the ``training`` flags alone."""
-        for content in self._modules.values():
-            current, values = content.attributes[0]
-            if "training" in values:
-                current["training"] = values["training"]
+    @contextmanager
+    def in_mode(self, model: nn.Module, training: bool) -> Iterator[None]:
+        """Switch ``model`` to a mode, whose flags are the ones to restore until it is left."""
+        contents = self._modules.values()
+        earlier = [content.flag for content in contents]
+        try:
+            model.train(training)
+            for content in contents:
+                content.keep_flag()
+            yield
+        finally:
+            for content, flag in zip(contents, earlier, strict=True):
+                content.put_flag(flag)
 
     def reassigned_tensors(self, module: nn.Module) -> str:
         """Name a buffer, or a tensor the module reads in its forward, that was set to another one."""
@@ -65,13 +67,19 @@ class _ModuleContent:
         self.containers: list[tuple[Any, Any]] = []
         self._add_object(module, depth=0)
 
-    def with_flag(self) -> _ModuleContent:
-        new = copy.copy(self)
+    @property
+    def flag(self) -> Any:
+        return self.attributes[0][1].get("training")
+
+    def keep_flag(self) -> None:
         current, values = self.attributes[0]
         if "training" in values:
-            values = {**values, "training": current["training"]}
-        new.attributes = [(current, values), *self.attributes[1:]]
-        return new
+            values["training"] = current["training"]
+
+    def put_flag(self, flag: Any) -> None:
+        for attributes in self.attributes[0]:
+            if "training" in attributes:
+                attributes["training"] = flag
 
     def _add_object(self, owner: object, depth: int) -> None:
         values = dict(vars(owner))
