@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,9 +13,10 @@ from torch import nn
 
 from featuretap_hooks import create_feature_extractor, get_graph_node_names
 
+from .hook_libraries import HOOK_LIBRARIES, baukit_style, seconds_of_torchlens
 from .models import classifier
 from .peers import Truncated, hooked_all, resnet_steps, torchvision_extractor, vit_steps
-from .timing import Benchmark, Peer, compare
+from .timing import Benchmark, Peer, compare, note
 
 TOPIC = "Hooks"
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
@@ -52,7 +54,13 @@ def test_outputs_of_modules(benchmark: Benchmark, size: int) -> None:
         benchmark,
         f"resnet18 at {size} x {size}, four stages, whole forward",
         create_feature_extractor(model, [*STAGES, "fc"]),
-        {"plain hooks": (hooked_all(model, [*STAGES, "fc"]), 1.02)},
+        {
+            "plain hooks": (hooked_all(model, [*STAGES, "fc"]), 1.02),
+            **{
+                name: (way(copy.deepcopy(model), [*STAGES, "fc"]), None)
+                for name, way in HOOK_LIBRARIES.items()
+            },
+        },
         x,
         rounds=100 if size == 32 else 50,
     )
@@ -72,6 +80,7 @@ def test_early_stop(benchmark: Benchmark, name: str) -> None:
         {
             "truncated": (Truncated(steps, [node]).eval(), 1.03),
             "torchvision": (torchvision_extractor(model, [node]), None),
+            "baukit-style": (baukit_style(model, node), None),
         },
         x,
         rounds=50 if name == "resnet18" else 20,
@@ -96,12 +105,31 @@ def test_operations_in_one_scope(benchmark: Benchmark) -> None:
 def test_every_node(benchmark: Benchmark) -> None:
     """Every node of the model, each copied only where it is overwritten."""
     model, x = classifier("resnet18"), torch.randn(1, 3, 32, 32)
-    names = get_graph_node_names(model, example_args=(x,))
+    # One value per channel is none that batch norm can train on: this model has its eval mode only.
+    names = list(get_graph_node_names(model, example_args=(x,), suppress_diff_warning=True))
     measure(
         benchmark,
         "resnet18 at 32 x 32, every node",
-        create_feature_extractor(model, list(names)),
+        create_feature_extractor(model, names),
         {"model alone": (partial(whole, model), 1.35)},
         x,
         rounds=100,
     )
+
+
+@torch.no_grad()
+def test_every_node_beside_torchlens(benchmark: Benchmark, quick: bool) -> None:
+    """What logs the whole forward is of another order."""
+    model, x = classifier("resnet18"), torch.randn(1, 3, 32, 32)
+    names = list(get_graph_node_names(model, example_args=(x,), suppress_diff_warning=True))
+    extractor, logged = create_feature_extractor(model, names), copy.deepcopy(model)
+    seconds: list[float] = []
+
+    def theirs() -> None:
+        seconds.append(seconds_of_torchlens(logged, x))
+        extractor(x)  # as warm as in the other benchmarks
+
+    benchmark.pedantic(partial(extractor, x), setup=theirs, rounds=1 if quick else 10)
+    if not quick:
+        case = "resnet18 at 32 x 32, every node, beside torchlens"
+        note(benchmark, TOPIC, case, benchmark.stats.stats.data, {"torchlens": seconds}, {})
