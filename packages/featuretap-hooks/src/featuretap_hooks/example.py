@@ -25,7 +25,7 @@ from featuretap.untouched import Untouched
 from . import _compat
 from .index import Index
 from .patching import places
-from .scopes import Calls
+from .scopes import Calls, Part
 from .watching import fast_paths, run_watched
 
 __all__ = ["MODES", "Seen", "watch_example", "watch_modes"]
@@ -151,7 +151,7 @@ def watch_example(
             seen.index,
             copy_value(tuple(args)),
             copy_value(dict(kwargs)),
-            is_leaf=LeafRule(options.leaf_modules),
+            part=Part.of(None, tree.paths, LeafRule(options.leaf_modules)),
             places=places(tree, options),
             calls=seen.calls,
         )

@@ -7,7 +7,7 @@ import inspect
 import types
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,8 @@ from .example import watch_example
 from .guessing import input_names
 from .patching import Place, active_recorder, places
 from .plan import Plan
-from .scopes import Calls, Only
+from .prepared import Prepared
+from .scopes import Calls, Part
 from .watching import fast_paths, run_watched, watch_modules
 
 __all__ = ["HooksExtractor"]
@@ -72,7 +73,7 @@ class HooksExtractor(nn.Module):
         state["_is_nested"] = any(type(m) is HooksExtractor for m in self._tree.paths.values())
         state["forward"] = _with_signature(self, self._tree.signature)
         state["_compiled_holder"] = Holder()
-        self._make_programs()
+        self._prepare()
 
     # -- passing for the model --------------------------------------------------------------------
 
@@ -109,8 +110,12 @@ class HooksExtractor(nn.Module):
 
     @property
     def _plan(self) -> Plan:
-        plan: Plan = self._plans["train" if self.training else "eval"]
+        plan: Plan = self._plans[self._mode]
         return plan
+
+    @property
+    def _mode(self) -> str:
+        return "train" if self.training else "eval"
 
     # -- running --------------------------------------------------------------------------------
 
@@ -124,50 +129,48 @@ class HooksExtractor(nn.Module):
         plan = self._plan
         if torch.compiler.is_compiling():
             return self._compiled(plan, args, kwargs)
-        self._look_for_exchanged_modules(plan)
+        if not self._prepared[self._mode].is_current:
+            self._begin_anew()
         if plan.keys is None:
             seen = watch_example(self._model, self._tree, self._options, args, kwargs)
-            plan.resolve(seen.index, "train" if self.training else "eval")
+            plan.resolve(seen.index, self._mode)
             plan.calls = seen.calls
-            self._make_programs()
+            self._prepare()
         keys = plan.keys or {}
         grad = torch.is_grad_enabled()
         outer = active_recorder()
         # Inside another extractor's forward, whose recorder names everything, values are copied at once.
         known = plan.overwritten.get(grad) if outer is None else set(keys)
         captures = Captures(keys, known, stop=self._may_stop())
+        calls = Calls() if plan.calls is None else None
         try:
             if outer is not None and outer.share(self, captures):
                 self._follow(captures, args, kwargs)
             else:
-                self._watch(plan, captures, args, kwargs)
+                self._watch(plan, captures, calls, args, kwargs)
             for name in sorted(captures.missing & self._tree.parameters.keys()):
                 captures.node(name, self._tree.parameters[name])
         except Stop as stop:
             if stop.args != (captures,):
                 raise
         self._settle(plan, captures, grad)
+        if calls is not None and calls.started and not captures.missing:
+            plan.calls = calls
+            self._prepare()
         return OrderedDict(
             (key, value) for name, value in captures.values.items() for key in keys[name]
         )
 
-    def _look_for_exchanged_modules(self, plan: Plan) -> None:
-        """Begin anew if a watched module is no longer the one at its path."""
-        watch = plan.watch(self._tree, self._inputs)
-        for path in (*watch.outputs, *watch.scopes):
-            module: nn.Module | None = self._model
-            for name in path.split(".") if path else ():
-                module = module._modules.get(name) if module is not None else None
-            if module is not None and module is not self._tree.paths.get(path, module):
-                vars(self)["_tree"] = ModuleTree(self._model)
-                for known in self._plans.values():
-                    known.forget()
-                self._make_programs()
-                return
+    def _begin_anew(self) -> None:
+        """Forget what was seen: a watched module is no longer the one at its path."""
+        vars(self)["_tree"] = ModuleTree(self._model)
+        for plan in self._plans.values():
+            plan.forget()
+        self._prepare()
 
     def _compiled(self, plan: Plan, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         """Do the same in code that dynamo traces."""
-        program = self._programs["train" if self.training else "eval"]
+        program = self._programs[self._mode]
         values = run_compiled(self, program, args, kwargs)
         features = OrderedDict()
         for name, value in values.items():
@@ -175,28 +178,27 @@ class HooksExtractor(nn.Module):
                 features[key] = value
         return features
 
-    def _make_programs(self) -> None:
-        vars(self)["_programs"] = {
-            mode: plan.watch(self._tree, self._inputs).program(
-                plan.calls, self._tree, stop=self._may_stop()
+    def _prepare(self) -> None:
+        stop = self._may_stop()
+        prepared = {
+            mode: Prepared(
+                plan, self._tree, self._inputs, self._is_leaf, whole=self._is_nested, stop=stop
             )
             for mode, plan in self._plans.items()
         }
+        vars(self)["_prepared"] = prepared
+        vars(self)["_programs"] = {mode: found.program for mode, found in prepared.items()}
 
-    def _watch(self, plan: Plan, captures: Captures, args: Any, kwargs: Any) -> None:
-        watch = plan.watch(self._tree, self._inputs)
-        only = None if self._is_nested else watch.only(plan.calls, self._tree)
-        with ExitStack() as stack:
-            if watch.scopes:
-                if only is None:
-                    stack.enter_context(fast_paths(self._model))
-                self._record(plan, only, captures, args, kwargs)
-                return
-            if watch.inputs:
-                self._take_inputs(captures, watch.inputs, args, kwargs)
-            outputs = {path: self._tree.paths[path] for path in watch.outputs if path}
-            watching = watch_modules(outputs, captures.take, plan.nested, careful=captures.is_first)
-            stack.enter_context(watching)
+    def _watch(
+        self, plan: Plan, captures: Captures, calls: Calls | None, args: Any, kwargs: Any
+    ) -> None:
+        prepared = self._prepared[self._mode]
+        if prepared.part is not None:
+            self._record(prepared.part, captures, calls, args, kwargs)
+            return
+        if prepared.watch.inputs:
+            self._take_inputs(captures, prepared.watch.inputs, args, kwargs)
+        with watch_modules(prepared.outputs, captures.take, plan.nested, careful=captures.is_first):
             captures.take("", self._model(*args, **kwargs))
 
     def _follow(self, captures: Captures, args: Any, kwargs: Any) -> None:
@@ -213,25 +215,19 @@ class HooksExtractor(nn.Module):
             captures.take(name, bound.arguments.get(argument))
 
     def _record(
-        self, plan: Plan, only: Only | None, captures: Captures, args: Any, kwargs: Any
+        self, part: Part, captures: Captures, calls: Calls | None, args: Any, kwargs: Any
     ) -> None:
-        calls = Calls()
-        try:
+        with fast_paths(self._model) if part.scopes is None else nullcontext():
             run_watched(
                 self._model,
                 self._tree,
                 captures,
                 args,
                 kwargs,
-                is_leaf=self._is_leaf,
+                part=part,
                 places=self._places,
-                only=only,
                 calls=calls,
             )
-        finally:
-            if only is None:
-                plan.calls = calls
-                self._make_programs()
 
     def _settle(self, plan: Plan, captures: Captures, grad: bool) -> None:
         """Learn from the forward, and say what it did not reach."""

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from sys import exc_info
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Protocol
 
 from torch import nn
+
+from ._compat import add_hooks, remove_hooks
 
 __all__ = ["Around", "ModuleHooks"]
 
@@ -36,8 +40,8 @@ class ModuleHooks:
     """Watches calls of modules in this thread until it is left, whatever happened."""
 
     def __init__(self) -> None:
-        self._thread = threading.get_ident()
-        self._handles: list[Any] = []
+        self._thread = get_ident()
+        self._hooked: list[tuple[nn.Module, object]] = []
         self._wrapped: list[tuple[nn.Module, _Watcher]] = []
 
     def after(self, module: nn.Module, call: Callable[[Any], None]) -> None:
@@ -48,10 +52,10 @@ class ModuleHooks:
         thread = self._thread
 
         def hook(_module: nn.Module, _args: Any, value: Any) -> None:
-            if threading.get_ident() == thread:
+            if get_ident() == thread:
                 call(value)
 
-        self._handles.append(module.register_forward_hook(hook))
+        self._add(module, None, hook)
 
     def around(self, module: nn.Module, watcher: Around) -> None:
         """Have ``watcher`` see each call of ``module``, also if it raises."""
@@ -62,23 +66,27 @@ class ModuleHooks:
         # What the user's own hooks do is the inside of the module, so ours come first and last.
         handling: list[BaseException | None] = []
 
-        # Another thread may run the module while torch has noted only half of the registration.
+        # Another thread that runs the module may be between the two registries that these are in.
         def before(module: nn.Module, args: Any, kwargs: Any = None) -> Any:
-            if threading.get_ident() != thread:
+            if get_ident() != thread:
                 return None
-            handling.append(_handled())
+            handling.append(exc_info()[1])
             return watcher.before(module, args, kwargs)
 
-        def after(module: nn.Module, _args: Any, value: Any, *_: Any) -> Any:
-            if threading.get_ident() != thread or not handling:
+        def after(module: nn.Module, _args: Any, value: Any) -> Any:
+            if get_ident() != thread or not handling:
                 return None
             # While something else is handled than when the call began, the forward raised.
-            return watcher.after(module, value, raised=_handled() is not handling.pop())
+            return watcher.after(module, value, raised=exc_info()[1] is not handling.pop())
 
-        self._handles.append(
-            module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
-        )
-        self._handles.append(module.register_forward_hook(after, always_call=True))
+        self._add(module, before, after)
+
+    def _add(
+        self, module: nn.Module, before: Callable[..., Any] | None, after: Callable[..., Any]
+    ) -> None:
+        key = object()
+        self._hooked.append((module, key))
+        add_hooks(module, key, before, after)
 
     def _wrap(self, module: nn.Module, around: Around) -> None:
         watcher = _Watcher(self._thread, around)
@@ -99,20 +107,16 @@ class ModuleHooks:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
+        for module, key in self._hooked:
+            remove_hooks(module, key)
+        if not self._wrapped:
+            return
         with _LOCK:
             for module, watcher in self._wrapped:
                 wrapper = vars(module)["forward"]
                 wrapper.watchers.remove(watcher)
                 if not wrapper.watchers:
                     wrapper.remove()
-
-
-def _handled() -> BaseException | None:
-    import sys
-
-    return sys.exc_info()[1]
 
 
 class _Only:
@@ -152,7 +156,7 @@ class _Wrapper:
             vars(self._module)["forward"] = self._own
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        here = [w.around for w in self.watchers if w.thread == threading.get_ident()]
+        here = [w.around for w in self.watchers if w.thread == get_ident()]
         for around in here:
             args, kwargs = around.before(self._module, args, kwargs) or (args, kwargs)
         try:

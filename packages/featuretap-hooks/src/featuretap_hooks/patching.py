@@ -113,7 +113,11 @@ def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         recorder = active_recorder()
-        if recorder is None or not recorder.listening or not recorder.takes_part(args, kwargs):
+        if (
+            recorder is None
+            or not recorder.listening
+            or not recorder.takes_part((*args, *kwargs.values()))
+        ):
             return function(*args, **kwargs)
         return recorder.run(operation, function, args, kwargs)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from featuretap.modules import ModuleTree
+from featuretap.modules import LeafRule, ModuleTree
 from featuretap.selection import NodeIndex, Selection, is_glob
 
 from .compiling import Program
 from .guessing import Guess
-from .scopes import Calls, Only
+from .scopes import Calls, Part
 
 __all__ = ["Plan", "Watch"]
 
@@ -37,7 +37,6 @@ class Plan:
     overwritten: dict[bool, set[str]] = field(default_factory=dict)
     calls: Calls | None = None
     nested: set[str] = field(default_factory=set)
-    _watch: Watch | None = None
 
     def resolve(self, index: NodeIndex, mode: str) -> None:
         """Look the request up in ``index``."""
@@ -65,14 +64,7 @@ class Plan:
 
     def forget(self) -> None:
         """Forget what forwards have shown, because the model is another one now."""
-        self.overwritten, self.calls, self.nested, self._watch = {}, None, set(), None
-
-    def watch(self, tree: ModuleTree, inputs: Mapping[str, str]) -> Watch:
-        """Return how the names are watched."""
-        names = tuple(self.keys or ())
-        if self._watch is None or self._watch.names != names:
-            self._watch = Watch.of(names, tree, inputs)
-        return self._watch
+        self.overwritten, self.calls, self.nested = {}, None, set()
 
     def _take(self, selection: Selection) -> None:
         self.names_to_keys = selection.names_to_keys
@@ -139,19 +131,22 @@ class Watch:
             stop,
         )
 
-    def only(self, calls: Calls | None, tree: ModuleTree) -> Only | None:
-        """Return the modules that must tell when they run, given who was seen to call whom.
+    def part(self, calls: Calls | None, tree: ModuleTree, is_leaf: LeafRule) -> Part:
+        """Return what must be recorded, given who was seen to call whom.
 
-        ``None`` if all must, because nothing was seen yet or the scopes cannot be recorded alone.
+        All of the model if nothing was seen yet, if the scopes cannot be recorded alone, or if hardly
+        anything would be left out: to tell which operations are of the part has its own price.
         """
-        if calls is None or not self.scopes or not self.scopes.isdisjoint(calls.foreign):
-            return None
-        modules = [
-            path
-            for path in tree.paths
+        if calls is None or not self.scopes.isdisjoint(calls.foreign):
+            return Part.of(None, tree.paths, is_leaf)
+        modules = {
+            path: module
+            for path, module in tree.paths.items()
             if path in self.scopes
             or path in self.outputs
             or path.rpartition(".")[0] in self.scopes
             or not self.scopes.isdisjoint(calls.callers.get(path, ()))
-        ]
-        return Only(self.scopes, tuple(modules))
+        }
+        if calls.started.keys() <= modules.keys():
+            return Part.of(None, tree.paths, is_leaf)
+        return Part.of(self.scopes, modules, is_leaf)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -40,6 +40,19 @@ class Sink(Protocol):
         """Take what a call of a module that is looked into returned."""
 
 
+class Notes(Protocol):
+    """What later forwards need to know.
+
+    Attributes:
+        places: where operations are, for compiled code.
+        constants: the plain arguments of operations, by which one is known again in the other mode.
+
+    """
+
+    places: Places
+    constants: dict[str, tuple[str, ...]]
+
+
 class Recorder(TorchFunctionMode):
     """Names the operations of one forward, in one thread.
 
@@ -48,12 +61,19 @@ class Recorder(TorchFunctionMode):
         sink: where nodes go.
         confined: whether only some modules tell when they run, so that an operation may belong to
             another module than the one that was entered last.
+        notes: filled with what is only seen in a forward that is recorded in full.
+
+    Attributes:
+        scope: the path of the module whose forward runs.
 
     """
 
-    def __init__(self, tree: ModuleTree, sink: Sink, *, confined: bool = False) -> None:
+    def __init__(
+        self, tree: ModuleTree, sink: Sink, *, confined: bool = False, notes: Notes | None = None
+    ) -> None:
         super().__init__()
         self._confined = confined
+        self._notes = notes
         self._tree = tree
         self._sink = sink
         self._namer = Namer(tree.reserved)
@@ -64,14 +84,14 @@ class Recorder(TorchFunctionMode):
         )
         self._read_parameters: set[str] = set()
         self._thread = threading.get_ident()
-        self._running: list[tuple[nn.Module, str | None]] = []
+        self._module: nn.Module | None = None
+        self.scope = ""
+        self._inside = False
         self._busy = False
         self._live = True
         self._shared: dict[str, Sink] = {}
         self._latest = ""
         self._counted: dict[str, int] = {}
-        self.places: Places = {}
-        self.constants: dict[str, tuple[str, ...]] = {}
         # ``x.shape`` is given out pending; the sources of one forward share what can be shared.
         self._origins: dict[str, Origin] = {}
 
@@ -81,22 +101,13 @@ class Recorder(TorchFunctionMode):
     def listening(self) -> bool:
         """Whether an operation made now, in this thread, is a node of a scope."""
         return (
-            self._live
-            and not self._busy
-            and bool(self._running)
-            and self._running[-1][1] is not None
-            and threading.get_ident() == self._thread
+            self._inside and not self._busy and self._live and threading.get_ident() == self._thread
         )
 
     @property
     def foreign(self) -> set[str]:
         """Scopes that cannot be recorded alone: they use constants that were made elsewhere."""
         return self._dependents.foreign
-
-    @property
-    def scope(self) -> str:
-        """The path of the module whose forward runs."""
-        return (self._running[-1][1] or "") if self._running else ""
 
     def share(self, extractor: nn.Module, sink: Sink) -> bool:
         """Let an extractor inside the model have the nodes inside it, by the names it knows.
@@ -112,24 +123,21 @@ class Recorder(TorchFunctionMode):
         return True
 
     def enter_scope(self, module: nn.Module, scope: str | None) -> None:
-        """Open a scope; ``None`` for the inside of a leaf module, where nothing is a node."""
-        if self._running and self._running[-1][1] is None:
-            scope = None
-        self._running.append((module, scope))
+        """Begin with a forward; the scope is ``None`` inside of a leaf module, where nothing is a node."""
         if scope is not None:
             self._dependents.add_stored(module, scope)
+        self.move_to(module, scope)
+
+    def move_to(self, module: nn.Module | None, scope: str | None) -> None:
+        """Be where the forward is."""
+        self._module, self.scope, self._inside = module, scope or "", scope is not None
         self._dependents.forget_dtypes()
 
-    def leave_scope(self, module: nn.Module) -> None:
-        """Close the scope of ``module``, and any that an exception left open inside it."""
-        while self._running and self._running.pop()[0] is not module:
-            pass
-        self._dependents.forget_dtypes()
-
-    @property
-    def _origin(self) -> Origin:
-        scope = self.scope
-        return self._origins.setdefault(scope, Origin(self, scope))
+    def _track(self, value: Any) -> Any:
+        origin = self._origins.get(self.scope)
+        if origin is None:
+            origin = self._origins[self.scope] = Origin(self, self.scope)
+        return track(value, origin)
 
     def finish(self) -> None:
         """Stop listening for good; tracked values that live on are inert."""
@@ -152,7 +160,7 @@ class Recorder(TorchFunctionMode):
             self._dependents.mark(value)
             is_tuple = isinstance(value, tuple)
             is_number = type(value) in (int, float) and name not in fixed
-            watched[name] = track(value, self._origin) if is_tuple or is_number else value
+            watched[name] = self._track(value) if is_tuple or is_number else value
         return watched
 
     def mark(self, value: Any) -> None:
@@ -161,7 +169,7 @@ class Recorder(TorchFunctionMode):
 
     def enter_leaf(self, path: str, args: Any, kwargs: Any) -> str | None:
         """Name a call of a leaf module; ``None`` if it is no node."""
-        if self.takes_part(args, kwargs) or path in self._tree.with_parameters:
+        if self.takes_part((*args, *kwargs.values())) or path in self._tree.with_parameters:
             return self._namer.module(path)
         return None
 
@@ -175,7 +183,7 @@ class Recorder(TorchFunctionMode):
             return value
         self._dependents.mark(value)
         self._node(name, value, module)
-        return track(value, self._origin) if self.listening else value
+        return self._track(value) if self.listening else value
 
     def leave_call(self, name: str, value: Any, module: nn.Module) -> None:
         """Hand over what a module that was looked into returned."""
@@ -192,8 +200,16 @@ class Recorder(TorchFunctionMode):
 
     def use(self, value: Any) -> None:
         """Make nodes of what an operation takes: pending attributes, leaf by leaf."""
-        for source in self._dependents.sources(value, self.scope, []):
+        self.takes_part((value,))
+
+    def takes_part(self, values: Iterable[Any]) -> bool:
+        """Whether what uses these values depends on the model; if so, they become nodes."""
+        sources: list[Any] = []
+        for value in values:
+            self._dependents.sources(value, self.scope, sources)
+        for source in sources:
             self._use(source)
+        return bool(sources)
 
     def _use(self, source: Any) -> None:
         if isinstance(source, Tracked):
@@ -221,7 +237,7 @@ class Recorder(TorchFunctionMode):
     def _made(self, operation: str, value: Any) -> Any:
         self._name(operation, value)
         self._dependents.mark(value)
-        return track(value, self._origin)
+        return self._track(value)
 
     # -- torch functions --------------------------------------------------------------------------
 
@@ -245,19 +261,17 @@ class Recorder(TorchFunctionMode):
         if name in ("dim", "unbind") and iterates_a_tensor(frame):
             value = func(*args, **kwargs)
             is_items = name == "unbind" and self._dependents.is_marked(args[0], self.scope)
-            return track(value, self._origin) if is_items else value
-        sources = self._dependents.sources((args, kwargs), self.scope, [])
-        if not sources and name != "_assert":
+            return self._track(value) if is_items else value
+        if not self.takes_part((*args, *kwargs.values())) and name != "_assert":
             value = func(*args, **kwargs)
             self._dependents.note_independent(value, self.scope)
-            return self._count(func, value, None)
-        for source in sources:
-            self._use(source)
-        operation = name_of(func, frame)
-        value = self.run(operation, func, args, kwargs)
-        if operation is not None:
-            self._describe(args)
-        return self._count(func, value, operation)
+            operation = None
+        else:
+            operation = name_of(func, frame)
+            value = self.run(operation, func, args, kwargs)
+        if self._notes is not None:
+            self._note(self._notes, func, args, value, operation)
+        return value
 
     def run(self, operation: str | None, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run ``func`` on real values, and record it as one node."""
@@ -272,33 +286,23 @@ class Recorder(TorchFunctionMode):
                 self._dependents.mark(written)
         return value if operation is None else self._made(operation, value)
 
-    def _count(self, func: Callable[..., Any], value: Any, operation: str | None) -> Any:
-        """Note the place of an operation among the torch functions of its scope."""
-        if counts(func, plain(value)):
-            scope = self.scope
-            number = self._counted[scope] = self._counted.get(scope, -1) + 1
-            if operation is not None:
-                self.places[self._latest] = (scope, number)
-        return value
-
-    def _describe(self, args: Any) -> None:
-        """Note the plain arguments of an operation, by which it is known again in the other mode."""
-        if not self._confined:
+    def _note(
+        self, notes: Notes, func: Callable[..., Any], args: Any, value: Any, operation: str | None
+    ) -> None:
+        """Note the place of an operation among the torch functions of its scope, and plain arguments."""
+        if operation is not None:
             given = [repr(a) for a in args if type(a) in (int, float, str)]
-            self.constants[self._latest] = tuple(given)
-
-    def takes_part(self, args: Any, kwargs: Any) -> bool:
-        """Whether a call with these arguments depends on the model; if so, they become nodes."""
-        sources = self._dependents.sources((args, kwargs), self.scope, [])
-        for source in sources:
-            self._use(source)
-        return bool(sources)
+            notes.constants[self._latest] = tuple(given)
+        if counts(func, plain(value)):
+            number = self._counted[self.scope] = self._counted.get(self.scope, -1) + 1
+            if operation is not None:
+                notes.places[self._latest] = (self.scope, number)
 
     def _belongs(self, frame: types.FrameType) -> bool:
         """Whether the innermost module of the model that ``frame`` is in is the one that runs."""
         for module in calling_modules(frame):
             if self._tree.path_of(module) is not None:
-                return module is self._running[-1][0]
+                return module is self._module
         return False
 
     def _attribute(self, func: Callable[..., Any], args: Any) -> Any:

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from featuretap.modules import LeafRule
+
+from ._compat import is_innermost_mode
 from .compiling import Places
 from .fast_paths import TAKES_NOTE
 from .module_hooks import ModuleHooks
 from .recorder import Recorder
 from .tracked import plain
 
-__all__ = ["Calls", "Only", "Scopes"]
+__all__ = ["Calls", "Part", "Scopes"]
 
 
-class Only(NamedTuple):
+class Part(NamedTuple):
     """The part of a model that a request needs to be recorded.
 
     Attributes:
-        scopes: paths of the modules in whose forwards operations are recorded.
-        modules: paths of these, and of the modules that were seen to be called there.
+        scopes: paths of the modules in whose forwards operations are recorded; ``None`` for all.
+        modules: path, module, and whether it is a leaf: of these, and of those called there.
 
     """
 
-    scopes: frozenset[str]
-    modules: tuple[str, ...]
+    scopes: frozenset[str] | None
+    modules: Sequence[tuple[str, nn.Module, bool]]
+
+    @classmethod
+    def of(
+        cls, scopes: frozenset[str] | None, modules: Mapping[str, nn.Module], is_leaf: LeafRule
+    ) -> Part:
+        """Find out which of ``modules`` are leaves, and leave out what cannot be hooked."""
+        found: list[tuple[str, nn.Module, bool]] = []
+        closed: tuple[str, ...] = ()
+        for path, module in modules.items():
+            if closed and path.startswith(closed):
+                continue
+            leaf = path != "" and is_leaf(module, path)
+            if leaf and isinstance(module, TAKES_NOTE):
+                closed += (f"{path}.",)
+            found.append((path, module, leaf))
+        return cls(scopes, found)
 
 
 class Calls:
@@ -62,8 +81,7 @@ class Scopes:
 
     Args:
         recorder: who is told.
-        is_leaf: whether a module is not looked into.
-        only: the scopes to record in; ``None`` for all.
+        scopes: those to record in; ``None`` for all.
         calls: filled with who calls whom.
 
     """
@@ -71,65 +89,57 @@ class Scopes:
     def __init__(
         self,
         recorder: Recorder,
-        is_leaf: Callable[[nn.Module, str], bool],
-        only: Only | None = None,
+        scopes: frozenset[str] | None = None,
         calls: Calls | None = None,
     ) -> None:
         self._recorder = recorder
-        self._is_leaf = is_leaf
-        self._only = only
+        self._scopes = scopes
         self._open: list[_Open] = []
         self._recording = False
-        self._calls = calls or Calls()
+        self._calls = calls
 
     def __enter__(self) -> Scopes:
-        if self._only is None:
-            self._switch(True)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._switch(False)
-        self._calls.foreign |= self._recorder.foreign
-        self._calls.places.update(self._recorder.places)
-        self._calls.constants.update(self._recorder.constants)
+        if self._calls is not None:
+            self._calls.foreign |= self._recorder.foreign
 
     def _switch(self, on: bool) -> None:
         if on and not self._recording:
             self._recorder.__enter__()  # type: ignore[no-untyped-call]
-        elif self._recording and not on:
+            self._recording = True
+        # Where a mode of the model's own lies on top, ours stays on: then it does not listen.
+        elif self._recording and not on and is_innermost_mode(self._recorder):
             self._recorder.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        self._recording = on
+            self._recording = False
 
-    def _follow(self) -> None:
-        """Have the recorder on exactly while the forward of a wanted scope runs."""
-        if self._only is not None:
-            self._switch(bool(self._open) and self._open[-1].scope in self._only.scopes)
+    def _follow(self, scope: str | None) -> None:
+        """Have the recorder on while the forward of a wanted scope runs."""
+        self._switch(scope is not None and (self._scopes is None or scope in self._scopes))
 
-    def watch(self, hooks: ModuleHooks, modules: Iterable[tuple[str, nn.Module]]) -> None:
+    def watch(self, hooks: ModuleHooks, modules: Iterable[tuple[str, nn.Module, bool]]) -> None:
         """Open and close a scope at each call of each of ``modules``."""
-        closed: set[str] = set()
-        for path, module in modules:
-            if _is_inside(path, closed):
-                continue
-            is_leaf = path != "" and self._is_leaf(module, path)
-            if is_leaf and isinstance(module, TAKES_NOTE):
-                closed.add(path)
+        for path, module, is_leaf in modules:
             hooks.around(module, _Call(self, path, is_leaf))
 
     def open(self, module: nn.Module, path: str, is_leaf: bool, args: Any, kwargs: Any) -> Any:
         """Begin a call."""
         recorder = self._recorder
-        inside_leaf = bool(self._open) and self._open[-1].scope is None
+        outer = self._open[-1] if self._open else None
+        is_leaf_call = is_leaf and (outer is None or outer.scope is not None)
         name: str | None
-        if is_leaf and not inside_leaf:
+        if is_leaf_call:  # noqa: SIM108 (too long)
             name = recorder.enter_leaf(path, args, kwargs)
         else:
             name = recorder.enter_call(path)
-        self._calls.add(path, self._open[-1].scope if self._open else None)
-        scope = None if is_leaf or inside_leaf else path
-        self._open.append(_Open(module, name, scope, is_leaf and not inside_leaf))
+        if self._calls is not None:
+            self._calls.add(path, outer.scope if outer else None)
+        scope = None if is_leaf or (outer is not None and outer.scope is None) else path
+        self._open.append(_Open(module, name, scope, is_leaf_call))
         recorder.enter_scope(module, scope)
-        self._follow()
+        self._follow(scope)
         # What a leaf does with sizes is its own business.
         return (plain(args), plain(kwargs)) if is_leaf else None
 
@@ -145,13 +155,17 @@ class Scopes:
 
     def _close(self, module: nn.Module) -> _Open | None:
         """Close the scope of ``module`` and those that an exception left open inside it."""
-        if all(entry.module is not module for entry in self._open):
+        opened = self._open
+        if not opened or (
+            opened[-1].module is not module and all(entry.module is not module for entry in opened)
+        ):
             return None
-        self._recorder.leave_scope(module)
-        entry = self._open.pop()
+        entry = opened.pop()
         while entry.module is not module:
-            entry = self._open.pop()
-        self._follow()
+            entry = opened.pop()
+        scope = opened[-1].scope if opened else None
+        self._recorder.move_to(opened[-1].module if opened else None, scope)
+        self._follow(scope)
         return entry
 
 
@@ -178,8 +192,3 @@ class _Call:
 
     def after(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
         return self._scopes.close(module, value, raised=raised)
-
-
-def _is_inside(path: str, closed: set[str]) -> bool:
-    parts = path.split(".") if closed else ()
-    return any(".".join(parts[:depth]) in closed for depth in range(1, len(parts)))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from featuretap.naming import operation_name
 
@@ -195,9 +196,14 @@ def _is_result(kind: type) -> bool:
     return kind is tuple or kind is torch.Size or kind.__module__ == "torch.return_types"
 
 
+_NEVER_TRACKED = frozenset({torch.Tensor, nn.Parameter, type(None), bool, int, float, str})
+
+
 def plain(value: Any) -> Any:
     """Return ``value`` as it would be if nobody watched, containers included."""
     kind = type(value)
+    if kind in _NEVER_TRACKED:
+        return value
     if kind is TrackedInt:
         return int.__int__(value)
     if kind is TrackedFloat:
@@ -211,9 +217,12 @@ def plain(value: Any) -> Any:
         changed = any(a is not b for a, b in zip(items, list.__iter__(value), strict=True))
         return items if changed or kind is TrackedList else value
     if kind is tuple:
-        items = list(map(plain, value))
-        changed = any(a is not b for a, b in zip(items, value, strict=True))
-        return tuple(items) if changed else value
+        for item in value:
+            if plain(item) is not item:
+                return tuple(map(plain, value))
+        return value
+    if kind is dict and not value:
+        return value
     if kind is TrackedDict or kind is dict:
         pairs = {key: plain(item) for key, item in dict.items(value)}
         changed = any(a is not b for a, b in zip(pairs.values(), dict.values(value), strict=True))

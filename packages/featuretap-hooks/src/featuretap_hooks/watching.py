@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from featuretap.modules import LeafRule, ModuleTree
+from featuretap.modules import ModuleTree
 
 from .fast_paths import FastPaths
 from .module_hooks import ModuleHooks
 from .patching import Place, recording_functions
 from .recorder import Recorder, Sink
-from .scopes import Calls, Only, Scopes
+from .scopes import Calls, Part, Scopes
 
 __all__ = ["fast_paths", "run_watched", "watch_modules"]
 
@@ -30,9 +30,8 @@ def run_watched(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     *,
-    is_leaf: LeafRule,
+    part: Part,
     places: Collection[Place],
-    only: Only | None = None,
     calls: Calls | None = None,
 ) -> None:
     """Run ``model`` and hand every node to ``sink``.
@@ -43,20 +42,18 @@ def run_watched(
         sink: where nodes go.
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
-        is_leaf: which modules are not looked into.
+        part: what is recorded.
         places: where functions that are one node each are looked up.
-        only: the scopes to record in, and the modules called there; ``None`` for all.
         calls: filled with who calls whom.
 
     """
-    recorder = Recorder(tree, sink, confined=only is not None)
-    scopes = Scopes(recorder, is_leaf, only, calls)
-    modules = tree.paths if only is None else {path: tree.paths[path] for path in only.modules}
+    recorder = Recorder(tree, sink, confined=part.scopes is not None, notes=calls)
+    scopes = Scopes(recorder, part.scopes, calls)
     with ExitStack() as stack:
         stack.callback(recorder.finish)
         stack.enter_context(recording_functions(recorder, places))
         hooks = stack.enter_context(ModuleHooks())
-        scopes.watch(hooks, modules.items())
+        scopes.watch(hooks, part.modules)
         args, kwargs = _watched_arguments(recorder, tree.signature, args, kwargs)
         stack.enter_context(scopes)
         model(*args, **kwargs)
@@ -70,7 +67,7 @@ def _watched_arguments(
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """Name the arguments and return them marked."""
     bound = signature.bind(*args, **kwargs)
-    complete = signature.bind(*args, **kwargs)
+    complete = inspect.BoundArguments(signature, bound.arguments.copy())
     complete.apply_defaults()
     parameters = signature.parameters
     named = {
@@ -120,7 +117,7 @@ class _FirstCall:
 
 @contextmanager
 def watch_modules(
-    modules: Mapping[str, nn.Module],
+    modules: Collection[tuple[str, nn.Module]],
     take: Callable[[str, Any], None],
     nested: set[str],
     *,
@@ -136,7 +133,7 @@ def watch_modules(
 
     """
     with ModuleHooks() as hooks:
-        for path, module in modules.items():
+        for path, module in modules:
             if careful or path in nested:
                 hooks.around(module, _FirstCall(path, take, nested))
             else:

@@ -44,9 +44,7 @@ def record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
     return recordings
 
 
-def _record_other(
-    tree: ModuleTree, mode: str, untouched: Untouched, options: Options
-) -> Recorded:
+def _record_other(tree: ModuleTree, mode: str, untouched: Untouched, options: Options) -> Recorded:
     if tree.has_own_train_method:
         try:
             tree.model.train(mode == "train")

@@ -1,0 +1,73 @@
+"""What the plan of one mode means for the modules as they are now: found once, used by each forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from featuretap.modules import LeafRule, ModuleTree
+
+from .plan import Plan, Watch
+
+__all__ = ["Prepared"]
+
+
+class Prepared:
+    """A plan with the modules it is about.
+
+    Args:
+        plan: what is wanted.
+        tree: the modules.
+        inputs: node name -> argument of the model.
+        is_leaf: which modules are not looked into.
+        whole: record the whole model where something must be recorded.
+        stop: whether a forward ends when everything is there.
+
+    Attributes:
+        watch: how the names are watched.
+        outputs: the modules whose first output is wanted, if nothing must be recorded.
+        part: the modules to record, if something must be.
+        program: the same for compiled code.
+
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        tree: ModuleTree,
+        inputs: Mapping[str, str],
+        is_leaf: LeafRule,
+        *,
+        whole: bool,
+        stop: bool,
+    ) -> None:
+        self.watch = Watch.of(plan.keys or (), tree, inputs)
+        self.outputs = [(path, tree.paths[path]) for path in self.watch.outputs if path]
+        self.program = self.watch.program(plan.calls, tree, stop=stop)
+        calls = None if whole else plan.calls
+        self.part = self.watch.part(calls, tree, is_leaf) if self.watch.scopes else None
+        watched = [*self.watch.outputs, *self.watch.scopes]
+        self._links = list(_links(tree.model, watched))
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the watched modules are still the ones at their paths."""
+        return all(registry.get(name) is module for registry, name, module in self._links)
+
+
+def _links(model: nn.Module, paths: Iterable[str]) -> Iterator[tuple[Any, str, nn.Module]]:
+    """Yield where each module on the way to ``paths`` is registered."""
+    known: set[str] = set()
+    for path in paths:
+        module, names = model, path.split(".") if path else []
+        for depth, name in enumerate(names):
+            registry, child = module._modules, module._modules.get(name)
+            if child is None:
+                break
+            start = ".".join(names[: depth + 1])
+            if start not in known:
+                known.add(start)
+                yield registry, name, child
+            module = child
