@@ -23,10 +23,11 @@ from featuretap.structures import copy_value
 from featuretap.untouched import Untouched
 
 from . import _compat
+from .fast_paths import fast_paths, layers_that_take_note
 from .index import Index
 from .patching import places
 from .scopes import Calls, Part
-from .watching import fast_paths, run_watched
+from .watching import run_watched
 
 __all__ = ["MODES", "Seen", "watch_example", "watch_modes"]
 
@@ -143,7 +144,7 @@ def watch_example(
         stack.callback(RandomState().restore)
         stack.callback(saved.restore)
         stack.callback(Untouched(model).restore)
-        stack.enter_context(fast_paths(model))
+        stack.enter_context(fast_paths(list(layers_that_take_note(model))))
         stack.enter_context(_SaveWritten(tree, saved))
         run_watched(
             model,

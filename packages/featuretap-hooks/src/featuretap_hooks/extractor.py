@@ -7,7 +7,6 @@ import inspect
 import types
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,12 +22,13 @@ from ._compat import any_sharded
 from .captures import Captures, Stop
 from .compiling import Holder, run_compiled
 from .example import watch_example
+from .fast_paths import fast_paths, layers_that_take_note
 from .guessing import input_names
 from .patching import Place, active_recorder, places
 from .plan import Plan
 from .prepared import Prepared
 from .scopes import Calls, Part
-from .watching import fast_paths, run_watched, watch_modules
+from .watching import run_watched, watch_modules
 
 __all__ = ["HooksExtractor"]
 
@@ -164,6 +164,8 @@ class HooksExtractor(nn.Module):
     def _begin_anew(self) -> None:
         """Forget what was seen: a watched module is no longer the one at its path."""
         vars(self)["_tree"] = ModuleTree(self._model)
+        vars(self).pop("_patched_places", None)
+        vars(self).pop("_layers_that_take_note", None)
         for plan in self._plans.values():
             plan.forget()
         self._prepare()
@@ -217,7 +219,7 @@ class HooksExtractor(nn.Module):
     def _record(
         self, part: Part, captures: Captures, calls: Calls | None, args: Any, kwargs: Any
     ) -> None:
-        with fast_paths(self._model) if part.scopes is None else nullcontext():
+        with fast_paths(self._attention_layers if part.scopes is None else ()):
             run_watched(
                 self._model,
                 self._tree,
@@ -259,6 +261,13 @@ class HooksExtractor(nn.Module):
     def _places(self) -> list[Place]:
         found: list[Place] = self._cached(
             "_patched_places", partial(places, self._tree, self._options)
+        )
+        return found
+
+    @property
+    def _attention_layers(self) -> list[nn.Module]:
+        found: list[nn.Module] = self._cached(
+            "_layers_that_take_note", lambda: list(layers_that_take_note(self._model))
         )
         return found
 

@@ -7,6 +7,8 @@ of their result, when a torch-function mode is on.
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -14,7 +16,7 @@ from torch import nn
 from ._compat import no_torch_function
 from .module_hooks import ModuleHooks
 
-__all__ = ["TAKES_NOTE", "FastPaths"]
+__all__ = ["TAKES_NOTE", "fast_paths", "layers_that_take_note"]
 
 TAKES_NOTE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
@@ -41,19 +43,32 @@ class _Switch(threading.local):
 _SWITCH = _Switch()
 
 
-class FastPaths:
+def layers_that_take_note(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the outermost layers that would notice a torch-function mode."""
+    if isinstance(module, TAKES_NOTE):
+        yield module
+        return
+    for child in module.children():
+        yield from layers_that_take_note(child)
+
+
+@contextmanager
+def fast_paths(layers: Collection[nn.Module]) -> Iterator[None]:
+    """While entered, our torch-function modes are off inside ``layers``."""
+    if not layers:
+        yield
+        return
+    with ModuleHooks() as hooks, _FastPaths() as paths:
+        for layer in layers:
+            hooks.around(layer, paths)
+        yield
+
+
+class _FastPaths:
     """Switches our torch-function modes off inside the layers that would notice them."""
 
     def __init__(self) -> None:
         self._inside = 0
-
-    def watch(self, hooks: ModuleHooks, module: nn.Module) -> None:
-        """Watch ``module`` and what is inside."""
-        if isinstance(module, TAKES_NOTE):
-            hooks.around(module, self)
-            return
-        for child in module.children():
-            self.watch(hooks, child)
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Switch off."""
@@ -66,7 +81,7 @@ class FastPaths:
             self._inside -= 1
             _SWITCH.on()
 
-    def __enter__(self) -> FastPaths:
+    def __enter__(self) -> _FastPaths:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,9 +11,9 @@ import functools
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree
@@ -24,7 +24,14 @@ from .recorder import Recorder
 
 __all__ = ["Place", "active_recorder", "places", "recording_functions"]
 
-Place = tuple[dict[str, Any], str]
+
+class Place(NamedTuple):
+    """Where a function is looked up."""
+
+    namespace: dict[str, Any]
+    name: str
+    key: tuple[int, str]
+
 
 _LOCK = threading.Lock()
 _ACTIVE = threading.local()
@@ -60,46 +67,50 @@ def places(tree: ModuleTree, options: Options) -> list[Place]:
     if everywhere:
         for loaded in list(sys.modules.values()):
             found += _named(vars(loaded), everywhere) if loaded is not None else []
-    return list({(id(namespace), name): (namespace, name) for namespace, name in found}.values())
+    by_key = {(id(namespace), name): namespace for namespace, name in found}
+    return [Place(namespace, key[1], key) for key, namespace in by_key.items()]
 
 
-def _named(namespace: dict[str, Any], ids: set[int]) -> Iterator[Place]:
+def _named(namespace: dict[str, Any], ids: set[int]) -> Iterator[tuple[dict[str, Any], str]]:
     for name, value in list(namespace.items()):
         if id(value) in ids and not name.startswith("__"):
             yield namespace, name
 
 
 @contextmanager
-def recording_functions(recorder: Recorder, found: Iterable[Place]) -> Iterator[None]:
+def recording_functions(recorder: Recorder, found: Collection[Place]) -> Iterator[None]:
     """While entered, calls of the functions at these places are recorded as one node each."""
-    found = list(found)
     outer = active_recorder()
     _ACTIVE.recorder = recorder
     with _LOCK:
-        for place in found:
-            _replace(*place)
+        for namespace, name, key in found:
+            _replace(namespace, name, key)
     try:
         yield
     finally:
         _ACTIVE.recorder = outer
         with _LOCK:
-            for place in found:
-                _put_back(*place)
+            for namespace, name, key in found:
+                _put_back(namespace, name, key)
 
 
-def _replace(namespace: dict[str, Any], name: str) -> None:
-    entry = _REPLACED.setdefault((id(namespace), name), [0, namespace.get(name, _MISSING)])
-    entry[0] += 1
-    original = getattr(builtins, name, None) if entry[1] is _MISSING else entry[1]
-    if entry[0] == 1 and callable(original):
+def _replace(namespace: dict[str, Any], name: str, key: tuple[int, str]) -> None:
+    entry = _REPLACED.get(key)
+    if entry is not None:
+        entry[0] += 1
+        return
+    present = namespace.get(name, _MISSING)
+    _REPLACED[key] = [1, present]
+    original = getattr(builtins, name, None) if present is _MISSING else present
+    if callable(original):
         namespace[name] = _wrapper(original)
 
 
-def _put_back(namespace: dict[str, Any], name: str) -> None:
-    entry = _REPLACED[id(namespace), name]
+def _put_back(namespace: dict[str, Any], name: str, key: tuple[int, str]) -> None:
+    entry = _REPLACED[key]
     entry[0] -= 1
     if entry[0] == 0:
-        del _REPLACED[id(namespace), name]
+        del _REPLACED[key]
         if entry[1] is _MISSING:
             namespace.pop(name, None)
         else:

@@ -12,13 +12,12 @@ from torch import nn
 
 from featuretap.modules import ModuleTree
 
-from .fast_paths import FastPaths
 from .module_hooks import ModuleHooks
 from .patching import Place, recording_functions
 from .recorder import Recorder, Sink
 from .scopes import Calls, Part, Scopes
 
-__all__ = ["fast_paths", "run_watched", "watch_modules"]
+__all__ = ["run_watched", "watch_modules"]
 
 _FIXED_DEFAULTS = (type(None), bool, str)
 
@@ -84,14 +83,6 @@ def _watched_arguments(
         else:
             recorder.mark(value)
     return bound.args, bound.kwargs
-
-
-@contextmanager
-def fast_paths(model: nn.Module) -> Iterator[None]:
-    """While entered, layers that would notice a torch-function mode run without."""
-    with ModuleHooks() as hooks, FastPaths() as paths:
-        paths.watch(hooks, model)
-        yield
 
 
 class _FirstCall:
