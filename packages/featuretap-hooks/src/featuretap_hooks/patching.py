@@ -11,7 +11,8 @@ import functools
 import math
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator
+import types
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -24,20 +25,55 @@ from .recorder import Recorder
 
 __all__ = ["Place", "active_recorder", "places", "recording_functions"]
 
+_LOCK = threading.Lock()
+_ACTIVE = threading.local()
+_MISSING = object()
+_ORIGINAL = "_featuretap_original"
+
 
 class Place(NamedTuple):
     """Where a function is looked up."""
 
     namespace: dict[str, Any]
     name: str
-    key: tuple[int, str]
+    original: Any
+    wrapper: Any
 
 
-_LOCK = threading.Lock()
-_ACTIVE = threading.local()
-# (id of the namespace, name) -> how many forwards need the replacement, and what was there.
-_REPLACED: dict[tuple[int, str], list[Any]] = {}
-_MISSING = object()
+class _Installed:
+    """What is replaced now, by how many forwards at once; all is put back after the last."""
+
+    def __init__(self) -> None:
+        self.forwards = 0
+        self.places: list[Place] = []
+
+    def add(self, found: Iterable[Place]) -> None:
+        self.forwards += 1
+        for place in found:
+            present = place.namespace.get(place.name, _MISSING)
+            if present is place.original:
+                self._replace(place)
+            elif present is not place.wrapper:
+                self._replace(_place(place.namespace, place.name))
+
+    def _replace(self, place: Place) -> None:
+        if place.wrapper is not None:
+            place.namespace[place.name] = place.wrapper
+            self.places.append(place)
+
+    def remove(self) -> None:
+        self.forwards -= 1
+        if self.forwards:
+            return
+        for namespace, name, original, _ in self.places:
+            if original is _MISSING:
+                namespace.pop(name, None)
+            else:
+                namespace[name] = original
+        self.places.clear()
+
+
+_INSTALLED = _Installed()
 
 
 def active_recorder() -> Recorder | None:
@@ -50,7 +86,7 @@ def places(tree: ModuleTree, options: Options) -> list[Place]:
     operators = sys.modules.get("torchvision.ops")
     modules = [math, *([operators] if operators else []), *options.autowrap_modules]
     whole = {
-        id(value)
+        id(_original(value))
         for module in modules
         for name, value in vars(module).items()
         if not name.startswith("_") and callable(value) and not isinstance(value, type)
@@ -68,13 +104,24 @@ def places(tree: ModuleTree, options: Options) -> list[Place]:
         for loaded in list(sys.modules.values()):
             found += _named(vars(loaded), everywhere) if loaded is not None else []
     by_key = {(id(namespace), name): namespace for namespace, name in found}
-    return [Place(namespace, key[1], key) for key, namespace in by_key.items()]
+    return [_place(namespace, name) for (_, name), namespace in by_key.items()]
+
+
+def _place(namespace: dict[str, Any], name: str) -> Place:
+    original = _original(namespace.get(name, _MISSING))
+    function = getattr(builtins, name, None) if original is _MISSING else original
+    return Place(namespace, name, original, _wrapper(function) if callable(function) else None)
 
 
 def _named(namespace: dict[str, Any], ids: set[int]) -> Iterator[tuple[dict[str, Any], str]]:
     for name, value in list(namespace.items()):
-        if id(value) in ids and not name.startswith("__"):
+        if id(_original(value)) in ids and not name.startswith("__"):
             yield namespace, name
+
+
+def _original(value: Any) -> Any:
+    """See through a wrapper that a forward in another thread has put there."""
+    return vars(value).get(_ORIGINAL, value) if type(value) is types.FunctionType else value
 
 
 @contextmanager
@@ -83,38 +130,13 @@ def recording_functions(recorder: Recorder, found: Collection[Place]) -> Iterato
     outer = active_recorder()
     _ACTIVE.recorder = recorder
     with _LOCK:
-        for namespace, name, key in found:
-            _replace(namespace, name, key)
+        _INSTALLED.add(found)
     try:
         yield
     finally:
         _ACTIVE.recorder = outer
         with _LOCK:
-            for namespace, name, key in found:
-                _put_back(namespace, name, key)
-
-
-def _replace(namespace: dict[str, Any], name: str, key: tuple[int, str]) -> None:
-    entry = _REPLACED.get(key)
-    if entry is not None:
-        entry[0] += 1
-        return
-    present = namespace.get(name, _MISSING)
-    _REPLACED[key] = [1, present]
-    original = getattr(builtins, name, None) if present is _MISSING else present
-    if callable(original):
-        namespace[name] = _wrapper(original)
-
-
-def _put_back(namespace: dict[str, Any], name: str, key: tuple[int, str]) -> None:
-    entry = _REPLACED[key]
-    entry[0] -= 1
-    if entry[0] == 0:
-        del _REPLACED[key]
-        if entry[1] is _MISSING:
-            namespace.pop(name, None)
-        else:
-            namespace[name] = entry[1]
+            _INSTALLED.remove()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -132,4 +154,5 @@ def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         return recorder.run(operation, function, args, kwargs)
 
+    setattr(wrapped, _ORIGINAL, function)
     return wrapped
