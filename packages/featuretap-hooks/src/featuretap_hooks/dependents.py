@@ -36,9 +36,9 @@ class Dependents:
     def __init__(
         self, parameters: Mapping[int, str], stored: Collection[int], *, confined: bool
     ) -> None:
-        self.parameters = dict(parameters)
+        self.parameters = parameters
         self.foreign: set[str] = set()
-        self._stored = set(stored)
+        self._stored = stored
         self._confined = confined
         self._marked: dict[int, weakref.ref[torch.Tensor]] = {}
         self._independent: dict[int, tuple[weakref.ref[torch.Tensor], str]] = {}
@@ -48,9 +48,11 @@ class Dependents:
     def add_stored(self, module: nn.Module, path: str) -> None:
         """Look at what a module holds now: ``torch.func.functional_call`` exchanges it."""
         for name, parameter in module._parameters.items():
-            if parameter is not None:
-                self.parameters.setdefault(id(parameter), join(path, name))
-        self._stored.update(map(id, module._buffers.values()))
+            if parameter is not None and id(parameter) not in self.parameters:
+                self.parameters = {**self.parameters, id(parameter): join(path, name)}
+        for buffer in module._buffers.values():
+            if id(buffer) not in self._stored:
+                self._stored = {*self._stored, id(buffer)}
 
     def mark(self, value: Any) -> None:
         """Mark every tensor in ``value``."""

@@ -79,7 +79,7 @@ class Recorder(TorchFunctionMode):
         self._namer = Namer(tree.reserved)
         self._dependents = Dependents(
             tree.parameter_names,
-            tree.tensor_names.keys() - tree.parameter_names.keys(),
+            tree.other_tensors,
             confined=confined,
         )
         self._read_parameters: set[str] = set()

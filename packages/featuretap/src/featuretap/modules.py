@@ -83,6 +83,11 @@ class ModuleTree:
         return names
 
     @cached_property
+    def other_tensors(self) -> frozenset[int]:
+        """Buffers and tensors that are plain attributes, by identity."""
+        return frozenset(self.tensor_names.keys() - self.parameter_names.keys())
+
+    @cached_property
     def storages(self) -> dict[int, list[torch.Tensor]]:
         """The tensors of the model by the storage they are in, of which they may be views."""
         tensors: dict[int, list[torch.Tensor]] = {}
