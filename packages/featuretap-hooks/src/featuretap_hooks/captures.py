@@ -9,6 +9,7 @@ forwards copy at once what was overwritten then, and look at torch's version cou
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,20 +82,20 @@ class Captures:
             self.unproven.add(name)
             raise Stop(self)
         with no_torch_function():  # an outer extractor must not see our copies
-            self.values[name] = map_tensors(plain(value), self._keeper(name))
+            if type(value) is torch.Tensor:
+                self.values[name] = self._keep(name, value)
+            else:
+                self.values[name] = map_tensors(plain(value), partial(self._keep, name))
 
-    def _keeper(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            if self._overwritten is None:
-                self._beside.append((name, tensor, tensor.clone(), _version(tensor)))
-                return tensor
-            if name in self._overwritten or tensor.is_inference():
-                # Inference tensors have no version counter that would tell.
-                return tensor.clone()
-            self._kept.append((name, tensor, _version(tensor)))
+    def _keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if self._overwritten is None:
+            self._beside.append((name, tensor, tensor.clone(), _version(tensor)))
             return tensor
-
-        return keep
+        if name in self._overwritten or tensor.is_inference():
+            # Inference tensors have no version counter that would tell.
+            return tensor.clone()
+        self._kept.append((name, tensor, tensor._version))
+        return tensor
 
     def compare(self) -> None:
         """After the first forward: put copies in the place of tensors that were overwritten."""

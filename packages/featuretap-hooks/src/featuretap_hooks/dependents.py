@@ -56,6 +56,9 @@ class Dependents:
 
     def mark(self, value: Any) -> None:
         """Mark every tensor in ``value``."""
+        if type(value) is torch.Tensor:
+            self._marked[id(value)] = weakref.ref(value)
+            return
         for tensor in _tensors(value):
             if id(tensor) not in self.parameters:
                 self._marked[id(tensor)] = weakref.ref(tensor)

@@ -178,12 +178,12 @@ class Recorder(TorchFunctionMode):
         return self._namer.module(path)
 
     def leave_leaf(self, name: str | None, value: Any, module: nn.Module) -> Any:
-        """Hand over what a leaf returned; return it so that its items are known."""
+        """Hand over what a leaf returned; return what stands for it if its items must be known."""
         if name is None:
-            return value
+            return None
         self._dependents.mark(value)
         self._node(name, value, module)
-        return self._track(value) if self.listening else value
+        return self._track(value) if type(value) is not torch.Tensor and self.listening else None
 
     def leave_call(self, name: str, value: Any, module: nn.Module) -> None:
         """Hand over what a module that was looked into returned."""

@@ -141,7 +141,7 @@ class Scopes:
         recorder.enter_scope(module, scope)
         self._follow(scope)
         # What a leaf does with sizes is its own business.
-        return (plain(args), plain(kwargs)) if is_leaf else None
+        return _plain_arguments(args, kwargs) if is_leaf else None
 
     def close(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
         """End a call."""
@@ -192,3 +192,8 @@ class _Call:
 
     def after(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
         return self._scopes.close(module, value, raised=raised)
+
+
+def _plain_arguments(args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+    bare, bare_kwargs = plain(args), plain(kwargs)
+    return None if bare is args and bare_kwargs is kwargs else (bare, bare_kwargs)
