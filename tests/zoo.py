@@ -746,6 +746,28 @@ class ListInput(ZooModel):
 
 
 @zoo
+class AsksForKinds(ZooModel):
+    """A stand-in is asked what it is (trap 22)."""
+
+    def forward(self, x, scale=None):
+        if scale is not None:
+            x = x * scale
+        if not isinstance(x, torch.Tensor) or isinstance(x, (list, tuple)):
+            x = x * 3
+        if torch.is_tensor(x.relu()) and isinstance(x.shape, tuple):
+            x = x + 1
+        if isinstance(x.shape[0], int) and isinstance(x.size(0) * 2, int):
+            x = x.tanh()
+        if hasattr(x, "logits") or getattr(x, "tensors", None) is not None:
+            x = x * 5
+        return x * 2 if hasattr(x, "sigmoid") and x.dtype is not None else x
+
+    def reference(self, x):
+        bent = (x + 1).tanh()
+        return {"relu": x.relu(), "add": x + 1, "mul": 4, "tanh": bent, "mul_1": bent * 2}
+
+
+@zoo
 class SeveralOuts(ZooModel):
     """``out=`` with a tuple writes each of its tensors."""
 

@@ -83,6 +83,30 @@ def reads_a_draw(self, x):
     return self.lin(x) if torch.rand(()).item() > 0.5 else x
 
 
+def asks_for_gradients(self, x):
+    return self.lin(x) if torch.is_grad_enabled() else x
+
+
+def seeds_the_generator(self, x):
+    torch.manual_seed(0)
+    return self.lin(x) + torch.rand(4)
+
+
+def forks_the_generator(self, x):
+    with torch.random.fork_rng(devices=[]):
+        return self.lin(x) + torch.rand(4)
+
+
+def asks_what_a_module_returned(self, x):
+    y = self.lstm(x)
+    return y[0] if isinstance(y, tuple) else y
+
+
+def asks_for_an_attribute_of_a_result(self, x):
+    y = self.lstm(x)
+    return self.lin(y[0] if hasattr(y, "count") else y)
+
+
 def python_random(self, x):
     return self.lin(x) * random.random()
 
@@ -98,6 +122,11 @@ REFUSED = [
     (custom_backward, "backward of the autograd.Function Doubling would be lost"),
     (reads_a_buffer, "looks at the value of a buffer"),
     (reads_a_draw, "looks at the value of a buffer, a parameter or a random number"),
+    (asks_for_gradients, r"asks torch.is_grad_enabled\(\)"),
+    (seeds_the_generator, r"calls torch.manual_seed\(\)"),
+    (forks_the_generator, r"calls torch.fork_rng\(\)"),
+    (asks_what_a_module_returned, "what kind of object a value is"),
+    (asks_for_an_attribute_of_a_result, "whether a value has .count"),
     (python_random, "draws from Python's or NumPy's random numbers"),
 ]
 
@@ -111,6 +140,7 @@ def model_of(function):
             self.lin = nn.Linear(4, 4)
             self.register_buffer("average", torch.zeros(4))
             self.state = torch.ones(4)
+            self.lstm = nn.LSTM(4, 4)
 
     return Net()
 

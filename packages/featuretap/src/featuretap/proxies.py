@@ -7,10 +7,15 @@ tensor keep the old value, and has no ``x[i] = v`` at all.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx
+import torch
+from torch import fx, nn
+
+from .likeness import attribute_kind, is_question, kind_of
+from .refused import called_by_model
 
 __all__ = ["FeatureProxy"]
 
@@ -29,6 +34,18 @@ def _refusal(proxy: fx.Proxy, reason: str) -> Exception:
     return error
 
 
+def _known_kind(proxy: fx.Proxy, question: str) -> type:
+    tracer: Any = proxy.tracer
+    if isinstance(proxy, FeatureAttribute):
+        owner = kind_of(proxy.root.node, tracer.recording.tree.paths)
+        kind = attribute_kind(proxy.attr) if owner in (torch.Tensor, nn.Parameter) else None
+    else:
+        kind = kind_of(proxy.node, tracer.recording.tree.paths)
+    if kind is None:
+        raise _refusal(proxy, f"the forward asks {question}, which is not certain when tracing")
+    return kind
+
+
 class FeatureProxy(fx.Proxy):
     """A Proxy with augmented assignment and assignment to items.
 
@@ -37,7 +54,21 @@ class FeatureProxy(fx.Proxy):
     """
 
     def __getattr__(self, k: str) -> FeatureAttribute:
+        frame = sys._getframe(1)
+        is_asked = not k.startswith("__") and called_by_model(frame) and is_question(frame)
+        if is_asked and not hasattr(_known_kind(self, f"whether a value has .{k}"), k):
+            raise AttributeError(k)
         return FeatureAttribute(self, k)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The type that ``isinstance`` sees: for the forward, that of the value."""
+        frame: Any = sys._getframe(1)
+        if frame.f_code is torch.is_tensor.__code__:
+            frame = frame.f_back
+        if not called_by_model(frame):
+            return type(self)
+        return _known_kind(self, "what kind of object a value is")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _OWN_ATTRIBUTES:

@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .autograd_functions import refused_functions
 from .errors import UntraceableModelError
 from .faithful import Guard, RealTensorMode, SavedTensors, TrainingReads
 from .messages import explain_failure, failure_location
@@ -36,6 +35,7 @@ from .placeholders import root_arguments
 from .proxies import FeatureProxy
 from .real_tensors import RealTensors
 from .recording import ModuleCall, Recording
+from .refused import refused_functions
 from .regions import Region, RegionWatch
 from .structures import freeze
 from .untouched import Untouched
@@ -111,7 +111,7 @@ class FeatureTracer(fx.Tracer):
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(reads)
-            stack.enter_context(refused_functions())
+            stack.enter_context(refused_functions(self.refusal))
             stack.enter_context(self._regions)
             stack.enter_context(patched_everywhere(self._wrapped))
             stack.enter_context(RealTensorMode(self))

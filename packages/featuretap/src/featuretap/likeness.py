@@ -1,0 +1,109 @@
+"""What a stand-in answers when the forward asks what kind of object it is.
+
+``isinstance(x, torch.Tensor)`` is a branch that the trace would take the wrong way: a Proxy is no
+tensor. Python asks ``x.__class__`` for it, and ``hasattr`` asks for the attribute. So both are answered
+as for the value that the stand-in stands for, where that is certain from the operation that makes it,
+and refused where it is not.
+"""
+
+from __future__ import annotations
+
+import dis
+import operator
+import types
+
+import torch
+from torch import fx, nn
+
+__all__ = ["attribute_kind", "is_question", "kind_of"]
+
+_SIZES = {"shape": torch.Size, "ndim": int, "device": torch.device, "dtype": torch.dtype}
+_INTEGERS = frozenset(
+    "dim ndimension numel nelement element_size storage_offset get_device".split()
+)
+_TENSOR_ATTRIBUTES = frozenset("T mT H mH data grad real imag".split())
+# Their results are tuples, lists, or depend on the arguments.
+_UNSURE = frozenset(
+    "max min sort topk median mode kthvalue cummax cummin aminmax frexp unique unique_consecutive "
+    "nonzero where stride item tolist type numpy svd qr eig eigh slogdet lstsq lu std_mean var_mean "
+    "meshgrid broadcast_tensors histogramdd einsum is_contiguous is_floating_point is_complex".split()
+)
+_TUPLES = frozenset(
+    "chunk split split_with_sizes tensor_split unbind hsplit vsplit dsplit unsafe_chunk".split()
+)
+_ARITHMETIC = frozenset(
+    getattr(operator, name)
+    for name in "add sub mul truediv floordiv mod pow neg pos iadd isub imul itruediv ifloordiv".split()
+)
+_RETURNS_TUPLES = (nn.RNNBase, nn.MultiheadAttention)
+
+
+def is_question(frame: types.FrameType) -> bool:
+    """Say whether ``frame`` calls a function just now, such as ``hasattr``, and reads no attribute."""
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("CALL")
+
+
+def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
+    """Return the type of what ``node`` stands for, ``None`` if that is not certain.
+
+    Args:
+        node: a node of a graph that is being recorded; inputs are taken to be tensors.
+        modules: the modules by their paths.
+
+    """
+    if node.op == "placeholder":
+        return torch.Tensor
+    if node.op == "get_attr":
+        return nn.Parameter
+    if node.op == "call_module":
+        module = modules.get(str(node.target))
+        is_one = type(module).__module__.startswith("torch.nn.modules.")
+        unsure = isinstance(module, _RETURNS_TUPLES) or getattr(module, "return_indices", False)
+        return torch.Tensor if is_one and not unsure else None
+    if node.target is getattr:
+        return attribute_kind(str(node.args[1]))
+    if node.target is operator.getitem:
+        return _item_kind(node, modules)
+    if node.target in _ARITHMETIC:
+        return _result_kind(node, modules)
+    return _call_kind(node)
+
+
+def attribute_kind(name: str) -> type | None:
+    """Return the type of an attribute of a tensor, ``None`` if that is not certain."""
+    return torch.Tensor if name in _TENSOR_ATTRIBUTES else _SIZES.get(name)
+
+
+def _call_kind(node: fx.Node) -> type | None:
+    target = node.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if name == "size":
+        return torch.Size if len(node.args) + len(node.kwargs) == 1 else int
+    if name in _INTEGERS:
+        return int
+    if name in _TUPLES:
+        return tuple
+    is_torchs = isinstance(target, str) or str(getattr(target, "__module__", "")).startswith(
+        "torch."
+    )
+    is_builtin = getattr(torch, name, None) is target or getattr(torch._C._nn, name, None) is target
+    return torch.Tensor if (is_torchs or is_builtin) and name not in _UNSURE else None
+
+
+def _item_kind(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
+    source, index = node.args
+    kind = kind_of(source, modules) if isinstance(source, fx.Node) else None
+    if kind is torch.Size:
+        return torch.Size if isinstance(index, slice) else int
+    if kind is tuple:
+        return tuple if isinstance(index, slice) else torch.Tensor
+    return torch.Tensor if kind in (torch.Tensor, nn.Parameter) else None
+
+
+def _result_kind(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
+    kinds = [kind_of(a, modules) if isinstance(a, fx.Node) else type(a) for a in node.args]
+    if any(kind in (torch.Tensor, nn.Parameter) for kind in kinds):
+        return torch.Tensor
+    if all(kind in (int, float) for kind in kinds):
+        return float if float in kinds or "truediv" in str(node.target) else int
+    return None

@@ -1,0 +1,90 @@
+"""Functions whose effect a graph would lose, so that a forward which calls them is refused.
+
+The backward of a custom ``torch.autograd.Function`` would be lost: ``apply`` runs the forward under
+``no_grad`` and ties the backward to it in C++, where a trace cannot follow. Reentrant checkpointing is
+such a function too. A question about torch's global state would be answered once and for all, and
+what sets that state would be over when the trace is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from .faithful import contains
+
+__all__ = ["called_by_model", "refused_functions"]
+
+_ASKS = "the forward asks {}(), and the answer of the trace would hold for every call"
+_SETS = "the forward calls {}(), which would not be called again"
+_STATE = {
+    "is_grad_enabled": _ASKS,
+    "is_inference_mode_enabled": _ASKS,
+    "is_autocast_enabled": _ASKS,
+    "manual_seed": _SETS,
+    "seed": _SETS,
+    "set_rng_state": _SETS,
+    "fork_rng": _SETS,
+    "set_default_dtype": _SETS,
+}
+_OURS = ("torch", "featuretap")
+
+Refuse = Callable[[str], Exception]
+
+
+def called_by_model(frame: types.FrameType) -> bool:
+    """Say whether ``frame`` runs the user's code, and not torch's or ours."""
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _OURS
+
+
+@contextlib.contextmanager
+def refused_functions(refuse: Refuse) -> Iterator[None]:
+    """While entered, calls of this thread that a graph would lose raise what ``refuse(reason)`` makes."""
+    patched: list[tuple[Any, str, Any]] = []
+    thread = threading.get_ident()
+
+    def patch(owner: Any, name: str, new: Any) -> None:
+        patched.append((owner, name, vars(owner)[name]))
+        setattr(owner, name, new)
+
+    try:
+        patch(torch.autograd.Function, "apply", _apply(refuse))
+        for name, reason in _STATE.items():
+            for owner in (torch, torch.random):
+                if name in vars(owner):
+                    patch(owner, name, _refused(vars(owner)[name], reason, refuse, thread))
+        yield
+    finally:
+        for owner, name, original in reversed(patched):
+            setattr(owner, name, original)
+
+
+def _apply(refuse: Refuse) -> classmethod[Any, ..., Any]:
+    original = vars(torch.autograd.Function)["apply"]
+
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if contains(fx.Proxy, args, kwargs):
+            raise refuse(f"the backward of the autograd.Function {cls.__name__} would be lost")
+        return original.__get__(None, cls)(*args, **kwargs)
+
+    return classmethod(apply)
+
+
+def _refused(
+    function: Callable[..., Any], reason: str, refuse: Refuse, thread: int
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread and called_by_model(sys._getframe(1)):
+            raise refuse(reason.format(f"torch.{function.__name__}"))
+        return function(*args, **kwargs)
+
+    return refused
