@@ -309,14 +309,6 @@ def test_API_without_an_example_inputs_and_modules_are_listed():
     ]
 
 
-def test_the_examples_of_the_docstrings_run():
-    import doctest
-
-    import featuretap_hooks.api
-
-    assert doctest.testmod(featuretap_hooks.api).failed == 0
-
-
 class Broadcast(nn.Module):
     """Takes sizes from the outside, and computes with them."""
 

@@ -2,14 +2,17 @@
 
 from .api import create_feature_extractor, get_graph_node_names
 from .errors import (
+    DifferentValuesError,
     FallbackWarning,
     NodeNotFoundError,
     NodeNotReachedError,
     UntraceableModelError,
 )
 from .node_names import NodeNames
+from .verifying import verify
 
 __all__ = [
+    "DifferentValuesError",
     "FallbackWarning",
     "NodeNames",
     "NodeNotFoundError",
@@ -17,4 +20,5 @@ __all__ = [
     "UntraceableModelError",
     "create_feature_extractor",
     "get_graph_node_names",
+    "verify",
 ]

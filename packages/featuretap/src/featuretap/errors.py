@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 __all__ = [
+    "DifferentValuesError",
     "FallbackWarning",
     "NodeNotFoundError",
     "NodeNotReachedError",
@@ -60,6 +61,10 @@ class UntraceableModelError(RuntimeError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self), self.module_path, self.location)
+
+
+class DifferentValuesError(ValueError):
+    """A feature is not what the real forward computes."""
 
 
 class FallbackWarning(UserWarning):

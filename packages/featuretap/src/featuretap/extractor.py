@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from .backends import Options
 from .codegen import compile_forward
 from .replay import replay
 from .serialization import graph_from_state, graph_to_state
@@ -40,6 +41,10 @@ class ExtractorParts:
     auto_leaves: dict[str, str] = field(default_factory=dict)
 
 
+# The code is made of the graphs; the options may hold what cannot be pickled.
+_NOT_COPIED = frozenset({"_code", "_options"})
+
+
 class FeatureExtractor(fx.GraphModule):
     """Returns the selected features of a model as ``OrderedDict[str, value]``, in execution order.
 
@@ -56,6 +61,7 @@ class FeatureExtractor(fx.GraphModule):
         self._lineno_map: dict[int, int | None] | None = None
         self._prologue_start = 0
         self.meta: dict[str, Any] = {}
+        self._options: Options | None = None
         self.recompile()
 
     @property
@@ -144,7 +150,7 @@ class FeatureExtractor(fx.GraphModule):
         return _from_state, (self._state(),)
 
     def _state(self) -> dict[str, Any]:
-        state = {name: value for name, value in vars(self).items() if name != "_code"}
+        state = {name: value for name, value in vars(self).items() if name not in _NOT_COPIED}
         parts = vars(self._parts).copy()
         graphs = self._parts.graphs
         parts["graphs"] = {

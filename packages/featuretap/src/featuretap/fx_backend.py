@@ -19,6 +19,7 @@ from .node_names import NodeNames
 from .pruning import Pruning
 from .recording import Recording
 from .selection import Selection, is_glob
+from .verifying import prove
 
 __all__ = ["FxBackend", "assemble"]
 
@@ -44,8 +45,12 @@ class FxBackend:
     def extractor(
         self, model: nn.Module, requests: Mapping[str, Mapping[Any, str | None]], options: Options
     ) -> FeatureExtractor:
-        """Make an extractor of ``requests``."""
-        return assemble(model, record_modes(model, options), requests)
+        """Make an extractor of ``requests``; with example inputs, prove it on them."""
+        extractor = assemble(model, record_modes(model, options), requests)
+        extractor._options = options
+        if options.example_args is not None or options.example_kwargs is not None:
+            prove(extractor, model, options, lambda: _of_everything(model, options))
+        return extractor
 
 
 def assemble(
@@ -79,6 +84,16 @@ def assemble(
     _note_flag_exceptions(extractor, recordings)
     extractor.training = model.training
     return extractor
+
+
+def _of_everything(model: nn.Module, options: Options) -> FeatureExtractor:
+    """Make an extractor of every node of both modes."""
+    recordings = record_modes(model, options)
+    requests = {
+        mode: dict.fromkeys(recording.names) if isinstance(recording, Recording) else {}
+        for mode, recording in recordings.items()
+    }
+    return assemble(model, recordings, requests)
 
 
 def _select(

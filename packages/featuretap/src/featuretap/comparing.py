@@ -1,0 +1,82 @@
+"""Two values of one node beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["describe", "identical", "largest_difference"]
+
+
+def identical(a: Any, b: Any) -> bool:
+    """Say whether two values are the same bit for bit, and of the same structure."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return describe(a) == describe(b) and _same_content(a.detach(), b.detach())
+    if type(a) is not type(b):
+        return False
+    parts, others = _parts(a), _parts(b)
+    if parts is None or others is None:
+        return parts is others and (a is b or bool(a == b))
+    return [k for k, _ in parts] == [k for k, _ in others] and all(
+        identical(x, y) for (_, x), (_, y) in zip(parts, others, strict=True)
+    )
+
+
+def largest_difference(a: Any, b: Any) -> float | None:
+    """Return by how much two values differ at most; ``None`` where their structure differs."""
+    pairs = list(zip(_tensors(a), _tensors(b), strict=False))
+    if not pairs or any(describe(x) != describe(y) for x, y in pairs):
+        return None
+    return max(_distance(x, y) for x, y in pairs)
+
+
+def describe(value: Any) -> str:
+    """Say what kind of value this is: ``float32 2x4``, ``tuple of 3``, ``int``."""
+    if isinstance(value, torch.Tensor):
+        shape = "x".join(map(str, value.shape)) or "scalar"
+        return f"{str(value.dtype).removeprefix('torch.')} {shape}"
+    parts = _parts(value)
+    return type(value).__name__ + ("" if parts is None else f" of {len(parts)}")
+
+
+def _same_content(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.device != b.device or a.layout != b.layout:
+        return False
+    if a.is_meta:
+        return True
+    if a.is_quantized:
+        return torch.equal(a.int_repr(), b.int_repr())
+    if a.layout is not torch.strided:
+        a, b = a.to_dense(), b.to_dense()
+    return torch.equal(a, b) or bool((a.eq(b) | (a.ne(a) & b.ne(b))).all())
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    if a.is_meta or not a.numel():
+        return 0.0
+    kind = torch.complex128 if a.is_complex() else torch.float64
+    wide = [
+        (t.detach().dequantize() if t.is_quantized else t.detach()).cpu().to(kind) for t in (a, b)
+    ]
+    return float((wide[0] - wide[1]).abs().nan_to_num(nan=float("inf")).max())
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]] | None:
+    """Return what a container holds; ``None`` for what is no container."""
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, (tuple, list)):
+        return list(enumerate(value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in fields(value)]
+    return None
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    for _, part in _parts(value) or ():
+        yield from _tensors(part)

@@ -1,0 +1,274 @@
+"""Proof on the user's own input: an extractor beside the real forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from .backends import Options, available_backends, load_backend
+from .comparing import describe, identical, largest_difference
+from .errors import DifferentValuesError, NodeNotFoundError, UntraceableModelError
+from .modules import ModuleTree
+from .naming import Namer
+from .structures import copy_value
+from .undisturbed import undisturbed
+
+__all__ = ["Check", "Report", "prove", "verify"]
+
+
+class Check(NamedTuple):
+    """One node of a report.
+
+    Attributes:
+        node: its name.
+        equal: whether the values are the same bit for bit; ``None`` if nobody could see the real one.
+        difference: the largest difference, ``None`` where kind or shape differ.
+        note: what differs, or why nothing is known.
+
+    """
+
+    node: str
+    equal: bool | None
+    difference: float | None = None
+    note: str = ""
+
+
+class Report(Sequence[Check]):
+    """What :func:`verify` found, node by node in execution order; prints as a table.
+
+    Attributes:
+        mode: ``"train"`` or ``"eval"``.
+
+    """
+
+    def __init__(self, checks: Sequence[Check], mode: str) -> None:
+        self._checks = tuple(checks)
+        self.mode = mode
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._checks[index]
+
+    def __len__(self) -> int:
+        return len(self._checks)
+
+    @property
+    def first_difference(self) -> Check | None:
+        """The first node that differs; ``None`` if none does."""
+        return next((check for check in self._checks if check.equal is False), None)
+
+    @property
+    def equal(self) -> bool:
+        """Whether no node was seen to differ."""
+        return self.first_difference is None
+
+    def raise_if_different(self) -> None:
+        """Raise :class:`DifferentValuesError` for the first node that differs."""
+        first = self.first_difference
+        if first is not None:
+            raise DifferentValuesError(
+                f"in {self.mode} mode {first.node!r} is the first node that differs from the real "
+                f"forward{_by(first)}"
+            )
+
+    def __str__(self) -> str:
+        words = {True: "yes", False: "NO", None: "-"}
+        rows = [("node", "equal", "largest difference", "")]
+        rows += [
+            (check.node or "(output)", words[check.equal], _number(check), check.note)
+            for check in self._checks
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = ["  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def verify(extractor: nn.Module, model: nn.Module, *args: Any, **kwargs: Any) -> Report:
+    """Compare every feature of ``extractor`` with the real forward of ``model``, bit for bit.
+
+    Both run on copies of the same arguments, from the same random state, in the mode that the extractor
+    is in; afterwards model, extractor and random state are as they were. With featuretap-hooks
+    installed every node is seen; without it the outputs of modules are, and the rest is marked ``-``.
+
+    Args:
+        extractor: made by ``create_feature_extractor``.
+        model: the model it was made of.
+        *args: positional arguments of the forward.
+        **kwargs: keyword arguments of the forward.
+
+    Returns:
+        A report; ``print`` it, look at ``report.equal``, or call ``report.raise_if_different()``.
+
+    >>> import torch, featuretap
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(inplace=True)).eval()
+    >>> extractor = featuretap.create_feature_extractor(model, ["0", "1"], backend="fx")
+    >>> print(featuretap.verify(extractor, model, torch.ones(2, 4)))
+    node  equal  largest difference
+    -------------------------------
+    0     yes    0
+    1     yes    0
+
+    """
+    options = vars(extractor).get("_options") or Options()
+    return compare_with_forward(extractor, model, args, kwargs, options)
+
+
+def compare_with_forward(
+    extractor: nn.Module,
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    options: Options,
+) -> Report:
+    """Compare as :func:`verify` does.
+
+    Raises:
+        Exception: whatever the model's own forward raises.
+
+    """
+    names_to_keys: dict[str, str] = dict(extractor.return_nodes)  # type: ignore[arg-type]
+
+    def run(call: Callable[..., Any]) -> dict[str, Any]:
+        with undisturbed(model, extractor):
+            if model.training != extractor.training:
+                model.train(extractor.training)
+            return dict(call(*copy_value(tuple(args)), **copy_value(dict(kwargs))))
+
+    watched, seen = _watched(model, list(names_to_keys), options)
+    real = run(watched)
+    try:
+        features = run(extractor)
+        checks = [_check(name, features[key], real, seen) for name, key in names_to_keys.items()]
+    except Exception as error:
+        note = f"the extractor raises {type(error).__name__}: {error}"
+        checks = [Check(name, False, None, note) for name in names_to_keys]
+    if any(check.equal is False for check in checks):
+        # A forward that does not repeat itself, as some kernels on GPUs, proves nothing.
+        again = run(_watched(model, list(names_to_keys), options)[0])
+        checks = [
+            Check(check.node, None, note="the model's own forward does not repeat this value")
+            if not identical(real.get(check.node), again.get(check.node))
+            else check
+            for check in checks
+        ]
+    return Report(checks, "train" if extractor.training else "eval")
+
+
+def prove(
+    extractor: nn.Module, model: nn.Module, options: Options, whole: Callable[[], nn.Module]
+) -> None:
+    """Compare both modes of an extractor of fx with the real forward on the example inputs.
+
+    Args:
+        extractor: what was asked for.
+        model: the model it was made of.
+        options: with the example inputs.
+        whole: makes an extractor of every node, to find the first that differs.
+
+    Raises:
+        UntraceableModelError: if something differs, or the model runs in neither mode.
+
+    """
+    args, kwargs = options.example_args or (), options.example_kwargs or {}
+    failures: list[Exception] = []
+    missing: Mapping[str, str] = extractor.missing_modes  # type: ignore[assignment]
+    modes = [mode for mode in ("train", "eval") if mode not in missing]
+    for mode in modes:
+        with undisturbed(model, extractor):
+            extractor.train(mode == "train")
+            try:
+                report = compare_with_forward(extractor, model, args, kwargs, options)
+            except Exception as error:
+                failures.append(error)
+                continue
+            if report.equal:
+                continue
+            everything = whole().train(mode == "train")
+            found = compare_with_forward(everything, model, args, kwargs, options)
+            raise _recorded_wrongly(model, mode, found.first_difference or report.first_difference)
+    if len(failures) == len(modes):
+        raise UntraceableModelError(
+            f"the model fails on the example inputs in both modes: {failures[-1]}"
+        ) from failures[-1]
+
+
+def _recorded_wrongly(model: nn.Module, mode: str, first: Check | None) -> UntraceableModelError:
+    assert first is not None
+    scope = first.node.rpartition(".")[0]
+    where = f"module {scope!r}" if scope else f"the forward of {type(model).__name__}"
+    return UntraceableModelError(
+        f"torch.fx records another forward than the real one on the example inputs: in {mode} mode "
+        f"{first.node!r}, in {where}, is the first node that differs{_by(first)}. Ways out: name "
+        "that module in tracer_kwargs={'leaf_modules': [...]}, or use backend='hooks' of "
+        "featuretap-hooks, which watches the real forward",
+        scope,
+    )
+
+
+def _watched(
+    model: nn.Module, names: list[str], options: Options
+) -> tuple[Callable[..., dict[str, Any]], set[str]]:
+    """Return what gives the real values of ``names``, and those that it must see."""
+    if "hooks" not in available_backends():
+        return partial(_module_outputs, model, names), set()
+    backend = load_backend("hooks")
+    plain = replace(
+        options, example_args=None, example_kwargs=None, concrete_args={}, extra={"missing": "skip"}
+    )
+    while names:
+        request: dict[Any, str | None] = dict.fromkeys(names)
+        requests = {"train": request, "eval": request}
+        try:
+            return backend.extractor(model, requests, plain), set(names)
+        except NodeNotFoundError as error:
+            names.remove(error.name)
+    return partial(_module_outputs, model, names), set()
+
+
+def _module_outputs(
+    model: nn.Module, names: Sequence[str], *args: Any, **kwargs: Any
+) -> dict[str, Any]:
+    """Run the model under hooks that copy what modules return."""
+    tree, values = ModuleTree(model), {}
+    namer = Namer(tree.reserved)
+    with ExitStack() as stack:
+        for path, module in tree.paths.items():
+            open_calls: list[str] = []
+
+            def begin(_m: Any, _a: Any, path: str = path, calls: list[str] = open_calls) -> None:
+                calls.append(namer.module(path))
+
+            def end(_m: Any, _a: Any, value: Any, calls: list[str] = open_calls) -> None:
+                values[calls.pop()] = copy_value(value)
+
+            stack.callback(module.register_forward_pre_hook(begin).remove)
+            stack.callback(module.register_forward_hook(end).remove)
+        model(*args, **kwargs)
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _check(name: str, feature: Any, real: Mapping[str, Any], seen: Collection[str]) -> Check:
+    if name not in real:
+        if name in seen:
+            return Check(name, False, note="the real forward did not reach it")
+        return Check(name, None, note="the real value was not seen")
+    if identical(feature, real[name]):
+        return Check(name, True, 0.0)
+    note = ""
+    if describe(feature) != describe(real[name]):
+        note = f"{describe(feature)} instead of {describe(real[name])}"
+    return Check(name, False, largest_difference(feature, real[name]), note)
+
+
+def _by(check: Check) -> str:
+    if check.difference is None:
+        return f": {check.note or 'another structure'}"
+    return f", by up to {check.difference:.3g}"
+
+
+def _number(check: Check) -> str:
+    return "" if check.difference is None else f"{check.difference:.3g}"

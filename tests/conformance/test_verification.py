@@ -1,0 +1,175 @@
+"""Rule V4: features are proved on the user's own input."""
+
+from __future__ import annotations
+
+import operator
+
+import pytest
+import torch
+from torch import nn
+
+import featuretap
+from featuretap import verifying
+from support import identical, snapshot
+from zoo import ZOO, NestedScopes
+
+X = torch.linspace(-1, 1, 8).view(2, 4)
+
+
+class LooksAtTheType(nn.Module):
+    """Nothing sees this question, but its answer is another one for a stand-in."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 4), Shifts())
+
+    def forward(self, x):
+        return self.block(x * 2) - 1
+
+
+class Shifts(nn.Module):
+    def forward(self, x):
+        return x + 1 if type(x) is torch.Tensor else x + 2
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_V4_every_node_of_the_zoo_is_proved_on_its_example(extract, name):
+    model = ZOO[name]().eval()
+    args = model.example()
+    with torch.no_grad():
+        names = list(model.reference(*args))
+        model = ZOO[name]().eval()
+        before = snapshot(model)
+        extractor = extract(model, names, example_args=args, suppress_diff_warning=True)
+        assert snapshot(model) == before
+        report = featuretap.verify(extractor, model, *args)
+        assert [check.node for check in report] == list(extractor.return_nodes)
+        assert all(check.equal for check in report), str(report)
+        assert snapshot(model) == before
+
+
+def test_V4_fx_refuses_what_differs_and_names_the_first_node():
+    model = LooksAtTheType().eval()
+    wrong = featuretap.create_feature_extractor(model, "", backend="fx")(X)[""]
+    assert not identical(wrong, model(X))
+    before = snapshot(model)
+    with pytest.raises(featuretap.UntraceableModelError) as caught:
+        featuretap.create_feature_extractor(model, "", backend="fx", example_args=(X,))
+    text = str(caught.value)
+    assert "in train mode 'block.1.add', in module 'block.1'" in text
+    assert "by up to 1" in text
+    assert "leaf_modules" in text
+    assert "backend='hooks'" in text
+    assert caught.value.module_path == "block.1"
+    assert snapshot(model) == before
+
+
+def test_V4_auto_serves_hooks_where_fx_differs():
+    model = LooksAtTheType().eval()
+    with pytest.warns(featuretap.FallbackWarning, match=r"'block\.1\.add'") as caught:
+        extractor = featuretap.create_feature_extractor(
+            model, ["block.1.add", ""], example_args=(X,)
+        )
+    assert len(caught) == 1
+    assert identical(extractor(X)[""], model(X))
+
+
+def test_V4_a_mode_that_the_example_cannot_run_in_is_not_compared(extract):
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).train()
+    extractor = extract(model, "1", example_args=(X[:1],), suppress_diff_warning=True)
+    assert identical(extractor.eval()(X)["1"], model.eval()(X))
+
+
+def test_V4_an_example_that_fails_in_both_modes_is_an_error(extract):
+    with pytest.raises(featuretap.UntraceableModelError, match="fails on the example inputs"):
+        extract(NestedScopes(), "", example_args=(torch.ones(3),))
+
+
+def test_V4_random_draws_are_compared_from_the_same_state(extract):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.BatchNorm1d(4)).train()
+    extractor = extract(model, ["1", "2"], example_args=(X,))
+    before = snapshot(model)
+    report = featuretap.verify(extractor, model, X)
+    assert report.mode == "train"
+    assert report.equal
+    assert snapshot(model) == before
+
+
+def broken(model):
+    extractor = featuretap.create_feature_extractor(model, ["relu", "add", "lin"], backend="fx")
+    for node in extractor.graph.nodes:
+        if node.target is operator.add:
+            node.target = operator.sub
+    extractor.recompile()
+    return extractor
+
+
+class Adds(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.lin(x.relu() + 1)
+
+
+def test_V4_verify_shows_each_node_and_raises_on_request():
+    model = Adds().eval()
+    extractor = broken(model)
+    report = featuretap.verify(extractor, model, X)
+    assert [(check.node, check.equal) for check in report] == [
+        ("relu", True),
+        ("add", False),
+        ("lin", False),
+    ]
+    assert report[1].difference == pytest.approx(2)
+    assert not report.equal
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["node", "equal", "largest", "difference"]
+    assert lines[2].split() == ["relu", "yes", "0"]
+    assert lines[3].split() == ["add", "NO", "2"]
+    with pytest.raises(
+        featuretap.DifferentValuesError, match="'add' is the first node that differs"
+    ):
+        report.raise_if_different()
+
+
+def test_V4_without_hooks_the_outputs_of_modules_are_compared(monkeypatch):
+    monkeypatch.setattr(verifying, "available_backends", lambda: ["fx"])
+    model = Adds().eval()
+    report = featuretap.verify(broken(model), model, X)
+    assert [(check.node, check.equal) for check in report] == [
+        ("relu", None),
+        ("add", None),
+        ("lin", False),
+    ]
+    assert not featuretap.verify(broken(model), model, X).equal
+    sound = featuretap.create_feature_extractor(model, ["lin", ""], backend="fx")
+    assert all(check.equal for check in featuretap.verify(sound, model, X))
+
+
+def test_V4_an_extractor_that_raises_is_different():
+    model = Adds().eval()
+    extractor = featuretap.create_feature_extractor(model, "add", backend="fx")
+    for node in extractor.graph.nodes:
+        if node.target is operator.add:
+            node.target = operator.matmul
+    extractor.recompile()
+    (check,) = featuretap.verify(extractor, model, X)
+    assert check.equal is False
+    assert "the extractor raises" in check.note
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (torch.zeros(2), torch.zeros(3), "float32 2 instead of float32 3"),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.float64), "float32 2 instead of float64 2"),
+        ((1, 2), (1, 2, 3), "tuple of 2 instead of tuple of 3"),
+        (1, None, "int instead of NoneType"),
+    ],
+)
+def test_V4_another_kind_of_value_is_said_in_words(one, other, words):
+    check = verifying._check("a", one, {"a": other}, {"a"})
+    assert (check.equal, check.difference, check.note) == (False, None, words)
+    assert verifying._check("a", one, {"a": one}, {"a"}).equal

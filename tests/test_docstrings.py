@@ -1,0 +1,32 @@
+"""The examples of the docstrings run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import featuretap
+import featuretap_hooks
+
+MODULES = sorted(
+    f"{package.__name__}.{module.name}"
+    for package in (featuretap, featuretap_hooks)
+    for module in pkgutil.iter_modules(package.__path__)
+    if module.name != "__main__"
+)
+WITH_EXAMPLES = {
+    "featuretap.api",
+    "featuretap.naming",
+    "featuretap.verifying",
+    "featuretap_hooks.api",
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_the_docstrings_run(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+    assert result.attempted or name not in WITH_EXAMPLES
