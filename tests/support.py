@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from typing import Any
 
@@ -50,8 +51,16 @@ def snapshot(model: nn.Module) -> list[Any]:
             (name, id(tensor), tensor._version, tensor.detach().clone().flatten().tolist())
         )
     found.append(torch.get_rng_state().tolist())
-    found.append((id(nn.Module.__call__), id(nn.Module.__getattr__), "training" in vars(nn.Module)))
+    found.append(process_state())
     return found
+
+
+def process_state() -> dict[Any, Any]:
+    """What tracing and watching replace for a while."""
+    owners = (nn.Module, torch.no_grad, torch.autocast, torch.autograd.Function, torch.random, math)
+    state = {(repr(o), name): id(value) for o in owners for name, value in list(vars(o).items())}
+    state |= {n: id(value) for n, value in list(vars(torch).items()) if n.startswith("is_")}
+    return state | {"modes": torch._C._len_torch_function_stack(), "grad": torch.is_grad_enabled()}
 
 
 def _content(value: Any) -> Any:
