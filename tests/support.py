@@ -60,7 +60,11 @@ def process_state() -> dict[Any, Any]:
     owners = (nn.Module, torch.no_grad, torch.autocast, torch.autograd.Function, torch.random, math)
     state = {(repr(o), name): id(value) for o in owners for name, value in list(vars(o).items())}
     state |= {n: id(value) for n, value in list(vars(torch).items()) if n.startswith("is_")}
-    return state | {"modes": torch._C._len_torch_function_stack(), "grad": torch.is_grad_enabled()}
+    return state | {
+        "modes": torch._C._len_torch_function_stack(),
+        "grad": torch.is_grad_enabled(),
+        "autocast": (torch.ones(1, 1) @ torch.ones(1, 1)).dtype,
+    }
 
 
 def _content(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
 import sys
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ import zoo
 from support import process_state, snapshot
 from zoo import ZOO
 
-KINDS = (RuntimeError, KeyboardInterrupt, torch.OutOfMemoryError, MemoryError)
+KINDS = (RuntimeError, KeyboardInterrupt, torch.cuda.OutOfMemoryError, MemoryError)
 
 
 class Failing:
@@ -28,7 +29,9 @@ class Failing:
         code = frame.f_code
         if code.co_filename != zoo.__file__ or code.co_name in ("__init__", "example"):
             return None
-        if event == "line":
+        line = linecache.getline(code.co_filename, frame.f_lineno).strip()
+        # To raise between the body of a ``with`` and its exit would keep any program from leaving it.
+        if event == "line" and not line.startswith("with "):
             self.lines += 1
             if self.lines - 1 == self.at:
                 raise self.kind("on purpose")
