@@ -56,6 +56,7 @@ _SHARED_WITH_OPERATOR = {
     "pow_": "pow",
 }
 _OPERATOR_INSTRUCTIONS = ("BINARY_", "INPLACE_", "UNARY_")
+_WRAPPERS = (torch._tensor.__file__, torch.overrides.__file__)
 _ITERATION = torch.Tensor.__iter__.__code__
 
 
@@ -88,7 +89,12 @@ def _names(func: Callable[..., Any]) -> tuple[str | None, str | None]:
     )
 
 
-def _is_operator(frame: types.FrameType) -> bool:
+def _is_operator(frame: types.FrameType | None) -> bool:
+    # Some operators are functions in Python: ``x **= 2``.
+    while frame is not None and frame.f_code.co_filename in _WRAPPERS:
+        frame = frame.f_back
+    if frame is None:
+        return False
     return _instruction(frame.f_code, frame.f_lasti).startswith(_OPERATOR_INSTRUCTIONS)
 
 

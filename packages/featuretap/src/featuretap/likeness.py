@@ -15,7 +15,7 @@ import types
 import torch
 from torch import fx, nn
 
-__all__ = ["attribute_kind", "is_question", "kind_of"]
+__all__ = ["attribute_kind", "is_call", "kind_of", "may_ask"]
 
 _SIZES = {"shape": torch.Size, "ndim": int, "device": torch.device, "dtype": torch.dtype}
 _INTEGERS = frozenset(
@@ -25,7 +25,7 @@ _TENSOR_ATTRIBUTES = frozenset("T mT H mH data grad real imag".split())
 # Their results are tuples, lists, or depend on the arguments.
 _UNSURE = frozenset(
     "max min sort topk median mode kthvalue cummax cummin aminmax frexp unique unique_consecutive "
-    "nonzero where stride item tolist type numpy svd qr eig eigh slogdet lstsq lu std_mean var_mean "
+    "nonzero stride item tolist type numpy svd qr eig eigh slogdet lstsq lu std_mean var_mean "
     "meshgrid broadcast_tensors histogramdd einsum is_contiguous is_floating_point is_complex".split()
 )
 _TUPLES = frozenset(
@@ -38,8 +38,16 @@ _ARITHMETIC = frozenset(
 _RETURNS_TUPLES = (nn.RNNBase, nn.MultiheadAttention)
 
 
-def is_question(frame: types.FrameType) -> bool:
-    """Say whether ``frame`` calls a function just now, such as ``hasattr``, and reads no attribute."""
+def may_ask(frame: types.FrameType, *functions: str) -> bool:
+    """Say whether the code of ``frame`` mentions one of these functions, such as ``isinstance``.
+
+    Torch's own argument parser looks at stand-ins, too, on behalf of the frame that calls it.
+    """
+    return not frozenset(functions).isdisjoint(frame.f_code.co_names)
+
+
+def is_call(frame: types.FrameType) -> bool:
+    """Say whether ``frame`` calls a function just now, and reads no attribute by itself."""
     return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("CALL")
 
 
@@ -82,6 +90,8 @@ def _call_kind(node: fx.Node) -> type | None:
     if name in _INTEGERS:
         return int
     if name in _TUPLES:
+        return tuple
+    if name == "where" and len(node.args) + len(node.kwargs) == 1:
         return tuple
     is_torchs = isinstance(target, str) or str(getattr(target, "__module__", "")).startswith(
         "torch."

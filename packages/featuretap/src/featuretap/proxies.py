@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .likeness import attribute_kind, is_question, kind_of
+from .likeness import attribute_kind, is_call, kind_of, may_ask
 from .refused import called_by_model
 
 __all__ = ["FeatureProxy"]
@@ -55,8 +55,13 @@ class FeatureProxy(fx.Proxy):
 
     def __getattr__(self, k: str) -> FeatureAttribute:
         frame = sys._getframe(1)
-        is_asked = not k.startswith("__") and called_by_model(frame) and is_question(frame)
-        if is_asked and not hasattr(_known_kind(self, f"whether a value has .{k}"), k):
+        is_asked = called_by_model(frame) and may_ask(frame, "hasattr", "getattr")
+        if (
+            is_asked
+            and is_call(frame)
+            and not k.startswith("__")
+            and not hasattr(_known_kind(self, f"whether a value has .{k}"), k)
+        ):
             raise AttributeError(k)
         return FeatureAttribute(self, k)
 
@@ -66,7 +71,7 @@ class FeatureProxy(fx.Proxy):
         frame: Any = sys._getframe(1)
         if frame.f_code is torch.is_tensor.__code__:
             frame = frame.f_back
-        if not called_by_model(frame):
+        if not called_by_model(frame) or not may_ask(frame, "isinstance", "is_tensor"):
             return type(self)
         return _known_kind(self, "what kind of object a value is")
 

@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from .inplace import NO_EFFECT, Effect, StorageClasses, effect_of, leaves_trace
 from .recording import ModuleCall, Point, Recording
-from .structures import copy_value, map_nodes, nodes_in, thaw
+from .structures import copy_from_region, copy_value, map_nodes, nodes_in, thaw
 
 __all__ = ["Pruning"]
 
@@ -178,7 +178,8 @@ class Pruning:
         )
         if not overwritten:
             return value
-        copy = graph.call_function(copy_value, (value,))
+        in_region = isinstance(point.value, fx.Node) and point.value.meta.get("featuretap_regions")
+        copy = graph.call_function(copy_from_region if in_region else copy_value, (value,))
         copy.meta = {"featuretap_name": point.name}
         return copy
 

@@ -18,12 +18,12 @@ from .aliases import torchvision_names
 from .inplace import written_arguments
 from .modules import ModuleTree
 from .naming import Namer, join, operation_name
-from .structures import build, copy_value
+from .structures import build, copy_from_region, copy_value
 
 __all__ = ["FixedArgument", "ModuleCall", "Point", "Recording"]
 
 # Statements, which have no value of their own.
-_UNNAMED = (operator.setitem, "__setitem__", copy_value, build)
+_UNNAMED = (operator.setitem, "__setitem__", copy_value, copy_from_region, build)
 
 
 class ModuleCall:

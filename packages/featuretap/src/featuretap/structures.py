@@ -22,6 +22,7 @@ __all__ = [
     "Built",
     "Opaque",
     "build",
+    "copy_from_region",
     "copy_value",
     "freeze",
     "map_nodes",
@@ -137,6 +138,22 @@ def copy_value(value: Any) -> Any:
     Differentiable, and bit for bit.
     """
     return map_tensors(value, torch.Tensor.clone)
+
+
+def copy_from_region(value: Any) -> Any:
+    """Copy like :func:`copy_value` what was made where gradients may be off.
+
+    Autograd does not let one look at a view that was made there once its base is written.
+    """
+    return map_tensors(value, _clone_or_detach)
+
+
+def _clone_or_detach(tensor: torch.Tensor) -> torch.Tensor:
+    try:
+        return tensor.clone()
+    except RuntimeError:
+        with torch.no_grad():
+            return tensor.clone()
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
