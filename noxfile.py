@@ -1,7 +1,7 @@
 """What is run on this repository, each in an environment of its own made by uv.
 
-``nox`` alone checks style and types, runs all tests on the newest torch, and the conformance suite on the
-oldest and on one in the middle. ``nox -l`` lists the rest. What follows ``--`` goes to pytest, except
+``nox`` alone checks style and types, runs all tests on the newest torch, and the conformance suite on one
+before it. ``nox -l`` lists the rest. What follows ``--`` goes to pytest, except
 ``--clean``: it removes each environment, of about 5 GB, when its session ends.
 """
 
@@ -44,15 +44,14 @@ TORCH = {
     "2.13.0": Release("0.28.0", range(10, 15)),
     "2.15.0": Release("0.29.2", range(11, 15)),
 }
-OLDEST, MIDDLE, NEWEST = "2.0.1", "2.8.0", "2.15.0"
-HOOKS_SINCE = "2.6.0"  # for the reason beside the requirement in packages/featuretap-hooks
+OLDEST, HOOKS_SINCE, MIDDLE, NEWEST = "2.0.1", "2.6.0", "2.13.0", "2.15.0"
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_missing_interpreters = True
 nox.options.sessions = [
     *("lint", "check_pin", "typecheck", "tests"),
-    *(f"conformance(torch='{torch}')" for torch in (OLDEST, MIDDLE)),
+    f"conformance(torch='{MIDDLE}')",
 ]
 
 # pyenv hides, also from uv, all its Pythons but those named here.
@@ -73,22 +72,26 @@ def python_for(torch: str) -> str:
 
 
 def session(**options: Any) -> Callable[[Callable[..., None]], Any]:
-    """Make a session that can take its environment away when it ends."""
+    """Make a session whose environment goes when it ends, if ``--clean`` was given."""
 
     def register(function: Callable[..., None]) -> Any:
         @functools.wraps(function)
         def run(session: nox.Session, **parameters: str) -> None:
-            clean = "--clean" in session.posargs
-            session.posargs[:] = [option for option in session.posargs if option != "--clean"]
             try:
                 function(session, **parameters)
             finally:
-                if clean:
+                if "--clean" in session.posargs:
                     shutil.rmtree(session.virtualenv.location)
 
         return nox.session(run, **options)
 
     return register
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    """Run pytest, also with what the command line gave."""
+    given = [argument for argument in session.posargs if argument != "--clean"]
+    session.run("pytest", *arguments, *given)
 
 
 def wheels(session: nox.Session, *packages: Path) -> list[str]:
@@ -147,8 +150,8 @@ def typecheck(session: nox.Session) -> None:
 @session(python=python_for(NEWEST))
 def tests(session: nox.Session) -> None:
     """Run all tests on the newest torch, and the benchmarks once, untimed."""
-    install(session, NEWEST, "test", "models", "cli")
-    session.run("pytest", "tests", "benchmarks", *session.posargs)
+    install(session, NEWEST, "test", "models", "cli", "peers")
+    pytest(session, "tests", "benchmarks")
 
 
 @session()
@@ -157,7 +160,7 @@ def conformance(session: nox.Session, torch: str) -> None:
     """Run the conformance suite, and compare the golden names, on one torch."""
     install(session, torch, "test", hooks=has_hooks(torch))
     suite = ["tests/conformance", "tests/models/test_golden_names.py"]
-    session.run("pytest", *suite, *session.posargs)
+    pytest(session, *suite)
 
 
 @session()
@@ -182,15 +185,15 @@ def minimums(session: nox.Session, package: str) -> None:
     answer = session.run("python", "-c", "import torch; print(torch.__version__)", silent=True)
     if str(answer).partition("+")[0].strip() != torch:
         session.error(f"the lowest torch that installs is {answer}, not {torch}")
-    session.run("pytest", "tests/conformance", "tests/core", *session.posargs)
+    pytest(session, "tests/conformance", "tests/core")
 
 
 @session(python=python_for(NEWEST))
 def cuda(session: nox.Session) -> None:
     """Run all tests on a GPU; without one this fails."""
-    install(session, NEWEST, "test", "models", "cli")
+    install(session, NEWEST, "test", "models", "cli", "peers")
     session.run("python", "-c", "import torch; torch.zeros(1).cuda()")
-    session.run("pytest", "tests", "benchmarks", "--device", "cuda", *session.posargs)
+    pytest(session, "tests", "benchmarks", "--device", "cuda")
 
 
 @session(python=python_for(NEWEST))
@@ -199,16 +202,16 @@ def downstream(session: nox.Session) -> None:
     install(session, NEWEST, "test")
     session.install("--upgrade", *GROUPS["models"])
     session.run("uv", "pip", "list", external=True)
-    session.run("pytest", "tests/models", *session.posargs)
+    pytest(session, "tests/models")
 
 
 @session(python=python_for(NEWEST))
 def benchmark(session: nox.Session) -> None:
     """Measure, and write benchmarks/RESULTS.md."""
-    install(session, NEWEST, "test")
+    install(session, NEWEST, "test", "peers")
     results = Path(os.environ.get("RESULTS", Path(session.create_tmp()) / "results.json"))
     options = ["--benchmark-enable", f"--benchmark-json={results}"]
-    session.run("pytest", "benchmarks", *options, *session.posargs)
+    pytest(session, "benchmarks", *options)
     session.run("python", "benchmarks/report.py", str(results))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 import featuretap
 from featuretap.backends import available_backends
+from zoo import ZOO
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,6 +37,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if "cuda" in names and not cuda:
             raise pytest.UsageError("--device cuda was asked for, but there is no CUDA device")
         metafunc.parametrize("device", names, scope="session")
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Put the traps that a model of the zoo is about into the name of the test."""
+    if argname != "name" or val not in ZOO:
+        return None
+    traps = re.findall(r"\btrap (\d+)", ZOO[str(val)].__doc__ or "")
+    return "-".join([str(val), *(f"trap{number}" for number in traps)])
 
 
 @pytest.fixture(autouse=True)

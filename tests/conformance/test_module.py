@@ -74,7 +74,29 @@ def test_M2_trap24_a_custom_train_method_is_respected(extract):
     assert int(model.norm.num_batches_tracked) == 0
 
 
-def test_M2_half_reaches_parameters_and_follows_in_the_features(extract):
+class MakesConstants(nn.Module):
+    """Constants with the dtype and device of something in the model."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+        self.register_buffer("scale", torch.ones(4))
+
+    def forward(self, x):
+        a = torch.arange(4, dtype=self.lin.weight.dtype, device=self.lin.weight.device)
+        b = torch.full((4,), 0.3, dtype=self.scale.dtype, device=self.scale.device)
+        return self.lin(x) + a + b * torch.tensor([0.1, 0.2, 0.3, 0.4]).to(self.scale)
+
+
+def test_M2_trap23_constants_follow_the_dtype_of_the_model(extract):
+    model = MakesConstants()
+    extractor = extract(model, ["add", "add_1"])
+    model.double()
+    x = torch.rand(2, 4).double()
+    assert identical(extractor(x)["add_1"], model(x))
+
+
+def test_M2_trap23_half_reaches_parameters_and_follows_in_the_features(extract):
     model = NestedScopes()
     extractor = extract(model, "stage").to(torch.float64)
     x = model.example()[0].double()
@@ -107,7 +129,7 @@ def test_M3_trap32_copies_keep_both_modes(extract, name, how):
 
 
 @pytest.mark.parametrize("name", ["NestedScopes", "InPlaceModule", "OverwrittenOutput"])
-def test_M4_torch_compile_takes_the_whole_extractor(extract, name):
+def test_M4_trap36_torch_compile_takes_the_whole_extractor(extract, name):
     model = ZOO[name]().eval()
     extractor = extract(model, "")
     args = model.example()
@@ -124,12 +146,14 @@ def test_M4_trap34_a_compiled_extractor_follows_train_and_eval(extract):
     assert identical(compiled(x)["inner"], x - 2)
 
 
-def test_M4_torch_export_of_one_mode(extract):
+def test_M4_trap38_torch_export_of_one_mode_keeps_module_paths(extract):
     model = ZOO["InPlaceModule"]().eval()
     args = model.example()
     extractor = extract(model, ["lin", "add"], example_args=args)
     program = torch.export.export(extractor, args)
     assert identical(program.module()(*args)["add"], model(*args))
+    stacks = [node.meta.get("nn_module_stack", {}).values() for node in program.graph.nodes]
+    assert "lin" in {path for stack in stacks for path, _ in stack}
 
 
 def test_M4_functional_call_and_grad(extract):
@@ -265,7 +289,7 @@ def test_M5_a_call_changes_what_the_models_forward_would_change(extract):
     assert identical(model.state_dict(), twin.state_dict())
 
 
-def test_M6_several_extractors_on_one_model_do_not_disturb_one_another(extract):
+def test_M6_trap31_several_extractors_on_one_model_do_not_disturb_one_another(extract):
     model = ZOO["InPlaceModule"]()
     (x,) = model.example()
     first, second = extract(model, "lin"), extract(model, ["lin", "add"])

@@ -141,7 +141,7 @@ def test_N6_module_paths_are_accepted_and_not_listed(names_of, extract):
     extract(NestedScopes(), ["stage", "stage.0", "stage.1"])
 
 
-def test_N7_the_names_of_torchvision_operators_are_scopes(names_of, extract):
+def test_N7_trap13_the_names_of_torchvision_operators_are_scopes(names_of, extract):
     torchvision = pytest.importorskip("torchvision")
     model = torchvision.models.mobilenet_v3_small().eval()
     names = names_of(model, example_args=(torch.randn(2, 3, 32, 32),))

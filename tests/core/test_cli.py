@@ -533,7 +533,7 @@ BLOCK = ("net:Block", "--backend", "fx", "--input", "1x4", "--nodes", "lin")
             ["Block does not run with --input 1x5"],
         ),
         (("net:Block", "--input", "9" * 18, "--nodes", "x"), ["cannot be made on cpu", "smaller"]),
-        (("net:Tokens", "--input", "2x3:int64"), ["missing 1 required", "takes (ids, scale)"]),
+        (("net:Tokens", "--input", "2x3:int64"), ["missing", "scale", "takes (ids, scale)"]),
         (
             (*BLOCK, "--nodes", "lim"),
             ["'lim' is no node", "Did you mean 'lin'?", "Without --nodes"],

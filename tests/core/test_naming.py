@@ -64,7 +64,7 @@ def test_operation_names_are_those_of_fx():
     assert operation_name(operator.imatmul) == "matmul"
 
 
-def test_naming_ten_thousand_repeats_searches_nothing():
+def test_C3_trap15_naming_ten_thousand_repeats_searches_nothing():
     """Each name asks for the next free counter, not for all before it."""
 
     class Counting(set):

@@ -47,7 +47,7 @@ def test_C4_operations_are_watched_in_their_scopes_only():
     assert model[1].seen[0] == 1
 
 
-def test_M5_hooks_are_gone_after_a_call_and_after_every_exception():
+def test_M5_trap31_hooks_are_gone_after_a_call_and_after_every_exception():
     class Fails(nn.Module):
         def forward(self, x):
             if x.sum() > 1000:

@@ -16,6 +16,7 @@ from featuretap import UntraceableModelError
 from featuretap._compat import preserve_version
 from featuretap.alignment import aligned
 from featuretap.backends import Options
+from featuretap.errors import FAILS_ON_EXAMPLE
 from featuretap.faithful import RandomState, SavedTensors, foreign_random_state
 from featuretap.inplace import written_arguments
 from featuretap.modules import LeafRule, ModuleTree
@@ -189,7 +190,5 @@ def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Excepti
         untouched.restore()
     failures = [found for found in seen.values() if isinstance(found, Exception)]
     if len(failures) == len(MODES):
-        raise UntraceableModelError(
-            f"the model fails on the example inputs in both modes: {failures[-1]}"
-        ) from failures[-1]
+        raise UntraceableModelError(f"{FAILS_ON_EXAMPLE}: {failures[-1]}") from failures[-1]
     return seen

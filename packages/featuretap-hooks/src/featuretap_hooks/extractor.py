@@ -153,10 +153,10 @@ class HooksExtractor(nn.Module):
         except Stop as stop:
             if stop.args != (captures,):
                 raise
-        self._settle(plan, captures, grad)
         if calls is not None and calls.started and not captures.missing:
             plan.calls = calls
             self._prepare()
+        self._settle(plan, captures, grad)
         return OrderedDict(
             (key, value) for name, value in captures.values.items() for key in keys[name]
         )
@@ -237,7 +237,7 @@ class HooksExtractor(nn.Module):
         lost = captures.lost
         known = plan.overwritten.setdefault(grad, set())
         known |= captures.copied | captures.unproven
-        if lost:
+        if lost or (plan.calls is not None and plan.calls.uses_data):
             known |= set(plan.keys or ())  # a model that is so fickle is not trusted again
         if captures.missing and self._missing == "error":
             raise _not_reached(self._model, captures)

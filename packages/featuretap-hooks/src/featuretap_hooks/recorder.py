@@ -20,11 +20,11 @@ from torch.overrides import TorchFunctionMode
 from featuretap.inplace import written_arguments
 from featuretap.modules import ModuleTree
 from featuretap.naming import Namer
+from featuretap.operations import iterates_a_tensor, name_of
 
 from ._compat import calling_modules, graph_target
 from .compiling import Places, counts
 from .dependents import Dependents
-from .operations import iterates_a_tensor, name_of
 from .tracked import Origin, Tracked, TrackedConstant, plain, track
 
 __all__ = ["Recorder", "Sink"]
@@ -46,9 +46,11 @@ class Notes(Protocol):
     Attributes:
         places: where operations are, for compiled code.
         constants: the plain arguments of operations, by which one is known again in the other mode.
+        uses_data: whether ``x.data`` is read, through which writes count no version.
 
     """
 
+    uses_data: bool
     places: Places
     constants: dict[str, tuple[str, ...]]
 
@@ -309,6 +311,8 @@ class Recorder(TorchFunctionMode):
         value = func(*args)
         if not self._dependents.is_marked(args[0], self.scope):
             return value
+        if self._notes is not None and func.__self__.__name__ == "data":  # type: ignore[attr-defined]
+            self._notes.uses_data = True
         if isinstance(value, torch.Tensor):
             self.use(args)
             return self._made("getattr", value)

@@ -57,6 +57,7 @@ class Calls:
         foreign: scopes that cannot be recorded alone (see :class:`.dependents.Dependents`).
         places: where operations were, for compiled code.
         constants: the plain arguments of operations.
+        uses_data: whether ``x.data`` was read (see :class:`.recorder.Notes`).
 
     """
 
@@ -67,6 +68,7 @@ class Calls:
         self.foreign: set[str] = set()
         self.places: Places = {}
         self.constants: dict[str, tuple[str, ...]] = {}
+        self.uses_data = False
 
     def add(self, path: str, scope: str | None) -> None:
         """Note that the module at ``path`` is called by the forward of ``scope``."""

@@ -9,6 +9,7 @@ the real thing. When the forward is over they are inert.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from featuretap.naming import operation_name
+from featuretap.operations import is_call
 
 __all__ = ["Origin", "Tracked", "plain", "track"]
 
@@ -125,7 +127,9 @@ for _name in "neg pos invert".split():
 
 class _Sequence(Tracked):
     def __getitem__(self, index: Any) -> Any:
-        return _tell(self, "getitem", plain(self)[index], index)
+        value = plain(self)[index]
+        # Torch's argument parser looks at the first size of ``x.view(x.shape)``, on some versions.
+        return value if is_call(sys._getframe(1)) else _tell(self, "getitem", value, index)
 
     def __iter__(self) -> Iterator[Any]:
         for item in plain(self):

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 __all__ = [
+    "FAILS_ON_EXAMPLE",
     "DifferentValuesError",
     "FallbackWarning",
     "NodeNotFoundError",
@@ -17,6 +18,10 @@ __all__ = [
     "UntraceableModelError",
     "nearest",
 ]
+
+
+# How an UntraceableModelError begins whose cause is the model's own.
+FAILS_ON_EXAMPLE = "the model fails on the example inputs in both modes"
 
 
 class NodeNotFoundError(ValueError):

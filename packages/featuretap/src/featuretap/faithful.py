@@ -17,7 +17,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -116,7 +116,7 @@ class RealTensorRecorder(Protocol):
     def record_function(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Record a call that has a Proxy among its arguments."""
 
-    def run_real(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def run_real(self, func: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType) -> Any:
         """Run a call on real tensors, and record it."""
 
 
@@ -138,7 +138,7 @@ class RealTensorMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if any(issubclass(kind, fx.Proxy) for kind in types) or contains(fx.Proxy, args, kwargs):
             return self._recorder.record_function(func, args, kwargs)
-        return self._recorder.run_real(func, args, kwargs)
+        return self._recorder.run_real(func, args, kwargs, sys._getframe(1))
 
 
 class SavedTensors:

@@ -8,20 +8,19 @@ and refused where it is not.
 
 from __future__ import annotations
 
-import dis
 import operator
 import types
 
 import torch
 from torch import fx, nn
 
-__all__ = ["attribute_kind", "is_call", "kind_of", "may_ask"]
+__all__ = ["TENSOR_ATTRIBUTES", "attribute_kind", "kind_of", "may_ask"]
 
 _SIZES = {"shape": torch.Size, "ndim": int, "device": torch.device, "dtype": torch.dtype}
 _INTEGERS = frozenset(
     "dim ndimension numel nelement element_size storage_offset get_device".split()
 )
-_TENSOR_ATTRIBUTES = frozenset("T mT H mH data grad real imag".split())
+TENSOR_ATTRIBUTES = frozenset("T mT H mH data grad real imag".split())
 # Their results are tuples, lists, or depend on the arguments.
 _UNSURE = frozenset(
     "max min sort topk median mode kthvalue cummax cummin aminmax frexp unique unique_consecutive "
@@ -44,11 +43,6 @@ def may_ask(frame: types.FrameType, *functions: str) -> bool:
     Torch's own argument parser looks at stand-ins, too, on behalf of the frame that calls it.
     """
     return not frozenset(functions).isdisjoint(frame.f_code.co_names)
-
-
-def is_call(frame: types.FrameType) -> bool:
-    """Say whether ``frame`` calls a function just now, and reads no attribute by itself."""
-    return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("CALL")
 
 
 def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
@@ -79,7 +73,7 @@ def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
 
 def attribute_kind(name: str) -> type | None:
     """Return the type of an attribute of a tensor, ``None`` if that is not certain."""
-    return torch.Tensor if name in _TENSOR_ATTRIBUTES else _SIZES.get(name)
+    return torch.Tensor if name in TENSOR_ATTRIBUTES else _SIZES.get(name)
 
 
 def _call_kind(node: fx.Node) -> type | None:

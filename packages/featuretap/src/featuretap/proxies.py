@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .likeness import attribute_kind, is_call, kind_of, may_ask
+from .likeness import TENSOR_ATTRIBUTES, attribute_kind, kind_of, may_ask
+from .operations import is_call
 from .refused import called_by_model
 
 __all__ = ["FeatureProxy"]
@@ -63,7 +64,11 @@ class FeatureProxy(fx.Proxy):
             and not hasattr(_known_kind(self, f"whether a value has .{k}"), k)
         ):
             raise AttributeError(k)
-        return FeatureAttribute(self, k)
+        attribute = FeatureAttribute(self, k)
+        if k in TENSOR_ATTRIBUTES and called_by_model(frame):
+            # A tensor of its own from now on, unlike a size, which stays the same until it is used.
+            _ = attribute.node
+        return attribute
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:

@@ -11,6 +11,7 @@ A selected value is copied where something kept later writes its storage, and on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeAlias
@@ -38,10 +39,10 @@ class Pruning:
     def __init__(self, recording: Recording, selection: Mapping[str, Point]) -> None:
         self._recording = recording
         self._selection = selection
-        self._last = max(point.position for point in selection.values())
+        self._last = max(math.floor(point.position) for point in selection.values())
         self._selected_at: dict[int, list[Point]] = {}
         for point in selection.values():
-            self._selected_at.setdefault(point.position, []).append(point)
+            self._selected_at.setdefault(math.floor(point.position), []).append(point)
         self._ending_at: dict[int, list[ModuleCall]] = {}
         for event in reversed(recording.events):
             if isinstance(event, ModuleCall):

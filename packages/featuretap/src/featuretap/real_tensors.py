@@ -8,6 +8,7 @@ drawn anew. Only looking at the *value* of such a tensor is refused, for a graph
 from __future__ import annotations
 
 import contextlib
+import types
 from collections.abc import Callable, Iterator
 from operator import getitem
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from . import _compat
 from .faithful import SavedTensors, contains
 from .inplace import may_draw, written_arguments
 from .modules import ModuleTree
+from .operations import name_of
 
 if TYPE_CHECKING:
     from .tracing import FeatureTracer
@@ -29,6 +31,8 @@ _LOOKS_AT_VALUE = frozenset(
     "item tolist numpy __array__ __bool__ __int__ __float__ __index__ __complex__ "
     "__contains__ is_nonzero equal allclose".split()
 )
+
+_KINDS = (torch.dtype, torch.device)
 
 
 class RealTensors:
@@ -44,6 +48,7 @@ class RealTensors:
         self._volatile: set[int] = set()
         # An id means something only as long as its tensor lives.
         self._alive: list[torch.Tensor] = []
+        self._read_off: dict[Any, tuple[torch.Tensor, str, Any]] = {}
 
     def parameter(self, parameter: nn.Parameter) -> Any:
         """Return the stand-in of a parameter of the model, or a foreign parameter itself."""
@@ -68,7 +73,7 @@ class RealTensors:
             self._remember(tensor, node)
         return node
 
-    def run(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def run(self, func: Callable[..., Any], args: Any, kwargs: Any, frame: types.FrameType) -> Any:
         """Run ``func`` for real and record it, if it made or wrote a tensor.
 
         Raises:
@@ -97,13 +102,33 @@ class RealTensors:
                     self._saved.save(owner)
                     unseen.enter_context(_compat.preserve_version(owner))
             result = func(*args, **kwargs)
+        if name == "__get__" and isinstance(result, _KINDS):
+            self._read_off[self._key(result)] = (args[0], func.__self__.__name__, result)  # type: ignore[attr-defined]
         if written or contains(torch.Tensor, result):
             drawn = may_draw(target)
             self._saved.drew_random_numbers |= drawn
             node = self._record((kind, target, graph_args, kwargs), volatile or drawn)
             if node is not None:
+                node.meta["featuretap_operation"] = name_of(func, frame)
                 self._remember_result(result, node, volatile or drawn)
         return result
+
+    def read_off(self, kind: torch.dtype | torch.device) -> Any:
+        """Return the node of a dtype or device that was read off a real tensor, which may be moved.
+
+        A device is told by identity, for torch makes a new object at each read; a dtype by value,
+        within the scope that read it.
+        """
+        found = self._read_off.get(self._key(kind))
+        if found is None:
+            return kind
+        tensor, attribute, _ = found
+        return self._tracer.create_node(
+            "call_function", getattr, (self.node(tensor), attribute), {}
+        )
+
+    def _key(self, kind: torch.dtype | torch.device) -> Any:
+        return (self._tracer.scope_path, kind) if isinstance(kind, torch.dtype) else id(kind)
 
     def _existed_before(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Return the tensors older than the trace that a write to ``tensor`` changes."""

@@ -57,7 +57,7 @@ class Point(NamedTuple):
     """A value at a moment of the forward."""
 
     name: str
-    position: int
+    position: float
     """Index of the event after which the value is there."""
     value: Any
     """A node, or a structure of nodes."""
@@ -185,7 +185,8 @@ class Recording:
         given = self._name(node, namer)
         if given is not None:
             node.meta["featuretap_name"] = given
-            names[given] = Point(given, position, node)
+            # It has the value that it has before the use, which may write it.
+            names[given] = Point(given, position - 0.5, node)
 
     def _name(self, node: fx.Node, namer: Namer) -> str | None:
         target: Any = node.target
@@ -197,7 +198,8 @@ class Recording:
             return namer.module(target)
         if node.op in ("placeholder", "get_attr"):
             return namer.operation("", target)
-        return namer.operation(node.meta["featuretap_scope"], operation_name(target))
+        operation = node.meta.get("featuretap_operation") or operation_name(target)
+        return namer.operation(node.meta["featuretap_scope"], operation)
 
     # -- look-up ----------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ from .refused import refused_functions
 from .regions import Region, RegionWatch
 from .structures import freeze
 from .untouched import Untouched
-from .wrapping import patched_everywhere
+from .wrapping import patched_everywhere, patched_factories
 
 __all__ = ["FeatureTracer"]
 
@@ -113,6 +113,7 @@ class FeatureTracer(fx.Tracer):
             stack.enter_context(reads)
             stack.enter_context(refused_functions(self.refusal))
             stack.enter_context(self._regions)
+            stack.enter_context(patched_factories())
             stack.enter_context(patched_everywhere(self._wrapped))
             stack.enter_context(RealTensorMode(self))
             try:
@@ -247,6 +248,8 @@ class FeatureTracer(fx.Tracer):
             return tuple(map(self.create_arg, a))
         if isinstance(a, torch.Tensor):
             return self._real.node(a)
+        if kind is torch.dtype or kind is torch.device:
+            return self._real.read_off(a)
         return super().create_arg(a)
 
     def create_node(
@@ -262,13 +265,18 @@ class FeatureTracer(fx.Tracer):
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         meta = node.meta
         meta["nn_module_stack"] = self._module_stack
-        meta["featuretap_scope"] = self._scopes[-1] if self._scopes else ""
+        meta["featuretap_scope"] = self.scope_path
         regions = self._regions.current() + self._replayed_regions
         if regions:
             meta["featuretap_regions"] = regions
         if kind != "output":
             self.recording.add(node)
         return node
+
+    @property
+    def scope_path(self) -> str:
+        """The path of the module whose forward is recorded."""
+        return self._scopes[-1] if self._scopes else ""
 
     def proxy(self, node: fx.Node) -> FeatureProxy:
         """Wrap ``node`` in a Proxy that knows in-place operators and assignment to items."""
@@ -282,9 +290,9 @@ class FeatureTracer(fx.Tracer):
             return self.create_proxy("call_method", func.__name__, args, kwargs)
         return self.create_proxy("call_function", func, args, kwargs)
 
-    def run_real(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def run_real(self, func: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType) -> Any:
         """Run a torch function on real tensors, and record it to be run again on every call."""
-        return self._real.run(func, args, kwargs)
+        return self._real.run(func, args, kwargs, frame)
 
     # -- what an extractor asks for when it is traced (see replay.py) --------------------------
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from .backends import Options, available_backends, load_backend
 from .comparing import describe, identical, largest_difference
-from .errors import DifferentValuesError, NodeNotFoundError, UntraceableModelError
+from .errors import FAILS_ON_EXAMPLE, DifferentValuesError, NodeNotFoundError, UntraceableModelError
 from .modules import ModuleTree
 from .naming import Namer
 from .structures import copy_value
@@ -191,9 +191,7 @@ def prove(
             found = compare_with_forward(everything, model, args, kwargs, options)
             raise _recorded_wrongly(model, mode, found.first_difference or report.first_difference)
     if len(failures) == len(modes):
-        raise UntraceableModelError(
-            f"the model fails on the example inputs in both modes: {failures[-1]}"
-        ) from failures[-1]
+        raise UntraceableModelError(f"{FAILS_ON_EXAMPLE}: {failures[-1]}") from failures[-1]
 
 
 def _recorded_wrongly(model: nn.Module, mode: str, first: Check | None) -> UntraceableModelError:

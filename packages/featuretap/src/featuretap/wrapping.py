@@ -13,11 +13,14 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import fx
 
 from .faithful import contains
 
-__all__ = ["patched_everywhere"]
+__all__ = ["patched_everywhere", "patched_factories"]
+
+_FACTORIES = ("zeros", "ones", "empty", "rand", "randn")
 
 
 @contextlib.contextmanager
@@ -36,6 +39,19 @@ def patched_everywhere(functions: tuple[Callable[..., Any], ...]) -> Iterator[No
     finally:
         for namespace, name, value in patched:
             namespace[name] = value
+
+
+@contextlib.contextmanager
+def patched_factories() -> Iterator[None]:
+    """While entered, ``torch.zeros(a, b)`` takes stand-ins for sizes, which torch's own parser refuses."""
+    originals = {name: getattr(torch, name) for name in _FACTORIES}
+    try:
+        for name, function in originals.items():
+            setattr(torch, name, _wrapper(function))
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(torch, name, function)
 
 
 def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:

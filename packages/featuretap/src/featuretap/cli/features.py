@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from ..api import create_feature_extractor, get_graph_node_names
-from ..errors import NodeNotFoundError, UntraceableModelError
+from ..errors import FAILS_ON_EXAMPLE, NodeNotFoundError, UntraceableModelError
 from ..node_names import NodeNames
 from .inputs import make_inputs
 from .text import CommandError, describe, signature_text
@@ -146,10 +146,16 @@ def _explained(model: nn.Module, args: Arguments) -> Iterator[None]:
     except NodeNotFoundError as error:
         raise CommandError(f"{error}. Without --nodes this command prints all nodes") from error
     except UntraceableModelError as error:
-        raise CommandError(str(error)) from error
+        if not str(error).startswith(FAILS_ON_EXAMPLE):
+            raise CommandError(str(error)) from error
+        raise _not_with_input(model, args, error.__cause__ or error) from error
     except Exception as error:
-        given = " ".join(f"--input {spec}" for spec in args.inputs) or "no --input"
-        raise CommandError(
-            f"{type(model).__name__} does not run with {given}: {describe(error)}. "
-            f"Its forward takes {signature_text(model.forward)}, one --input for each"
-        ) from error
+        raise _not_with_input(model, args, error) from error
+
+
+def _not_with_input(model: nn.Module, args: Arguments, error: BaseException) -> CommandError:
+    given = " ".join(f"--input {spec}" for spec in args.inputs) or "no --input"
+    return CommandError(
+        f"{type(model).__name__} does not run with {given}: {describe(error)}. "
+        f"Its forward takes {signature_text(model.forward)}, one --input for each"
+    )

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from featuretap.naming import operation_name
+from .naming import operation_name
 
-__all__ = ["iterates_a_tensor", "name_of"]
+__all__ = ["is_call", "iterates_a_tensor", "name_of"]
 
 # Python's protocols, and statements: they have no value of their own.
 _NO_NODE = frozenset(
@@ -96,6 +96,11 @@ def _is_operator(frame: types.FrameType | None) -> bool:
     if frame is None:
         return False
     return _instruction(frame.f_code, frame.f_lasti).startswith(_OPERATOR_INSTRUCTIONS)
+
+
+def is_call(frame: types.FrameType) -> bool:
+    """Say whether ``frame`` calls a function just now: what it asks for, that function asks for."""
+    return _instruction(frame.f_code, frame.f_lasti).startswith("CALL")
 
 
 @lru_cache(maxsize=4096)
