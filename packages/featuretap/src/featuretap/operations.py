@@ -56,6 +56,8 @@ _SHARED_WITH_OPERATOR = {
     "pow_": "pow",
 }
 _OPERATOR_INSTRUCTIONS = ("BINARY_", "INPLACE_", "UNARY_")
+# Python 3.11 makes hot calls of builtin functions at PRECALL already.
+_CALL_INSTRUCTIONS = ("CALL", "PRECALL")
 _WRAPPERS = (torch._tensor.__file__, torch.overrides.__file__)
 _ITERATION = torch.Tensor.__iter__.__code__
 
@@ -100,7 +102,7 @@ def _is_operator(frame: types.FrameType | None) -> bool:
 
 def is_call(frame: types.FrameType) -> bool:
     """Say whether ``frame`` calls a function just now: what it asks for, that function asks for."""
-    return _instruction(frame.f_code, frame.f_lasti).startswith("CALL")
+    return _instruction(frame.f_code, frame.f_lasti).startswith(_CALL_INSTRUCTIONS)
 
 
 @lru_cache(maxsize=4096)
