@@ -11,6 +11,7 @@ import surgeon_pytorch  # type: ignore[import-untyped]
 import torch
 import torchextractor  # type: ignore[import-untyped]
 import torchlens  # type: ignore[import-untyped]
+from nnsight._c.py_mount import unmount  # type: ignore[import-untyped]
 from torch import nn
 from torchlens.backends.torch.wrappers import (  # type: ignore[import-untyped]
     unwrap_torch,
@@ -20,6 +21,10 @@ from torchlens.backends.torch.wrappers import (  # type: ignore[import-untyped]
 from .peers import Extract, Features
 
 __all__ = ["HOOK_LIBRARIES", "baukit_style", "seconds_of_torchlens"]
+
+# nnsight gives a ``save`` to every object of the process, which then passes for an option of argparse.
+if hasattr(object, "save"):
+    unmount("save")
 
 
 def by_torchextractor(model: nn.Module, nodes: Sequence[str]) -> Extract:
@@ -48,7 +53,7 @@ def by_nnsight(model: nn.Module, nodes: Sequence[str]) -> Extract:
 
     def extract(x: torch.Tensor) -> Features:
         with wrapped.trace(x):
-            features = {node: wrapped.get(node).output for node in nodes}.save()
+            features = nnsight.save({node: wrapped.get(node).output for node in nodes})
         return dict(features)
 
     return extract
