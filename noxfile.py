@@ -108,7 +108,7 @@ def wheels(session: nox.Session, *packages: Path) -> list[str]:
             for old in folder.glob(pattern):
                 old.unlink()
             command = ["uv", "build", "-q", "--wheel", str(package), "-o", str(folder)]
-            session.run(*command, external=True)
+            session.run_install(*command, external=True)
         (wheel,) = folder.glob(pattern)
         found += ["--reinstall-package", package.name, f"{package.name} @ {wheel.as_uri()}"]
     return found

@@ -19,6 +19,10 @@ from torch import nn
 from support import copied, identical, snapshot
 from zoo import ZOO, DynamicInside, NestedScopes, TrainEvalBranch
 
+# The default since torch 2.7; the other way, older versions write paths as dynamo reads them.
+_EXPORT = inspect.signature(torch.export.export).parameters if hasattr(torch, "export") else {}
+NOT_STRICT = {"strict": False} if "strict" in _EXPORT else {}
+
 
 def test_M1_parameters_are_the_models_own_under_the_models_names(extract, device):
     model = NestedScopes().to(device)
@@ -146,11 +150,13 @@ def test_M4_trap34_a_compiled_extractor_follows_train_and_eval(extract):
     assert identical(compiled(x)["inner"], x - 2)
 
 
+# What torch 2.6 says of the model itself, which is no submodule of a hooks extractor; of no other module.
+@pytest.mark.filterwarnings("ignore:Unable to find the path of the module InPlaceModule")
 def test_M4_trap38_torch_export_of_one_mode_keeps_module_paths(extract):
     model = ZOO["InPlaceModule"]().eval()
     args = model.example()
     extractor = extract(model, ["lin", "add"], example_args=args)
-    program = torch.export.export(extractor, args)
+    program = torch.export.export(extractor, args, **NOT_STRICT)
     assert identical(program.module()(*args)["add"], model(*args))
     stacks = [node.meta.get("nn_module_stack", {}).values() for node in program.graph.nodes]
     assert "lin" in {path for stack in stacks for path, _ in stack}

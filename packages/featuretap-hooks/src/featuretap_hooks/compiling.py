@@ -10,6 +10,7 @@ place, the n-th torch function in its scope, as a forward that was watched befor
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,12 @@ from torch.overrides import TorchFunctionMode
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.structures import copy_value
 
+from ._compat import dynamo_follows_exceptions, run_by_dynamo
+
 __all__ = ["Holder", "Places", "Program", "counts", "run_compiled"]
+
+_NUMBERS = itertools.count()
+_EXTRACTORS: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 # node name -> the scope it is in, and how many counted torch functions were there before it.
 Places = dict[str, tuple[str, int]]
@@ -55,10 +61,10 @@ class CompiledStop(BaseException):
 class State:
     """The values of one compiled forward; made and filled by code that dynamo traces."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, *, stop: bool) -> None:
         self.values: dict[str, Any] = {}
         self.left = len(program.outputs) + len(program.wanted) + len(program.inputs)
-        self.stop = program.stop
+        self.stop = stop
         self.outputs = program.outputs
         self.scopes: list[str] = []
         self.seen: dict[str, int] = {}
@@ -116,10 +122,10 @@ def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> di
     """Run the model under dynamo's eyes and return the values by name."""
     if program.problem:
         raise RuntimeError(program.problem)
-    state = State(program)
     holder = extractor._compiled_holder
+    can_stop = _install(holder.key)
+    state = State(program, stop=program.stop and can_stop)
     holder.state = state
-    _install(extractor)
     try:
         for name, (index, argument) in program.inputs.items():
             state.take(name, args[index] if index < len(args) else kwargs[argument])
@@ -135,22 +141,33 @@ def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> di
 
 
 class Holder:
-    """What the hooks of one extractor look at."""
+    """What the hooks of one extractor look at.
 
-    state: State | None = None
+    Attributes:
+        state: the values of the forward that runs, if one runs.
+        handles: the hooks, once they are registered.
+        key: what the extractor is known by; older dynamo passes only constants to what it runs.
+
+    """
+
+    def __init__(self, extractor: Any) -> None:
+        self.state: State | None = None
+        self.handles: list[Any] = []
+        self.key = f"extractor {next(_NUMBERS)}"
+        _EXTRACTORS[self.key] = extractor
 
 
-@torch._dynamo.assume_constant_result  # type: ignore[attr-defined, untyped-decorator, unused-ignore]
-def _install(extractor: Any) -> bool:
-    """Register the hooks, for real, while dynamo traces."""
+@run_by_dynamo
+def _install(key: str) -> bool:
+    """Register the hooks of an extractor, for real; say whether the forward can end before its end."""
+    extractor = _EXTRACTORS[key]
     attributes = vars(extractor)
-    if "_compiled_hooks" not in attributes:
-        handles: list[Any] = []
-        attributes["_compiled_hooks"] = handles
+    handles = attributes["_compiled_holder"].handles
+    if not handles:
         # The hooks look at the holder, so that they do not keep the extractor alive.
         weakref.finalize(extractor, _remove, handles)
         _register(attributes, handles)
-    return True
+    return dynamo_follows_exceptions()
 
 
 def _register(attributes: dict[str, Any], handles: list[Any]) -> None:

@@ -72,7 +72,7 @@ class HooksExtractor(nn.Module):
         state["_called_modules"] = model._modules
         state["_is_nested"] = any(type(m) is HooksExtractor for m in self._tree.paths.values())
         state["forward"] = _with_signature(self, self._tree.signature)
-        state["_compiled_holder"] = Holder()
+        state["_compiled_holder"] = Holder(self)
         self._prepare()
 
     # -- passing for the model --------------------------------------------------------------------
@@ -90,7 +90,7 @@ class HooksExtractor(nn.Module):
     @property
     def training(self) -> bool:
         """The mode of the model."""
-        return bool(vars(self)["_model"].training)
+        return bool(self._model.training)
 
     @training.setter
     def training(self, mode: bool) -> None:

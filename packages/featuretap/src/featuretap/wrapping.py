@@ -20,7 +20,9 @@ from .faithful import contains
 
 __all__ = ["patched_everywhere", "patched_factories"]
 
-_FACTORIES = ("zeros", "ones", "empty", "rand", "randn")
+_FACTORIES = tuple(
+    "arange empty eye full linspace logspace ones rand randint randn randperm zeros".split()
+)
 
 
 @contextlib.contextmanager
@@ -43,7 +45,7 @@ def patched_everywhere(functions: tuple[Callable[..., Any], ...]) -> Iterator[No
 
 @contextlib.contextmanager
 def patched_factories() -> Iterator[None]:
-    """While entered, ``torch.zeros(a, b)`` takes stand-ins for sizes, which torch's own parser refuses."""
+    """While entered, ``torch.zeros(a, b)`` and the like take stand-ins, which torch's parser refuses."""
     originals = {name: getattr(torch, name) for name in _FACTORIES}
     try:
         for name, function in originals.items():
