@@ -23,12 +23,18 @@ __all__ = [
     "dynamo_follows_exceptions",
     "functions_wrapped_for_fx",
     "graph_target",
+    "is_compiling",
     "is_innermost_mode",
     "no_torch_function",
     "remove_hooks",
     "run_by_dynamo",
     "storage_id",
 ]
+
+# Dynamo knows it by identity; it moved in torch 2.3. Checked on torch 2.2.2, 2.4.1, 2.6.0 and 2.15.0.
+is_compiling: Callable[[], bool] = (
+    getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
+)
 
 _CALL: types.CodeType = nn.Module.__call__.__code__
 

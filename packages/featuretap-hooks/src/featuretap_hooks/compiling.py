@@ -39,6 +39,7 @@ class Program:
     """What a compiled forward keeps, in terms that dynamo understands.
 
     Attributes:
+        keys: node name -> output keys.
         outputs: paths of modules.
         wanted: scope and number -> node name.
         inputs: node name -> index and name of an argument.
@@ -47,6 +48,7 @@ class Program:
 
     """
 
+    keys: Mapping[str, list[str]] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     wanted: dict[tuple[str, int], str] = field(default_factory=dict)
     inputs: dict[str, tuple[int, str]] = field(default_factory=dict)

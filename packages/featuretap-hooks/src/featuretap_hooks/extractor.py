@@ -18,7 +18,7 @@ from featuretap.backends import Options
 from featuretap.errors import nearest
 from featuretap.modules import LeafRule, ModuleTree
 
-from ._compat import any_sharded
+from ._compat import any_sharded, is_compiling
 from .captures import Captures, Stop
 from .compiling import Holder, run_compiled
 from .example import watch_example
@@ -126,9 +126,9 @@ class HooksExtractor(nn.Module):
             NodeNotReachedError: if the forward did not reach a requested node.
 
         """
+        if is_compiling():
+            return self._compiled(args, kwargs)
         plan = self._plan
-        if torch.compiler.is_compiling():
-            return self._compiled(plan, args, kwargs)
         if not self._prepared[self._mode].is_current:
             self._begin_anew()
         if plan.keys is None:
@@ -170,13 +170,13 @@ class HooksExtractor(nn.Module):
             plan.forget()
         self._prepare()
 
-    def _compiled(self, plan: Plan, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
+    def _compiled(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         """Do the same in code that dynamo traces."""
         program = self._programs[self._mode]
         values = run_compiled(self, program, args, kwargs)
         features = OrderedDict()
         for name, value in values.items():
-            for key in (plan.keys or {})[name]:
+            for key in program.keys[name]:
                 features[key] = value
         return features
 

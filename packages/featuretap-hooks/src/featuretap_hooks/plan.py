@@ -108,7 +108,9 @@ class Watch:
                 scopes.add(name.rpartition(".")[0])
         return cls(names, tuple(outputs), wanted_inputs, tuple(parameters), frozenset(scopes))
 
-    def program(self, calls: Calls | None, tree: ModuleTree, *, stop: bool) -> Program:
+    def program(
+        self, keys: Mapping[str, list[str]], calls: Calls | None, tree: ModuleTree, *, stop: bool
+    ) -> Program:
         """Say the same to dynamo."""
         operations = [name for name in self.names if name not in {*self.outputs, *self.inputs}]
         if operations and calls is None:
@@ -125,6 +127,7 @@ class Watch:
             )
         arguments = list(tree.signature.parameters)
         return Program(
+            keys,
             self.outputs,
             {places[name]: name for name in operations},
             {name: (arguments.index(given), given) for name, given in self.inputs.items()},

@@ -45,7 +45,7 @@ class Prepared:
     ) -> None:
         self.watch = Watch.of(plan.keys or (), tree, inputs)
         self.outputs = [(path, tree.paths[path]) for path in self.watch.outputs if path]
-        self.program = self.watch.program(plan.calls, tree, stop=stop)
+        self.program = self.watch.program(plan.keys or {}, plan.calls, tree, stop=stop)
         calls = None if whole else plan.calls
         self.part = self.watch.part(calls, tree, is_leaf) if self.watch.scopes else None
         watched = [*self.watch.outputs, *self.watch.scopes]
