@@ -6,11 +6,8 @@ import copy
 import inspect
 import io
 import pickle
-import subprocess
-import sys
 import threading
 from collections import OrderedDict
-from pathlib import Path
 
 import pytest
 import torch
@@ -162,22 +159,6 @@ def test_M4_trap38_torch_export_of_one_mode_keeps_module_paths(extract):
     assert "lin" in {path for stack in stacks for path, _ in stack}
 
 
-def test_M4_functional_call_and_grad(extract):
-    model = NestedScopes()
-    extractor = extract(model, "stage")
-    (x,) = model.example()
-    parameters = {name: p.detach() * 2 for name, p in extractor.named_parameters()}
-
-    def loss(parameters):
-        return torch.func.functional_call(extractor, parameters, (x,))["stage"].sum()
-
-    def real(parameters):
-        return torch.func.functional_call(model, parameters, (x,)).sum() / 2
-
-    ours, theirs = torch.func.grad(loss)(parameters), torch.func.grad(real)(parameters)
-    assert identical(ours, theirs)
-
-
 def test_M4_several_threads_call_one_extractor(extract):
     model = ZOO["InPlaceModule"]()
     extractor = extract(model, ["lin", "add"])
@@ -326,16 +307,3 @@ def test_API_trap37_fixed_arguments_may_be_passed_if_equal(backend, extract):
         extractor(x, flag=False)
     with pytest.raises(ValueError, match="made for mask=None"):
         extractor(x, torch.ones(2) > 0, flag=True)
-
-
-def test_M4_trap35_ddp_with_default_settings_on_two_processes(backend, tmp_path):
-    worker = Path(__file__).with_name("ddp_worker.py")
-    commands = [
-        [sys.executable, str(worker), backend, str(rank), str(tmp_path / "store")]
-        for rank in (0, 1)
-    ]
-    processes = [
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from featuretap._compat import storage_id
+from featuretap._compat import is_method, storage_id
 
 __all__ = [
     "add_hooks",
@@ -67,7 +67,7 @@ def graph_target(func: Callable[..., Any]) -> Any:
 
     Checked on torch 2.6.0, 2.13.0 and 2.15.0.
     """
-    return func.__name__ if torch.overrides.is_tensor_method_or_property(func) else func
+    return func.__name__ if is_method(func) else func
 
 
 def no_torch_function() -> Any:

@@ -11,6 +11,7 @@ from torch import nn
 import featuretap
 from featuretap import NodeNames
 from featuretap.api import make_options, make_requests
+from featuretap.wrappers import look_through
 
 from .backend import backend as hooks
 
@@ -129,8 +130,7 @@ def create_feature_extractor(
             example_kwargs=example_kwargs,
             backend=backend,
         )
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    model = look_through(model)
     requests = make_requests(return_nodes, train_return_nodes, eval_return_nodes)
     options = make_options(tracer_kwargs, concrete_args, example_args, example_kwargs)
     extra = {"early_stop": early_stop, "missing": missing}

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from featuretap._compat import indexing_shown
 from featuretap.modules import ModuleTree
 
 from .module_hooks import ModuleHooks
@@ -51,6 +52,7 @@ def run_watched(
     with ExitStack() as stack:
         stack.callback(recorder.finish)
         stack.enter_context(recording_functions(recorder, places))
+        stack.enter_context(indexing_shown())
         hooks = stack.enter_context(ModuleHooks())
         scopes.watch(hooks, part.modules)
         args, kwargs = _watched_arguments(recorder, tree.signature, args, kwargs)

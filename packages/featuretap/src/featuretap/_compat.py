@@ -6,16 +6,23 @@ Each says on which torch versions it was checked, and what happens where the cor
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 __all__ = [
     "aten_schemas",
     "autocast_arguments",
+    "compiled_module",
     "draws_random_numbers",
+    "indexing_shown",
+    "is_method",
     "preserve_version",
     "storage_id",
 ]
@@ -60,6 +67,19 @@ def autocast_arguments(manager: torch.autocast) -> tuple[tuple[str, Any], ...]:
     )
 
 
+def compiled_module(module: nn.Module) -> nn.Module | None:
+    """Return the module that ``torch.compile(module)`` was given, if ``module`` is what it returned.
+
+    Where dynamo is not imported there is nothing compiled.
+    Checked on torch 2.0.1, 2.2.2, 2.6.0 and 2.15.0.
+    """
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo is None or not isinstance(module, dynamo.OptimizedModule):
+        return None
+    inner: nn.Module = module._orig_mod
+    return inner
+
+
 def storage_id(tensor: torch.Tensor) -> int:
     """Return a number that tensors share exactly if they share storage, also on the meta device.
 
@@ -70,6 +90,75 @@ def storage_id(tensor: torch.Tensor) -> int:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):
         return id(tensor)
+
+
+@cache
+def _hides_indexing() -> bool:
+    """Say whether a torch-function mode does not see ``x[0]``: so it is before torch 2.3."""
+    seen: list[Any] = []
+
+    class Sees(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    vector = torch.zeros(1)
+    with Sees():
+        _ = vector[0]
+    return not seen
+
+
+def _shown(original: Any) -> Any:
+    def method(*args: Any) -> Any:
+        if torch._C._is_torch_function_mode_enabled():
+            return torch.overrides.handle_torch_function(original, args, *args)
+        return original(*args)
+
+    return method
+
+
+_INDEXING: dict[str, Any] = {
+    name: getattr(torch.Tensor, name) for name in ("__getitem__", "__setitem__")
+}
+_INDEXING_LOCK = threading.Lock()
+_indexing_shown_to = 0
+
+
+@contextlib.contextmanager
+def indexing_shown() -> Iterator[None]:
+    """While entered, torch-function modes see ``x[i]`` and ``x[i] = y`` also on older torch.
+
+    There they see it only for some kinds of ``i`` and ``y``. Counted, for several threads may want it
+    at once. Checked on torch 2.0.1, 2.2.2, 2.4.1 and 2.15.0.
+    """
+    global _indexing_shown_to
+    if not _hides_indexing():
+        yield
+        return
+    with _INDEXING_LOCK:
+        if not _indexing_shown_to:
+            for name, original in _INDEXING.items():
+                setattr(torch.Tensor, name, _shown(original))
+        _indexing_shown_to += 1
+    try:
+        yield
+    finally:
+        with _INDEXING_LOCK:
+            _indexing_shown_to -= 1
+            if not _indexing_shown_to:
+                for name in _INDEXING:
+                    delattr(torch.Tensor, name)
+
+
+def is_method(func: Callable[..., Any]) -> bool:
+    """Say whether ``func``, which a torch-function mode was given, is a method or property of tensors.
+
+    Checked on torch 2.0.1, 2.2.2, 2.4.1 and 2.15.0.
+    """
+    is_one: bool = torch.overrides.is_tensor_method_or_property(func)
+    return is_one or func in _INDEXING.values()
 
 
 @contextlib.contextmanager

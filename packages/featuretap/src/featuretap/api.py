@@ -12,6 +12,7 @@ from .backends import Options, available_backends, load_backend
 from .errors import FallbackWarning, NodeNotFoundError, UntraceableModelError
 from .node_names import NodeNames
 from .selection import normalize
+from .wrappers import look_through
 
 __all__ = ["create_feature_extractor", "get_graph_node_names", "make_options", "make_requests"]
 
@@ -38,7 +39,8 @@ def get_graph_node_names(
     The model is left as it was.
 
     Args:
-        model: any module.
+        model: any module; what ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel``
+            returned is looked through.
         tracer_kwargs: ``leaf_modules`` (module types or instances that are not looked into),
             ``autowrap_functions`` (functions that are one node each, however they are called) and
             ``autowrap_modules`` (Python modules whose functions are). Each is any iterable.
@@ -68,7 +70,7 @@ def get_graph_node_names(
 
     """
     options = make_options(tracer_kwargs, concrete_args, example_args, example_kwargs)
-    names: NodeNames = _serve(model, backend, lambda chosen: chosen.node_names(model, options))
+    names: NodeNames = _serve(model, backend, lambda chosen, inner: chosen.node_names(inner, options))
     if not suppress_diff_warning:
         names.warn_about_differences()
     return names
@@ -94,7 +96,7 @@ def create_feature_extractor(
     model computes there, as it was at that moment; parameters and buffers are the model's own.
 
     Args:
-        model: any module. It is left as it was.
+        model: any module, looked through like there. It is left as it was.
         return_nodes: a dict (node name -> output key), a list or tuple of names, or one name. A
             name may be a node, a module's path (what the module returned), ``""`` (the output), a
             glob (``"layer*.*.relu*"``), or a module type (every call of that type).
@@ -134,19 +136,18 @@ def create_feature_extractor(
                 "ignore", r".* in train mode but another in eval mode", UserWarning
             )
         extractor: nn.Module = _serve(
-            model, backend, lambda chosen: chosen.extractor(model, requests, options)
+            model, backend, lambda chosen, inner: chosen.extractor(inner, requests, options)
         )
         return extractor
 
 
-def _serve(model: nn.Module, backend: str, ask: Callable[[Any], Any]) -> Any:
+def _serve(model: nn.Module, backend: str, ask: Callable[[Any, nn.Module], Any]) -> Any:
     """Ask the chosen backend; ``auto`` asks fx first and hooks where fx cannot serve."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    model = look_through(model)
     if backend != "auto":
-        return ask(load_backend(backend))
+        return ask(load_backend(backend), model)
     try:
-        answer = ask(load_backend("fx"))
+        answer = ask(load_backend("fx"), model)
         reason = "; ".join(getattr(answer, "missing_modes", {}).values())
     except (UntraceableModelError, NodeNotFoundError) as error:
         reason = error.hidden if isinstance(error, NodeNotFoundError) else str(error)
@@ -154,7 +155,7 @@ def _serve(model: nn.Module, backend: str, ask: Callable[[Any], Any]) -> Any:
             raise
     if not reason or "hooks" not in available_backends():
         return answer
-    answer = ask(load_backend("hooks"))
+    answer = ask(load_backend("hooks"), model)
     reason = reason.partition(" Ways out: ")[0]
     message = f"fx cannot serve this request, the hooks backend does. {reason}"
     warnings.warn(message, FallbackWarning, stacklevel=3)

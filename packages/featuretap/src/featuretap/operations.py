@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ._compat import is_method
 from .naming import operation_name
 
 __all__ = ["is_call", "iterates_a_tensor", "name_of"]
@@ -85,9 +86,9 @@ def _names(func: Callable[..., Any]) -> tuple[str | None, str | None]:
         return None, None
     if name in _SPECIAL:
         return _SPECIAL[name], None
-    is_method = torch.overrides.is_tensor_method_or_property(func)
-    return operation_name(name if is_method else func), (
-        _SHARED_WITH_OPERATOR.get(name) if is_method else None
+    method = is_method(func)
+    return operation_name(name if method else func), (
+        _SHARED_WITH_OPERATOR.get(name) if method else None
     )
 
 

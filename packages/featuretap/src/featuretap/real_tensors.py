@@ -182,7 +182,7 @@ def _as_graph_call(func: Callable[..., Any], args: Any) -> tuple[str, Any, tuple
     name = getattr(func, "__name__", "")
     if name == "__get__":
         return "call_function", getattr, (args[0], func.__self__.__name__)  # type: ignore[attr-defined]
-    if torch.overrides.is_tensor_method_or_property(func):
+    if _compat.is_method(func):
         return "call_method", name, args
     return "call_function", func, args
 

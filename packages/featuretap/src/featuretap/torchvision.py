@@ -17,6 +17,7 @@ from .extractor import FeatureExtractor
 from .fx_backend import FxBackend, assemble
 from .modes import Recorded, record_modes
 from .recording import Point, Recording
+from .wrappers import look_through
 
 __all__ = ["create_feature_extractor", "get_graph_node_names"]
 
@@ -45,7 +46,7 @@ def get_graph_node_names(
         ['input', '0']
 
     """
-    names = FxBackend().node_names(model, make_options(tracer_kwargs, concrete_args))
+    names = FxBackend().node_names(look_through(model), make_options(tracer_kwargs, concrete_args))
     if not suppress_diff_warning:
         names.warn_about_differences()
     return names.train, names.eval
@@ -89,6 +90,7 @@ def create_feature_extractor(
         requests = make_requests(return_nodes, train_return_nodes, eval_return_nodes)
     except ValueError as error:
         raise AssertionError(str(error)) from None
+    model = look_through(model)
     recordings = record_modes(model, make_options(tracer_kwargs, concrete_args))
     extractor = assemble(model, recordings, requests)
     for mode, recording in recordings.items():

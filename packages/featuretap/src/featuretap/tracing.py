@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from . import _compat
 from .errors import UntraceableModelError
 from .faithful import Guard, RealTensorMode, SavedTensors, TrainingReads
 from .messages import explain_failure, failure_location
@@ -115,6 +116,7 @@ class FeatureTracer(fx.Tracer):
             stack.enter_context(self._regions)
             stack.enter_context(patched_factories())
             stack.enter_context(patched_everywhere(self._wrapped))
+            stack.enter_context(_compat.indexing_shown())
             stack.enter_context(RealTensorMode(self))
             try:
                 self.recording.graph = self.trace(tree.model)
@@ -286,7 +288,7 @@ class FeatureTracer(fx.Tracer):
 
     def record_function(self, func: Callable[..., Any], args: Any, kwargs: Any) -> fx.Proxy:
         """Record a torch function or method called with a Proxy."""
-        if torch.overrides.is_tensor_method_or_property(func):
+        if _compat.is_method(func):
             return self.create_proxy("call_method", func.__name__, args, kwargs)
         return self.create_proxy("call_function", func, args, kwargs)
 

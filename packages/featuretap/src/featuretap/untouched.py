@@ -88,7 +88,7 @@ class _ModuleContent:
             kind = type(value)
             if (kind is dict or kind is OrderedDict) and not value:
                 self.empty.append(value)
-            elif name in _REGISTRIES:
+            elif depth == 0 and name in _REGISTRIES:
                 self.containers.append((value, value.copy()))
             elif kind not in _LEAVES:
                 self._add_value(value, depth)

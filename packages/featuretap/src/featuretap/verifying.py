@@ -17,6 +17,7 @@ from .modules import ModuleTree
 from .naming import Namer
 from .structures import copy_value
 from .undisturbed import undisturbed
+from .wrappers import look_through
 
 __all__ = ["Check", "Report", "prove", "verify"]
 
@@ -114,7 +115,7 @@ def verify(extractor: nn.Module, model: nn.Module, *args: Any, **kwargs: Any) ->
 
     """
     options = vars(extractor).get("_options") or Options()
-    return compare_with_forward(extractor, model, args, kwargs, options)
+    return compare_with_forward(extractor, look_through(model), args, kwargs, options)
 
 
 def compare_with_forward(
