@@ -121,7 +121,8 @@ def test_M4_vmap_over_inputs_and_over_an_ensemble(extract, name):
         return torch.func.functional_call(model, (parameters, buffers), (x[0],))
 
     assert identical(
-        copied(torch.vmap(ours)(parameters, buffers)), copied(torch.vmap(theirs)(parameters, buffers))
+        copied(torch.vmap(ours)(parameters, buffers)),
+        copied(torch.vmap(theirs)(parameters, buffers)),
     )
 
 
@@ -159,9 +160,7 @@ REPARAMETRIZED = {
 }
 
 
-@pytest.mark.skipif(
-    not hasattr(nn.utils.parametrizations, "weight_norm"), reason="since torch 2.1"
-)
+@pytest.mark.skipif(not hasattr(nn.utils.parametrizations, "weight_norm"), reason="since torch 2.1")
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("kind", REPARAMETRIZED)
 def test_V1_M5_trap28_reparametrized_weights(extract, kind, mode):
@@ -189,7 +188,10 @@ def test_V1_M5_trap28_reparametrized_weights(extract, kind, mode):
 class Quantizable(nn.Module):
     def __init__(self):
         super().__init__()
-        self.quant, self.dequant = torch.ao.quantization.QuantStub(), torch.ao.quantization.DeQuantStub()
+        self.quant, self.dequant = (
+            torch.ao.quantization.QuantStub(),
+            torch.ao.quantization.DeQuantStub(),
+        )
         self.conv, self.relu = nn.Conv2d(3, 4, 3), nn.ReLU()
         self.skip = torch.ao.nn.quantized.FloatFunctional()
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from featuretap.facts import _FRESH_FUNCTIONS
 from featuretap.inplace import (
-    _FRESH_FUNCTIONS,
     _FRESH_MODULES,
     StorageClasses,
     effect_of,

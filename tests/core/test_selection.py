@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
 from featuretap.backends import Options
 from featuretap.modes import record_modes
@@ -32,8 +33,8 @@ def test_a_selection_is_an_ordered_mapping_that_prints_as_a_table():
         (["a", "b"], {"a": None, "b": None}),
         (("a",), {"a": None}),
         ({"a": "k"}, {"a": "k"}),
-        ([{int}, "a"], {int: None, "a": None}),
-        (int, {int: None}),
+        ([{nn.ReLU}, "a"], {nn.ReLU: None, "a": None}),
+        (nn.ReLU, {nn.ReLU: None}),
     ],
 )
 def test_every_form_is_a_mapping_of_entries_to_keys(request_, expected):

@@ -23,7 +23,9 @@ __all__ = [
     "draws_random_numbers",
     "indexing_shown",
     "is_method",
+    "own_schemas",
     "preserve_version",
+    "settings_of_kernels",
     "storage_id",
 ]
 
@@ -39,6 +41,18 @@ def aten_schemas(name: str) -> Sequence[Any]:
         return tuple(torch._C._jit_get_schemas_for_operator(f"aten::{name}"))
     except RuntimeError:
         return ()
+
+
+def own_schemas(target: Any) -> Sequence[Any]:
+    """Return the schemas of ``torch.ops.library.name`` or one of its overloads; else nothing.
+
+    Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
+    """
+    if isinstance(target, torch._ops.OpOverload):
+        return (target._schema,)
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        return tuple(getattr(target, name)._schema for name in target.overloads())  # type: ignore[no-untyped-call]
+    return ()
 
 
 @cache
@@ -78,6 +92,21 @@ def compiled_module(module: nn.Module) -> nn.Module | None:
         return None
     inner: nn.Module = module._orig_mod
     return inner
+
+
+@cache
+def settings_of_kernels() -> tuple[str, ...]:
+    """Return the functions of ``torch._C`` that choose kernels or their precision, for the process.
+
+    ``sdpa_kernel``, ``use_deterministic_algorithms``, ``backends.mkldnn.flags`` and their like come
+    down to these. Checked on torch 2.0.1, 2.2.2, 2.6.0 and 2.15.0, which have eleven to all of them.
+    """
+    names = (
+        "sdp_use_flash sdp_use_mem_efficient sdp_use_math sdp_use_cudnn sdp_use_overrideable "
+        "sdp_priority_order cudnn_enabled cudnn_benchmark cudnn_deterministic cudnn_allow_tf32 "
+        "cublas_allow_tf32 mkldnn_enabled deterministic_algorithms float32_matmul_precision"
+    )
+    return tuple(f"_set_{name}" for name in names.split() if hasattr(torch._C, f"_set_{name}"))
 
 
 def storage_id(tensor: torch.Tensor) -> int:
@@ -123,7 +152,7 @@ _INDEXING: dict[str, Any] = {
     name: getattr(torch.Tensor, name) for name in ("__getitem__", "__setitem__")
 }
 _INDEXING_LOCK = threading.Lock()
-_indexing_shown_to = 0
+_SHOWN_TO: list[int] = []
 
 
 @contextlib.contextmanager
@@ -133,21 +162,20 @@ def indexing_shown() -> Iterator[None]:
     There they see it only for some kinds of ``i`` and ``y``. Counted, for several threads may want it
     at once. Checked on torch 2.0.1, 2.2.2, 2.4.1 and 2.15.0.
     """
-    global _indexing_shown_to
     if not _hides_indexing():
         yield
         return
     with _INDEXING_LOCK:
-        if not _indexing_shown_to:
+        if not _SHOWN_TO:
             for name, original in _INDEXING.items():
                 setattr(torch.Tensor, name, _shown(original))
-        _indexing_shown_to += 1
+        _SHOWN_TO.append(threading.get_ident())
     try:
         yield
     finally:
         with _INDEXING_LOCK:
-            _indexing_shown_to -= 1
-            if not _indexing_shown_to:
+            _SHOWN_TO.pop()
+            if not _SHOWN_TO:
                 for name in _INDEXING:
                     delattr(torch.Tensor, name)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Hashable, Sequence
+
+from .messages import warn
 
 __all__ = ["aligned", "warn_of_two_operations"]
 
@@ -24,11 +25,9 @@ def aligned(first: Sequence[Hashable], second: Sequence[Hashable], at: int, othe
     )
 
 
-def warn_of_two_operations(name: str, stacklevel: int) -> None:
+def warn_of_two_operations(name: str) -> None:
     """Warn that ``name`` is not the same in both modes."""
-    warnings.warn(
+    warn(
         f"{name!r} is one operation in train mode but another in eval mode, because they are "
-        "counted apart; pass train_return_nodes and eval_return_nodes to say which you mean",
-        UserWarning,
-        stacklevel=stacklevel + 1,
+        "counted apart; pass train_return_nodes and eval_return_nodes to say which you mean"
     )

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 from torch import nn
 
 from .backends import Options, available_backends, load_backend
 from .errors import FallbackWarning, NodeNotFoundError, UntraceableModelError
+from .messages import warn
 from .node_names import NodeNames
 from .selection import normalize
 from .wrappers import look_through
 
-__all__ = ["create_feature_extractor", "get_graph_node_names", "make_options", "make_requests"]
+__all__ = [
+    "Request",
+    "create_feature_extractor",
+    "get_graph_node_names",
+    "make_options",
+    "make_requests",
+]
+
+# What ``return_nodes`` may be.
+Entry: TypeAlias = str | type[nn.Module]
+Request: TypeAlias = Entry | Collection[Entry | Collection[Entry]] | Mapping[Any, str]
 
 _TRACER_KEYS = ("leaf_modules", "autowrap_functions", "autowrap_modules")
 
@@ -70,7 +82,9 @@ def get_graph_node_names(
 
     """
     options = make_options(tracer_kwargs, concrete_args, example_args, example_kwargs)
-    names: NodeNames = _serve(model, backend, lambda chosen, inner: chosen.node_names(inner, options))
+    names: NodeNames = _serve(
+        model, backend, lambda chosen, inner: chosen.node_names(inner, options)
+    )
     if not suppress_diff_warning:
         names.warn_about_differences()
     return names
@@ -78,9 +92,9 @@ def get_graph_node_names(
 
 def create_feature_extractor(
     model: nn.Module,
-    return_nodes: Any = None,
-    train_return_nodes: Any = None,
-    eval_return_nodes: Any = None,
+    return_nodes: Request | None = None,
+    train_return_nodes: Request | None = None,
+    eval_return_nodes: Request | None = None,
     tracer_kwargs: Mapping[str, Any] | None = None,
     suppress_diff_warning: bool = False,
     concrete_args: Mapping[str, Any] | None = None,
@@ -130,15 +144,11 @@ def create_feature_extractor(
     """
     requests = make_requests(return_nodes, train_return_nodes, eval_return_nodes)
     options = make_options(tracer_kwargs, concrete_args, example_args, example_kwargs)
-    with warnings.catch_warnings():
-        if suppress_diff_warning:
-            warnings.filterwarnings(
-                "ignore", r".* in train mode but another in eval mode", UserWarning
-            )
-        extractor: nn.Module = _serve(
-            model, backend, lambda chosen, inner: chosen.extractor(inner, requests, options)
-        )
-        return extractor
+    options = replace(options, suppress_diff_warning=suppress_diff_warning)
+    extractor: nn.Module = _serve(
+        model, backend, lambda chosen, inner: chosen.extractor(inner, requests, options)
+    )
+    return extractor
 
 
 def _serve(model: nn.Module, backend: str, ask: Callable[[Any, nn.Module], Any]) -> Any:
@@ -158,7 +168,7 @@ def _serve(model: nn.Module, backend: str, ask: Callable[[Any, nn.Module], Any])
     answer = ask(load_backend("hooks"), model)
     reason = reason.partition(" Ways out: ")[0]
     message = f"fx cannot serve this request, the hooks backend does. {reason}"
-    warnings.warn(message, FallbackWarning, stacklevel=3)
+    warn(message, FallbackWarning)
     return answer
 
 
@@ -188,8 +198,8 @@ def make_requests(both: Any, train: Any, evaluate: Any) -> dict[str, dict[Any, s
 def make_options(
     tracer_kwargs: Mapping[str, Any] | None,
     concrete_args: Mapping[str, Any] | None,
-    example_args: tuple[Any, ...] | None = None,
-    example_kwargs: Mapping[str, Any] | None = None,
+    example_args: Any = None,
+    example_kwargs: Any = None,
 ) -> Options:
     """Check what the user said besides the model and the request."""
     if tracer_kwargs is not None and not isinstance(tracer_kwargs, Mapping):
@@ -209,6 +219,15 @@ def make_options(
     for function in values.get("autowrap_functions", ()):
         if not callable(function):
             raise TypeError(f"autowrap_functions takes functions, not {function!r}")
+    for module in values.get("autowrap_modules", ()):
+        if not isinstance(module, types.ModuleType):
+            raise TypeError(f"autowrap_modules takes Python modules, not {module!r}")
+    if not isinstance(example_args, (tuple, list, type(None))):
+        kind = type(example_args).__name__
+        raise TypeError(f"example_args must be a tuple of arguments, not a {kind}: pass (x,)")
+    if not isinstance(example_kwargs, (Mapping, type(None))):
+        kind = type(example_kwargs).__name__
+        raise TypeError(f"example_kwargs must be a dict of argument names, not a {kind}")
     if concrete_args is not None and not isinstance(concrete_args, Mapping):
         raise TypeError(f"concrete_args must be a dict of argument names, not {concrete_args!r}")
     return Options(

@@ -32,6 +32,7 @@ class Options:
         concrete_args: arguments of ``forward`` that are fixed to a value.
         example_args: positional arguments of an example call.
         example_kwargs: keyword arguments of an example call.
+        suppress_diff_warning: do not warn where a name is another operation in each mode.
         extra: options that only this backend understands.
 
     """
@@ -42,6 +43,7 @@ class Options:
     concrete_args: Mapping[str, Any] = field(default_factory=dict)
     example_args: tuple[Any, ...] | None = None
     example_kwargs: Mapping[str, Any] | None = None
+    suppress_diff_warning: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -18,9 +18,12 @@ from typing import Any
 
 from torch import fx
 
+from .comparing import identical
 from .errors import NodeNotFoundError
 
 __all__ = ["compile_forward"]
+
+_SIMPLE = (type(None), bool, int, float, str)
 
 
 def compile_forward(
@@ -47,8 +50,9 @@ def compile_forward(
     while any(name.startswith((f"{prefix}F", f"{prefix}M")) for name in signature.parameters):
         prefix += "_"
     names = _Names(prefix)
-    train = _body(graphs["train"], fixed["train"], names)
-    evaluate = _body(graphs["eval"], fixed["eval"], names)
+    more = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
+    train = _body(graphs["train"], fixed["train"], more, names)
+    evaluate = _body(graphs["eval"], fixed["eval"], more, names)
     header = f"def forward(self{_parameters(signature, names)}):"
     if train == evaluate:
         lines = [header, *_indent(train)]
@@ -66,7 +70,11 @@ class _Names:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        self.namespace: dict[str, Any] = {"OrderedDict": OrderedDict, "_check_fixed": _check_fixed}
+        self.namespace: dict[str, Any] = {
+            "OrderedDict": OrderedDict,
+            "_check_fixed": _check_fixed,
+            "_check_empty": _check_empty,
+        }
         self._by_id: dict[int, str] = {id(OrderedDict): "OrderedDict"}
 
     def of(self, value: Any) -> str:
@@ -83,13 +91,27 @@ class _Names:
 
 def _check_fixed(name: str, given: Any, fixed: Any) -> None:
     """Refuse an argument that differs from the value it had when the model was traced."""
-    if given is fixed or (type(given) is type(fixed) and given == fixed):
+    if given is fixed:
+        return
+    if type(given) is type(fixed) and (
+        given == fixed if isinstance(fixed, _SIMPLE) else identical(given, fixed)
+    ):
         return
     raise ValueError(
         f"this extractor was made for {name}={fixed!r} and cannot serve {name}={given!r}: the branches "
         f"of the forward that {name} chooses were fixed when the model was traced. Create another "
         f"extractor with concrete_args={{{name!r}: ...}}, or use backend='hooks'"
     )
+
+
+def _check_empty(name: str, given: Mapping[str, Any]) -> None:
+    """Refuse keyword arguments that the model takes beyond those it names."""
+    if given:
+        raise ValueError(
+            f"this extractor was made without further keyword arguments (**{name}) and cannot serve "
+            f"{', '.join(given)}: what the forward does with them was not there to be traced. Use "
+            "backend='hooks'"
+        )
 
 
 def _mode_missing(why: str) -> None:
@@ -104,7 +126,8 @@ def _parameters(signature: inspect.Signature, names: _Names) -> str:
     text = ""
     keyword_only = False
     for parameter in signature.parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        if parameter.kind is parameter.VAR_KEYWORD:
+            text += f", **{parameter.name}"
             continue
         if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
             text += ", *"
@@ -115,14 +138,17 @@ def _parameters(signature: inspect.Signature, names: _Names) -> str:
     return text
 
 
-def _body(graph: fx.Graph | str, fixed: Mapping[str, Any], names: _Names) -> list[str]:
+def _body(graph: fx.Graph | str, fixed: Mapping[str, Any], more: str, names: _Names) -> list[str]:
     if isinstance(graph, str):
         return [f"{names.of(_mode_missing)}({graph!r})", "return None"]
     lines = [
         f"_check_fixed({name!r}, {name}, {_literal(value, names)})" for name, value in fixed.items()
     ]
-    local, dropped = _local_names(graph, fixed)
+    if more:
+        lines.append(f"_check_empty({more!r}, {more})")
+    local, dropped = _local_names(graph, {*fixed, more})
     holders = _Holders(graph, names.prefix)
+    # Regions stay open as long as they last: one that is entered again casts its weights again.
     regions: tuple[Any, ...] = ()
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -133,12 +159,19 @@ def _body(graph: fx.Graph | str, fixed: Mapping[str, Any], names: _Names) -> lis
             block = [*holders.needed_by(node), _statement(node, local, names, holders)]
         if node in dropped:
             block.append(f"{' = '.join(dropped[node])} = None")
-        inside = node.meta.get("featuretap_regions", ())
-        if inside and inside != regions and block:
-            lines.append(f"with {', '.join(_region(region, names) for region in inside)}:")
-        lines += _indent(block) if inside else block
+        inside = node.meta.get("featuretap_regions", ()) if node.op != "placeholder" else ()
+        kept = _common(regions, inside)
+        for depth in range(kept, len(inside)):
+            lines += _indent([f"with {_region(inside[depth], names)}:"], depth)
+        lines += _indent(block or ["pass"], len(inside)) if inside or block else []
         regions = inside
     return lines
+
+
+def _common(first: tuple[Any, ...], second: tuple[Any, ...]) -> int:
+    """Count the regions that two places share, from the outermost."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def _region(region: Any, names: _Names) -> str:
@@ -147,7 +180,7 @@ def _region(region: Any, names: _Names) -> str:
 
 
 def _local_names(
-    graph: fx.Graph, fixed: Mapping[str, Any]
+    graph: fx.Graph, arguments: set[str]
 ) -> tuple[dict[fx.Node, str], dict[fx.Node, list[str]]]:
     """Name the values, and say after which node which names are dropped.
 
@@ -156,7 +189,7 @@ def _local_names(
     """
     local: dict[fx.Node, str] = {}
     dropped: dict[fx.Node, list[str]] = {}
-    taken = {"self", "OrderedDict", "_check_fixed", *fixed}
+    taken = {"self", "OrderedDict", "_check_fixed", "_check_empty", *arguments}
     taken.update(str(node.target) for node in graph.nodes if node.op == "placeholder")
     dying = _last_uses(graph)
     for node in graph.nodes:

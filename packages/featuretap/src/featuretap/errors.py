@@ -84,6 +84,9 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     """
     pool = list(dict.fromkeys(n for n in names if n))
     inside = [n for n in pool if n.endswith("." + name) or n.startswith(name + ".")]
-    alike = difflib.get_close_matches(name, pool, n=count, cutoff=0.5)
+    inside += [n for n in pool if name.endswith("." + n)]
+    lower = {n.lower(): n for n in reversed(pool)}
+    matches = difflib.get_close_matches(name.lower(), lower, n=count, cutoff=0.5)
+    alike = [lower[match] for match in matches]
     around = sorted((n for n in pool if name.startswith(n + ".")), key=len, reverse=True)
     return list(dict.fromkeys([*inside[:count], *alike, *around]))[:count]

@@ -23,6 +23,9 @@ from .verifying import prove
 
 __all__ = ["FxBackend", "assemble"]
 
+_KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
+_AFTER_POSITIONAL = (_KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+
 
 class FxBackend:
     """Serves models whose forward ``torch.fx`` can record."""
@@ -46,7 +49,8 @@ class FxBackend:
         self, model: nn.Module, requests: Mapping[str, Mapping[Any, str | None]], options: Options
     ) -> FeatureExtractor:
         """Make an extractor of ``requests``; with example inputs, prove it on them."""
-        extractor = assemble(model, record_modes(model, options), requests)
+        quiet = options.suppress_diff_warning
+        extractor = assemble(model, record_modes(model, options), requests, quiet=quiet)
         extractor._options = options
         if options.example_args is not None or options.example_kwargs is not None:
             prove(extractor, model, options, lambda: _of_everything(model, options))
@@ -57,13 +61,19 @@ def assemble(
     model: nn.Module,
     recordings: Mapping[str, Recorded],
     requests: Mapping[str, Mapping[Any, str | None]],
+    *,
+    quiet: bool = False,
 ) -> FeatureExtractor:
-    """Make an extractor of ``requests`` from what was recorded."""
+    """Make an extractor of ``requests`` from what was recorded.
+
+    Unless ``quiet``, warn of a name asked for in both modes that is another operation in each.
+    """
     selections = _select(recordings, requests)
-    _warn_of_two_meanings(recordings, selections)
+    if requests["train"] is requests["eval"] and not quiet:
+        _warn_of_two_meanings(recordings, selections)
     parts = ExtractorParts(
         class_name=type(model).__name__,
-        signature=_without_annotations(inspect.signature(model.forward)),
+        signature=inspect.Signature(),
         graphs={},
         return_nodes={"train": {}, "eval": {}},
     )
@@ -77,6 +87,7 @@ def assemble(
         parts.fixed[mode] = recording.fixed_arguments
         parts.auto_leaves.update(recording.auto_leaves)
         constants.update(recording.constants)
+    parts.signature = _signature_of(model, parts.fixed)
     parts.graphs.update(_prune(recordings, selections))
     tree = ModuleTree(model)
     extractor = FeatureExtractor(parts)
@@ -101,6 +112,8 @@ def _select(
     requests: Mapping[str, Mapping[Any, str | None]],
 ) -> dict[str, Selection]:
     selections: dict[str, Selection] = {}
+    both = requests["train"] is requests["eval"]
+    others = {"train": recordings["eval"], "eval": recordings["train"]}
     for mode in MODES:
         recording = recordings[mode]
         if isinstance(recording, Recording):
@@ -108,14 +121,17 @@ def _select(
             selections[mode] = (
                 selections["train"]
                 if same and "train" in selections
-                else _resolve(requests[mode], recording, mode)
+                else _resolve(requests[mode], recording, mode, others[mode] if both else None)
             )
     return selections
 
 
-def _resolve(request: Mapping[Any, str | None], recording: Recording, mode: str) -> Selection:
+def _resolve(
+    request: Mapping[Any, str | None], recording: Recording, mode: str, other: Recorded | None
+) -> Selection:
+    known = other if isinstance(other, Recording) else None
     try:
-        return Selection.resolve(request, recording, mode)
+        return Selection.resolve(request, recording, mode, known)
     except NodeNotFoundError as error:
         error.hidden = _hiding(error.name, recording)
         raise
@@ -162,7 +178,7 @@ def _warn_of_two_meanings(
     asked = [selections[mode].names_to_keys for mode in MODES]
     for name in asked[0].keys() & asked[1].keys():
         if not same_operation(train, evaluate, name):
-            warn_of_two_operations(name, stacklevel=6)
+            warn_of_two_operations(name)
 
 
 def _note_flag_exceptions(extractor: FeatureExtractor, recordings: Mapping[str, Recorded]) -> None:
@@ -179,8 +195,19 @@ def _note_flag_exceptions(extractor: FeatureExtractor, recordings: Mapping[str, 
             ]
 
 
-def _without_annotations(signature: inspect.Signature) -> inspect.Signature:
-    """Drop annotations: they may name types that cannot be pickled."""
-    empty = inspect.Parameter.empty
-    parameters = [p.replace(annotation=empty) for p in signature.parameters.values()]
-    return signature.replace(parameters=parameters, return_annotation=empty)
+def _signature_of(model: nn.Module, fixed: Mapping[str, Mapping[str, Any]]) -> inspect.Signature:
+    """Return the signature of the forward: what was fixed may be left out.
+
+    Without annotations, which may name types that cannot be pickled.
+    """
+    values = {**fixed["train"], **fixed["eval"]}
+    parameters: list[inspect.Parameter] = []
+    may_have_default = True
+    for parameter in reversed(list(inspect.signature(model.forward).parameters.values())):
+        default = parameter.default
+        if parameter.name in values and (may_have_default or parameter.kind is _KEYWORD_ONLY):
+            default = values[parameter.name]
+        if default is parameter.empty and parameter.kind not in _AFTER_POSITIONAL:
+            may_have_default = False
+        parameters.insert(0, parameter.replace(annotation=parameter.empty, default=default))
+    return inspect.Signature(parameters)

@@ -38,6 +38,9 @@ def populate(
         else:
             holder = _holder(owner, holders, tree)
             _install_tensor(holder, tree.paths[owner], name)
+    for path, holder in holders.items():
+        if holder is not tree.paths[path]:
+            _sort(holder, tree.paths[path])
 
 
 def _holder(path: str, holders: dict[str, nn.Module], tree: ModuleTree) -> nn.Module:
@@ -53,6 +56,18 @@ def _holder(path: str, holders: dict[str, nn.Module], tree: ModuleTree) -> nn.Mo
         parent._modules[name] = child
     holders[path] = child
     return child
+
+
+def _sort(holder: nn.Module, original: nn.Module) -> None:
+    """Bring children and parameters into the model's order, which optimizers go by."""
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (holder._modules, original._modules),
+        (holder._parameters, original._parameters),
+    ]
+    for registry, order in pairs:
+        ordered = {name: registry[name] for name in order if name in registry}
+        registry.clear()
+        registry.update(ordered)
 
 
 def _install_tensor(holder: nn.Module, original: nn.Module, name: str) -> None:

@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import os
+import sys
+import sysconfig
 import traceback
+import types
+import warnings
 
 import torch
 from torch import nn
 
-__all__ = ["explain_failure", "failure_location"]
+__all__ = ["explain_failure", "failure_location", "warn"]
+
+_OURS = ("featuretap", "featuretap_hooks")
 
 _NOT_THE_MODEL = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
+_STANDARD = tuple(sysconfig.get_paths()[kind] + os.sep for kind in ("stdlib", "platstdlib"))
+_INSTALLED = tuple(sysconfig.get_paths()[kind] + os.sep for kind in ("purelib", "platlib"))
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, and point at the line of the user's code that called us."""
+    frame: types.FrameType | None = sys._getframe(1)
+    level = 2
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _OURS:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def failure_location(error: BaseException) -> str:
     """Return ``"file:line"`` of the innermost statement that belongs to the model's code."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_MODEL)]
+    own = [frame for frame in frames if _is_the_models(frame.filename)]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def _is_the_models(filename: str) -> bool:
+    if filename.startswith(_STANDARD) and not filename.startswith(_INSTALLED):
+        return False
+    return not filename.startswith(_NOT_THE_MODEL)
 
 
 def explain_failure(model: nn.Module, path: str, location: str, reason: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
+
+from .messages import warn
 
 __all__ = ["NodeNames"]
 
@@ -49,10 +50,7 @@ class NodeNames(list[str]):
     def warn_about_differences(self) -> None:
         """Warn, by name, about nodes that exist in one mode only, or a mode that failed."""
         for mode, reason in self.failures.items():
-            message = (
-                f"the model can be listed in one mode only; in {mode} mode it cannot: {reason}"
-            )
-            warnings.warn(message, UserWarning, stacklevel=4)
+            warn(f"the model can be listed in one mode only; in {mode} mode it cannot: {reason}")
         if self.failures:
             return
         common = set(self)
@@ -62,11 +60,9 @@ class NodeNames(list[str]):
         }
         parts = [f"only in {mode} mode: {_some(names)}" for mode, names in only.items() if names]
         if parts:
-            warnings.warn(
+            warn(
                 f"some nodes exist in one mode only ({'; '.join(parts)}). To extract them pass "
-                "train_return_nodes and eval_return_nodes; suppress_diff_warning=True silences this",
-                UserWarning,
-                stacklevel=4,
+                "train_return_nodes and eval_return_nodes; suppress_diff_warning=True silences this"
             )
 
 

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from .errors import UntraceableModelError
 from .recording import FixedArgument
 
@@ -27,18 +29,22 @@ def root_arguments(
     """
     check_argument_names(signature, concrete)
     recording = tracer.recording
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            raise tracer.refusal(f"the forward takes any number of arguments, *{name}")
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for name, parameter in signature.parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue  # taken to be empty, which each call checks
         if name in concrete or isinstance(parameter.default, _FIXED_DEFAULTS):
             value = concrete.get(name, parameter.default)
             recording.fixed_arguments[name] = value
             recording.events.append(FixedArgument(name, value))
         else:
-            has_default = parameter.default is not inspect.Parameter.empty
-            default = (parameter.default,) if has_default else ()
+            # A tensor as default is in the signature; in the graph it would be a node of its own.
+            known = not isinstance(parameter.default, (type, torch.Tensor))
+            default = (parameter.default,) if known else ()
             value = tracer.create_proxy("placeholder", name, default, {})
             recording.placeholders[name] = value.node
         if parameter.kind is parameter.KEYWORD_ONLY:

@@ -48,7 +48,10 @@ class Pruning:
             if isinstance(event, ModuleCall):
                 self._ending_at.setdefault(event.position, []).append(event)
         self._storage = StorageClasses()
-        self._state: list[fx.Node] = []
+        # The caller sees what is written to an argument, and may pass one tensor as two arguments.
+        self._state: list[fx.Node] = list(recording.placeholders.values())
+        for placeholder in self._state[1:]:
+            self._storage.join(placeholder, self._state[0])
         self._effects = [self._effect(event) for event in recording.events[: self._last + 1]]
 
     def graphs(self, modes: Sequence[Flags], *, consume: bool) -> list[fx.Graph]:

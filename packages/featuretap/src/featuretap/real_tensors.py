@@ -17,21 +17,22 @@ import torch
 from torch import fx, nn
 
 from . import _compat
+from .facts import may_draw, written_arguments
 from .faithful import SavedTensors, contains
-from .inplace import may_draw, written_arguments
 from .modules import ModuleTree
 from .operations import name_of
 
 if TYPE_CHECKING:
     from .tracing import FeatureTracer
 
-__all__ = ["RealTensors"]
+__all__ = ["GENERATOR", "RealTensors"]
 
 _LOOKS_AT_VALUE = frozenset(
     "item tolist numpy __array__ __bool__ __int__ __float__ __index__ __complex__ "
     "__contains__ is_nonzero equal allclose".split()
 )
 
+GENERATOR = "the forward draws from a torch.Generator of its own, which a graph cannot hold"
 _KINDS = (torch.dtype, torch.device)
 
 
@@ -83,10 +84,12 @@ class RealTensors:
         name = getattr(func, "__name__", "")
         tensors = list(_tensors_in(args, kwargs))
         volatile = any(self._is_volatile(tensor) for tensor in tensors)
+        if contains(torch.Generator, args, kwargs):
+            raise self._tracer.refusal(GENERATOR)
         if name == "__set__":
-            raise fx.proxy.TraceError("assignment to an attribute of a tensor cannot be recorded")
+            raise self._tracer.refusal("assignment to an attribute of a tensor cannot be recorded")
         if volatile and name in _LOOKS_AT_VALUE:
-            raise fx.proxy.TraceError(
+            raise self._tracer.refusal(
                 f"{name}() looks at the value of a buffer, a parameter or a random number, "
                 "which may be another one in the next call"
             )
@@ -155,7 +158,7 @@ class RealTensors:
         except NotImplementedError as error:
             # What cannot be written into a graph stays a constant, unless it must not.
             if volatile:
-                raise fx.proxy.TraceError(f"{target} cannot be recorded: {error}") from error
+                raise self._tracer.refusal(f"{target} cannot be recorded: {error}") from error
             return None
         return tracer.create_node(kind, target, args, kwargs)
 

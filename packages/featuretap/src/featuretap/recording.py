@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from .aliases import torchvision_names
-from .inplace import written_arguments
+from .facts import written_arguments
 from .modules import ModuleTree
 from .naming import Namer, join, operation_name
 from .structures import build, copy_from_region, copy_value
@@ -190,7 +190,7 @@ class Recording:
 
     def _name(self, node: fx.Node, namer: Namer) -> str | None:
         target: Any = node.target
-        if target in _UNNAMED:
+        if target in _UNNAMED or self._is_item_of_auto_leaf(node):
             return None
         if "featuretap_given_name" in node.meta:
             return namer.module(node.meta["featuretap_given_name"])
@@ -200,6 +200,16 @@ class Recording:
             return namer.operation("", target)
         operation = node.meta.get("featuretap_operation") or operation_name(target)
         return namer.operation(node.meta["featuretap_scope"], operation)
+
+    def _is_item_of_auto_leaf(self, node: fx.Node) -> bool:
+        """Say whether ``node`` takes an item out of what a module returned that became a leaf by itself.
+
+        Had it been looked into, its tuple or dict would be the real one, and no operation to open it.
+        """
+        if node.target is not operator.getitem or not isinstance(node.args[1], (int, str)):
+            return False
+        source = node.args[0]
+        return isinstance(source, fx.Node) and source.target in self.auto_leaves
 
     # -- look-up ----------------------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 
 The backward of a custom ``torch.autograd.Function`` would be lost: ``apply`` runs the forward under
 ``no_grad`` and ties the backward to it in C++, where a trace cannot follow. Reentrant checkpointing is
-such a function too. A question about torch's global state would be answered once and for all, and
-what sets that state would be over when the trace is.
+such a function too, and so are hooks for what is saved for the backward. A question about torch's
+global state would be answered once and for all, and what sets that state would be over when the trace
+is.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ from typing import Any
 import torch
 from torch import fx
 
+from . import _compat
 from .faithful import contains
 
 __all__ = ["called_by_model", "refused_functions"]
 
 _ASKS = "the forward asks {}(), and the answer of the trace would hold for every call"
 _SETS = "the forward calls {}(), which would not be called again"
+_CHOOSES = "the forward chooses kernels ({}), which would not be chosen again"
+_HOOKS = (
+    "the forward enters hooks for tensors that are saved for backward, which a graph would lose"
+)
 _STATE = {
     "is_grad_enabled": _ASKS,
     "is_inference_mode_enabled": _ASKS,
@@ -57,10 +63,17 @@ def refused_functions(refuse: Refuse) -> Iterator[None]:
 
     try:
         patch(torch.autograd.Function, "apply", _apply(refuse))
+        hooks = torch.autograd.graph.saved_tensors_hooks
+        enter = vars(hooks)["__enter__"]
+        patch(hooks, "__enter__", _refused(enter, _HOOKS, refuse, thread, called_by_model))
+        for name in _compat.settings_of_kernels():
+            setter = getattr(torch._C, name)
+            patch(torch._C, name, _refused(setter, _CHOOSES, refuse, thread, lambda _: True))
         for name, reason in _STATE.items():
             for owner in (torch, torch.random):
                 if name in vars(owner):
-                    patch(owner, name, _refused(vars(owner)[name], reason, refuse, thread))
+                    function = vars(owner)[name]
+                    patch(owner, name, _refused(function, reason, refuse, thread, called_by_model))
         yield
     finally:
         for owner, name, original in reversed(patched):
@@ -79,12 +92,16 @@ def _apply(refuse: Refuse) -> classmethod[Any, ..., Any]:
 
 
 def _refused(
-    function: Callable[..., Any], reason: str, refuse: Refuse, thread: int
+    function: Callable[..., Any],
+    reason: str,
+    refuse: Refuse,
+    thread: int,
+    matters: Callable[[types.FrameType], bool],
 ) -> Callable[..., Any]:
     @functools.wraps(function)
     def refused(*args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() == thread and called_by_model(sys._getframe(1)):
-            raise refuse(reason.format(f"torch.{function.__name__}"))
+        if threading.get_ident() == thread and matters(sys._getframe(1)):
+            raise refuse(reason.format(f"torch.{function.__name__.removeprefix('_set_')}"))
         return function(*args, **kwargs)
 
     return refused

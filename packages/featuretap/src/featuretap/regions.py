@@ -20,20 +20,24 @@ __all__ = ["Region", "RegionWatch"]
 
 
 class Region(NamedTuple):
-    """One context manager and its arguments."""
+    """One context manager, its arguments, and which of its entries this is.
+
+    Two ``autocast`` regions of one kind are not one: each casts the weights anew.
+    """
 
     enter: type
     arguments: tuple[tuple[str, Any], ...]
+    number: int
 
 
-def _region_of(manager: Any) -> Region:
+def _region_of(manager: Any, number: int) -> Region:
     if isinstance(manager, torch.autocast):
-        return Region(torch.autocast, _compat.autocast_arguments(manager))
+        return Region(torch.autocast, _compat.autocast_arguments(manager), number)
     if isinstance(manager, torch.set_grad_enabled):
-        return Region(torch.set_grad_enabled, (("mode", manager.mode),))
+        return Region(torch.set_grad_enabled, (("mode", manager.mode),), number)
     if isinstance(manager, torch.inference_mode):
-        return Region(torch.inference_mode, (("mode", manager.mode),))
-    return Region(type(manager), ())
+        return Region(torch.inference_mode, (("mode", manager.mode),), number)
+    return Region(type(manager), (), number)
 
 
 _WATCHED: tuple[type, ...] = (
@@ -43,7 +47,7 @@ _WATCHED: tuple[type, ...] = (
     torch.inference_mode,
     torch.autocast,
 )
-_NO_GRAD = Region(torch.no_grad, ())
+_NO_GRAD = Region(torch.no_grad, (), -1)
 
 
 class RegionWatch:
@@ -52,6 +56,7 @@ class RegionWatch:
     def __init__(self) -> None:
         self._thread = threading.get_ident()
         self._regions: tuple[Region, ...] = ()
+        self._entered = 0
         self._originals: list[tuple[type, str, Callable[..., Any]]] = []
 
     def current(self) -> tuple[Region, ...]:
@@ -81,7 +86,8 @@ class RegionWatch:
         def enter(manager: Any) -> Any:
             result = original(manager)
             if threading.get_ident() == self._thread:
-                self._regions = (*self._regions, _region_of(manager))
+                self._regions = (*self._regions, _region_of(manager, self._entered))
+                self._entered += 1
             return result
 
         return enter

@@ -6,6 +6,8 @@ import fnmatch
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from torch import nn
+
 from .errors import NodeNotFoundError, nearest
 
 __all__ = ["NodeIndex", "Selection", "is_glob", "normalize"]
@@ -53,8 +55,20 @@ class Selection(Mapping[str, Any]):
         return self._points[self.names_to_keys[name]]
 
     @classmethod
-    def resolve(cls, request: Mapping[Any, str | None], index: NodeIndex, mode: str) -> Selection:
+    def resolve(
+        cls,
+        request: Mapping[Any, str | None],
+        index: NodeIndex,
+        mode: str,
+        other: NodeIndex | None = None,
+    ) -> Selection:
         """Look every entry of a normalized request up in ``index``.
+
+        Args:
+            request: entries and keys.
+            index: the forward in ``mode``.
+            mode: ``"train"`` or ``"eval"``, for the messages.
+            other: the forward in the other mode, where a missing name may be.
 
         Raises:
             NodeNotFoundError: if an entry names no node.
@@ -64,7 +78,10 @@ class Selection(Mapping[str, Any]):
         points: dict[str, Any] = {}
         asked: dict[str, str] = {}
         for entry, key in request.items():
-            names = _names(entry, index, mode)
+            try:
+                names = _names(entry, index)
+            except NodeNotFoundError as error:
+                raise _in_mode(error, entry, mode, other) from None
             if key is not None and len(names) > 1:
                 raise ValueError(
                     f"{_show(entry)} matches {len(names)} nodes ({', '.join(names[:3])}, ...) but was "
@@ -125,9 +142,9 @@ def normalize(request: Any, what: str = "return_nodes") -> dict[Any, str | None]
     elif isinstance(request, (list, tuple, set, frozenset)):
         entries = {}
         for entry in request:
-            entries.update(
-                dict.fromkeys(entry) if isinstance(entry, (set, frozenset)) else {entry: None}
-            )
+            for single in entry if isinstance(entry, (set, frozenset)) else (entry,):
+                _check_entry(single, what)
+                entries[single] = None
     else:
         raise TypeError(
             f"{what} must be a dict, a list of names or a name, not {type(request).__name__} ({request!r})"
@@ -135,8 +152,7 @@ def normalize(request: Any, what: str = "return_nodes") -> dict[Any, str | None]
     if not entries:
         raise ValueError(f"{what} is empty; name at least one node, or '' for the model's output")
     for entry, key in entries.items():
-        if not isinstance(entry, (str, type)):
-            raise TypeError(f"{what}: {entry!r} is neither a node name nor a module type")
+        _check_entry(entry, what)
         if key is not None and not isinstance(key, str):
             raise TypeError(f"{what}: the key of {_show(entry)} must be a str, not {key!r}")
     for entry, key in dict(request).items() if isinstance(request, Mapping) else ():
@@ -145,18 +161,24 @@ def normalize(request: Any, what: str = "return_nodes") -> dict[Any, str | None]
     return entries
 
 
+def _check_entry(entry: Any, what: str) -> None:
+    if not isinstance(entry, str) and not (
+        isinstance(entry, type) and issubclass(entry, nn.Module)
+    ):
+        raise TypeError(f"{what}: {_show(entry)} is neither a node name nor a module type")
+
+
 def is_glob(entry: str) -> bool:
     """Say whether ``entry`` has a wildcard: ``*``, ``?`` or ``[...]``."""
     return "*" in entry or "?" in entry or "]" in entry.partition("[")[2]
 
 
-def _names(entry: Any, index: NodeIndex, mode: str) -> list[str]:
+def _names(entry: Any, index: NodeIndex) -> list[str]:
     if isinstance(entry, type):
         names = index.names_of_type(entry)
         if not names:
-            raise _not_found(
-                _show(entry), index, f"no module of type {entry.__name__} is called", mode
-            )
+            problem = f"no module of type {entry.__name__} is called in the forward of the model"
+            raise _not_found(_show(entry), index, problem)
         return names
     if index.find(entry) is not None:
         return [entry]
@@ -165,18 +187,37 @@ def _names(entry: Any, index: NodeIndex, mode: str) -> list[str]:
             names = [name for name in pool if name and fnmatch.fnmatchcase(name, entry)]
             if names:
                 return names
-        raise _not_found(entry, index, f"no node matches {entry!r}", mode)
-    raise _not_found(entry, index, f"{entry!r} is no node", mode)
+        raise _not_found(entry, index, f"no node of the model matches {entry!r}")
+    raise _not_found(entry, index, f"{entry!r} is no node of the model")
 
 
-def _not_found(entry: str, index: NodeIndex, problem: str, mode: str) -> NodeNotFoundError:
+def _not_found(entry: str, index: NodeIndex, problem: str) -> NodeNotFoundError:
     suggestions = nearest(entry, index.known_names())
     hint = f" Did you mean {' or '.join(map(repr, suggestions))}?" if suggestions else ""
     return NodeNotFoundError(
-        f"{problem} of the model in {mode} mode.{hint} "
-        "get_graph_node_names(model) lists all nodes; a module's path names what it returns",
+        f"{problem}.{hint} get_graph_node_names(model) lists all nodes; a module's path names what "
+        "it returns",
         entry,
         suggestions,
+    )
+
+
+def _in_mode(
+    error: NodeNotFoundError, entry: Any, mode: str, other: NodeIndex | None
+) -> NodeNotFoundError:
+    """Say so where the other mode has what this one lacks."""
+    try:
+        found = _names(entry, other) if other is not None else []
+    except NodeNotFoundError:
+        found = []
+    if not found:
+        return error
+    another = "eval" if mode == "train" else "train"
+    return NodeNotFoundError(
+        f"{_show(entry)} is a node in {another} mode only, and this request is also for {mode} mode. "
+        "Pass train_return_nodes and eval_return_nodes to ask for other nodes in each",
+        error.name,
+        error.suggestions,
     )
 
 

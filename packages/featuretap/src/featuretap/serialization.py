@@ -6,6 +6,8 @@ mode but the active one. Here each node is one row; references to other nodes ar
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +38,11 @@ def graph_to_state(graph: fx.Graph) -> list[tuple[Any, ...]]:
         args = _plain(fx.node.map_arg(node.args, numbers.__getitem__))
         kwargs = _plain(fx.node.map_arg(node.kwargs, numbers.__getitem__))
         meta = {key: node.meta[key] for key in _KEPT_META if key in node.meta}
+        if "nn_module_stack" in meta:
+            stack = meta["nn_module_stack"].items()
+            meta["nn_module_stack"] = {
+                key: (path, _importable(kind)) for key, (path, kind) in stack
+            }
         if "featuretap_calls" in node.meta:
             calls = node.meta["featuretap_calls"]
             meta["featuretap_calls"] = [
@@ -43,6 +50,19 @@ def graph_to_state(graph: fx.Graph) -> list[tuple[Any, ...]]:
             ]
         rows.append((node.name, node.op, _as_state(node.target), args, kwargs, meta))
     return rows
+
+
+def _importable(kind: Any) -> Any:
+    """Return a class that pickle finds by its name: ``kind``, or the nearest it inherits from."""
+    return next((base for base in kind.__mro__ if _is_importable(base)), torch.nn.Module)
+
+
+@cache
+def _is_importable(kind: type) -> bool:
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind
 
 
 def graph_from_state(rows: list[tuple[Any, ...]]) -> fx.Graph:

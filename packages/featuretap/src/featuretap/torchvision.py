@@ -6,7 +6,6 @@ meant another node there, a ``UserWarning`` says which.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import fx, nn
 from .api import make_options, make_requests
 from .extractor import FeatureExtractor
 from .fx_backend import FxBackend, assemble
+from .messages import warn
 from .modes import Recorded, record_modes
 from .recording import Point, Recording
 from .wrappers import look_through
@@ -92,8 +92,9 @@ def create_feature_extractor(
         raise AssertionError(str(error)) from None
     model = look_through(model)
     recordings = record_modes(model, make_options(tracer_kwargs, concrete_args))
-    extractor = assemble(model, recordings, requests)
-    for mode, recording in recordings.items():
+    extractor = assemble(model, recordings, requests, quiet=suppress_diff_warning)
+    # Once where one recording serves both modes.
+    for mode, recording in {id(r): (m, r) for m, r in recordings.items()}.values():
         _warn_of_other_meanings(extractor._parts.return_nodes[mode], recording)
     return extractor
 
@@ -107,11 +108,7 @@ def _warn_of_other_meanings(names: Mapping[str, str], recording: Recorded) -> No
         ours = recording.find(name)
         before = theirs.get(name) or _last_inside(name, theirs)
         if ours is not None and before is not None and before.value is not ours.value:
-            warnings.warn(
-                f"{name!r} is {_what(ours)} here; torchvision's tool took it for {before.name!r}",
-                UserWarning,
-                stacklevel=3,
-            )
+            warn(f"{name!r} is {_what(ours)} here; torchvision's tool took it for {before.name!r}")
 
 
 def _last_inside(name: str, points: Mapping[str, Point]) -> Point | None:

@@ -34,11 +34,12 @@ from .messages import explain_failure, failure_location
 from .modules import LeafRule, ModuleTree
 from .placeholders import root_arguments
 from .proxies import FeatureProxy
-from .real_tensors import RealTensors
+from .real_tensors import GENERATOR, RealTensors
 from .recording import ModuleCall, Recording
 from .refused import refused_functions
 from .regions import Region, RegionWatch
 from .structures import freeze
+from .surroundings import Surroundings
 from .untouched import Untouched
 from .wrapping import patched_everywhere, patched_factories
 
@@ -108,6 +109,7 @@ class FeatureTracer(fx.Tracer):
         with contextlib.ExitStack() as stack:
             # Neither the caller's grad mode nor its autocast may leak into what is recorded.
             reads = TrainingReads()
+            stack.callback(Surroundings(tree.model).restore)
             stack.enter_context(guard)
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
@@ -146,9 +148,17 @@ class FeatureTracer(fx.Tracer):
         args, kwargs = root_arguments(self, self._tree.signature, self._concrete)
 
         def forward() -> None:
-            self.root(*args, **kwargs)
+            value = self.root(*args, **kwargs)
+            if type(self.root).__call__ is not nn.Module.__call__:
+                self._return_from_call(value)
 
         return forward, []
+
+    def _return_from_call(self, value: Any) -> None:
+        """Let the output of the model be what its own ``__call__`` made of that of its forward."""
+        events = self.recording.events
+        call = next(event for event in events if isinstance(event, ModuleCall) and not event.path)
+        call.value, call.position = freeze(value, self._real.node), len(events) - 1
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a call of ``m`` is one node: the user's choice, or a module of ``torch.nn``."""
@@ -175,6 +185,11 @@ class FeatureTracer(fx.Tracer):
         self._module_stack[f"{path}@{len(self.recording.events)}"] = (path, type(m))
         try:
             if path and self.is_leaf_module(m, path):
+                changed = self._guard.model.changed_attribute(m)
+                if changed:
+                    raise self.refusal(
+                        f"the forward sets .{changed} of {path!r}, which a graph would not set again"
+                    )
                 return self.create_proxy("call_module", path, args, kwargs)
             return self._look_into(m, path, forward, args, kwargs)
         finally:
@@ -252,6 +267,8 @@ class FeatureTracer(fx.Tracer):
             return self._real.node(a)
         if kind is torch.dtype or kind is torch.device:
             return self._real.read_off(a)
+        if kind is torch.Generator:
+            raise self.refusal(GENERATOR)
         return super().create_arg(a)
 
     def create_node(
@@ -264,6 +281,8 @@ class FeatureTracer(fx.Tracer):
         type_expr: Any = None,
     ) -> fx.Node:
         """Append a node that remembers where it was made."""
+        if kind == "call_method" and target == "backward":
+            raise self.refusal("the forward calls backward(), which a graph would not do")
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         meta = node.meta
         meta["nn_module_stack"] = self._module_stack

@@ -51,6 +51,18 @@ class Untouched:
             for content, flag in zip(contents, earlier, strict=True):
                 content.put_flag(flag)
 
+    def changed_attribute(self, module: nn.Module) -> str:
+        """Name an attribute of ``module`` or of a module inside it that is not what it was."""
+        for part in module.modules():
+            content = self._modules.get(id(part))
+            if content is not None and not _same_items(*content.attributes[0]):
+                before = content.attributes[0][1]
+                changed = [
+                    name for name, value in vars(part).items() if before.get(name) is not value
+                ]
+                return changed[0] if changed else ""
+        return ""
+
     def reassigned_tensors(self, module: nn.Module) -> str:
         """Name a buffer, or a tensor the module reads in its forward, that was set to another one."""
         content = self._modules.get(id(module))

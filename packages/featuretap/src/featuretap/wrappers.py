@@ -24,7 +24,7 @@ def look_through(model: Any) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    inner = _compat.compiled_module(model)
+    inner: Any = _compat.compiled_module(model)
     if inner is None and type(model) in _HOLD_IT_AS_MODULE:
         inner = model.module
     return model if inner is None else look_through(inner)

@@ -1,0 +1,79 @@
+"""What a forward may write outside of the modules: attributes of their classes, and globals.
+
+Other threads and the user's own code may write there too, so nothing is put back but what holds
+a stand-in, of which nobody else can know.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx, nn
+
+from .faithful import contains
+
+__all__ = ["Surroundings"]
+
+_CONTAINERS = (list, dict, set, deque)
+_ABSENT = object()
+
+
+class Surroundings:
+    """The class attributes and the globals that the forwards of a model can reach by name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        classes = {base for module in model.modules() for base in _own_classes(type(module))}
+        owners: list[Any] = [*classes, *_files_of(classes)]
+        self._namespaces = [(owner, dict(vars(owner))) for owner in owners]
+        self._containers = [
+            (value, value.copy())
+            for _, namespace in self._namespaces
+            for value in namespace.values()
+            if isinstance(value, _CONTAINERS)
+        ]
+
+    def restore(self) -> None:
+        """Take out every stand-in that was left since this object was made."""
+        for owner, before in self._namespaces:
+            for name, value in list(vars(owner).items()):
+                if value is not before.get(name, _ABSENT) and contains(fx.Proxy, value):
+                    _put_back(owner, name, before.get(name, _ABSENT))
+        for container, content in self._containers:
+            if _changed(container, content) and contains(fx.Proxy, _items(container)):
+                container.clear()
+                _refill(container, content)
+
+
+def _own_classes(kind: type) -> Iterator[type]:
+    return (base for base in kind.__mro__ if not base.__module__.startswith(("torch.", "builtins")))
+
+
+def _files_of(classes: set[type]) -> Iterator[Any]:
+    names = {base.__module__ for base in classes}
+    return (sys.modules[name] for name in names if name in sys.modules)
+
+
+def _put_back(owner: Any, name: str, value: Any) -> None:
+    if value is _ABSENT:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, value)
+
+
+def _items(container: Any) -> list[Any]:
+    return [*container, *container.values()] if isinstance(container, dict) else list(container)
+
+
+def _changed(container: Any, before: Any) -> bool:
+    now, then = _items(container), _items(before)
+    return len(now) != len(then) or any(a is not b for a, b in zip(now, then, strict=True))
+
+
+def _refill(container: Any, content: Any) -> None:
+    if isinstance(container, (list, deque)):
+        container.extend(content)
+    else:
+        container.update(content)
