@@ -207,7 +207,7 @@ def downstream(session: nox.Session) -> None:
 
 @session(python=python_for(NEWEST))
 def benchmark(session: nox.Session) -> None:
-    """Measure, and write benchmarks/RESULTS.md."""
+    """Measure, and write benchmarks/RESULTS.md, its plot and the table of the README."""
     install(session, NEWEST, "test", "peers")
     results = Path(os.environ.get("RESULTS", Path(session.create_tmp()) / "results.json"))
     options = ["--benchmark-enable", f"--benchmark-json={results}"]

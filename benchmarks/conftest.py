@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 import torch
+
+PACKAGES = "torch torchvision timm torchextractor surgeon-pytorch nnsight torchlens".split()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,11 +34,8 @@ def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, Any]
 ) -> None:
     """Put into the results what the report says about the machine."""
-    import torchvision  # type: ignore[import-untyped]
-
     device = _device(config)
-    machine_info["torch"] = torch.__version__
-    machine_info["torchvision"] = torchvision.__version__
+    machine_info["versions"] = {package: version(package) for package in PACKAGES}
     machine_info["device"] = (
         torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 import nnsight  # type: ignore[import-untyped]
@@ -20,7 +21,7 @@ from torchlens.backends.torch.wrappers import (  # type: ignore[import-untyped]
 
 from .peers import Extract, Features
 
-__all__ = ["HOOK_LIBRARIES", "baukit_style", "seconds_of_torchlens"]
+__all__ = ["HOOK_LIBRARIES", "baukit_style", "seconds_of_torchlens", "torchlens_log"]
 
 # nnsight gives a ``save`` to every object of the process, which then passes for an option of argparse.
 if hasattr(object, "save"):
@@ -66,8 +67,8 @@ HOOK_LIBRARIES = {
 }
 
 
-def seconds_of_torchlens(model: nn.Module, x: torch.Tensor) -> float:
-    """Time one forward that keeps everything.
+def torchlens_log(model: nn.Module, x: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Log one forward with the value of every operation; return the seconds, and the output logged.
 
     torchlens replaces the functions of torch, which slows all else down and is undone here; that it
     takes a third of a second is not counted.
@@ -75,34 +76,43 @@ def seconds_of_torchlens(model: nn.Module, x: torch.Tensor) -> float:
     wrap_torch()
     try:
         start = time.perf_counter()
-        torchlens.trace(model, x)
-        return time.perf_counter() - start
+        log = torchlens.trace(model, x)
+        seconds = time.perf_counter() - start
     finally:
         unwrap_torch()
+    model(x)  # so that who comes next finds the caches warm
+    return seconds, log[log.output_layers[0]].out
+
+
+def seconds_of_torchlens(model: nn.Module, x: torch.Tensor) -> float:
+    """Time :func:`torchlens_log`."""
+    return torchlens_log(model, x)[0]
 
 
 class _StopForward(Exception):
     pass
 
 
-def baukit_style(model: nn.Module, node: str) -> Extract:
-    """End the forward by an exception in a hook, as baukit's ``Trace(stop=True)`` does."""
-    module = model.get_submodule(node)
+def baukit_style(model: nn.Module, nodes: Sequence[str], copied: Collection[str] = ()) -> Extract:
+    """End the forward by an exception in the last hook, as baukit's ``TraceDict(stop=True)`` does."""
+    modules = {node: model.get_submodule(node) for node in nodes}
 
     def extract(x: torch.Tensor) -> Features:
         features: Features = {}
 
-        def keep(_module: nn.Module, _args: Any, output: torch.Tensor) -> None:
-            features[node] = output
-            raise _StopForward
+        def keep(node: str, _module: nn.Module, _args: Any, output: torch.Tensor) -> None:
+            features[node] = output.clone() if node in copied else output
+            if node == nodes[-1]:
+                raise _StopForward
 
-        handle = module.register_forward_hook(keep)
+        handles = [m.register_forward_hook(partial(keep, node)) for node, m in modules.items()]
         try:
             model(x)
         except _StopForward:
             pass
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         return features
 
     return extract

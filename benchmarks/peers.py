@@ -11,6 +11,7 @@ from torchvision.models import feature_extraction  # type: ignore[import-untyped
 
 Features = dict[str, torch.Tensor]
 Extract = Callable[[torch.Tensor], Features]
+Steps = Callable[[nn.Module], list[tuple[str, nn.Module]]]
 
 
 def bare_trace(model: nn.Module) -> fx.Graph:
@@ -73,9 +74,21 @@ def resnet_steps(model: Any) -> list[tuple[str, nn.Module]]:
     return [(name, getattr(model, name)) for name in names]
 
 
-def densenet_steps(model: Any) -> list[tuple[str, nn.Module]]:
-    """Return the steps of a torchvision DenseNet before its head."""
+def timm_resnet_steps(model: Any) -> list[tuple[str, nn.Module]]:
+    """Return the steps of a ResNet of timm before its head."""
+    names = "conv1 bn1 act1 maxpool layer1 layer2 layer3 layer4".split()
+    return [(name, getattr(model, name)) for name in names]
+
+
+def features_steps(model: Any) -> list[tuple[str, nn.Module]]:
+    """Return the steps before the head of a torchvision AlexNet, DenseNet or SwinTransformer."""
     return [(f"features.{name}", step) for name, step in model.features.named_children()]
+
+
+def maxvit_steps(model: Any) -> list[tuple[str, nn.Module]]:
+    """Return the steps of a torchvision MaxVit before its head."""
+    blocks = model.blocks.named_children()
+    return [("stem", model.stem), *((f"blocks.{name}", block) for name, block in blocks)]
 
 
 def vit_steps(model: Any) -> list[tuple[str, nn.Module]]:
@@ -103,25 +116,7 @@ class _VitStem(nn.Module):
         return embedded
 
 
-def hooked(model: nn.Module, node: str) -> Extract:
-    """Run all of ``model`` with a plain forward hook on the module ``node``."""
-    module = model.get_submodule(node)
-
-    def extract(x: torch.Tensor) -> Features:
-        features: Features = {}
-
-        def keep(_module: nn.Module, _args: Any, output: torch.Tensor) -> None:
-            features[node] = output
-
-        handle = module.register_forward_hook(keep)
-        model(x)
-        handle.remove()
-        return features
-
-    return extract
-
-
-def hooked_all(model: nn.Module, nodes: Sequence[str]) -> Extract:
+def hooked(model: nn.Module, nodes: Sequence[str]) -> Extract:
     """Run all of ``model`` with a plain forward hook on each of the modules ``nodes``."""
     modules = {node: model.get_submodule(node) for node in nodes}
 

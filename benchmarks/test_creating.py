@@ -23,9 +23,10 @@ def test_creating_for_a_classifier(benchmark: Benchmark, name: str) -> None:
     """Creating costs the traces it needs and about as much again for the rest."""
     model, nodes = classifier(name), CLASSIFIERS[name]
     target = TWO_TRACES if name in MODES_DIFFER else ONE_TRACE
-    peers = {"bare trace": Peer(partial(bare_trace, model), target)}
-    if name != "maxvit_t":
-        peers["torchvision"] = Peer(partial(torchvision_extractor, model, nodes), rounds=5)
+    peers = {
+        "bare trace": Peer(partial(bare_trace, model), target),
+        "torchvision": Peer(partial(torchvision_extractor, model, nodes), rounds=3),
+    }
     traces = "two traces" if name in MODES_DIFFER else "one trace"
     ours = partial(created, model, list(nodes))
     compare(benchmark, TOPIC, f"{name}, {traces}", ours, peers, rounds=25)

@@ -15,8 +15,16 @@ from featuretap_hooks import create_feature_extractor, get_graph_node_names
 
 from .hook_libraries import HOOK_LIBRARIES, baukit_style, seconds_of_torchlens
 from .models import classifier
-from .peers import Truncated, hooked_all, resnet_steps, torchvision_extractor, vit_steps
-from .timing import Benchmark, Peer, compare, note
+from .peers import (
+    Truncated,
+    hooked,
+    resnet_steps,
+    timm_resnet_steps,
+    torchvision_extractor,
+    vit_steps,
+)
+from .timing import Benchmark, Peer, compare
+from .timm_extractors import TIMM_EXTRACTORS, timm_model
 
 TOPIC = "Hooks"
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
@@ -34,15 +42,18 @@ def measure(
     peers: dict[str, tuple[Callable[[torch.Tensor], Any], float | None]],
     x: torch.Tensor,
     rounds: int,
+    more: dict[str, Peer] | None = None,
 ) -> None:
-    """Time ``ours`` beside ``peers``, and check that all give the same features."""
+    """Time ``ours`` beside ``peers`` and ``more``, and check that all give the same features."""
+    ways = {name: Peer(partial(way, x), target) for name, (way, target) in peers.items()}
+    ways |= more or {}
+    calls = 3 if x.shape[-1] < 100 else 1
+    compare(benchmark, TOPIC, case, partial(ours, x), ways, rounds=rounds, calls=calls, warmup=5)
     features = ours(x)
     for name, (way, _) in peers.items():
         theirs = way(x)
         for key in set(features).intersection(theirs if isinstance(theirs, dict) else ()):
             assert torch.equal(features[key], theirs[key]), (name, key)
-    ways = {name: Peer(partial(way, x), target) for name, (way, target) in peers.items()}
-    compare(benchmark, TOPIC, case, partial(ours, x), ways, rounds=rounds, calls=3, warmup=5)
 
 
 @pytest.mark.parametrize("size", [32, 224])
@@ -55,7 +66,7 @@ def test_outputs_of_modules(benchmark: Benchmark, size: int) -> None:
         f"resnet18 at {size} x {size}, four stages, whole forward",
         create_feature_extractor(model, [*STAGES, "fc"]),
         {
-            "plain hooks": (hooked_all(model, [*STAGES, "fc"]), 1.02),
+            "plain hooks": (hooked(model, [*STAGES, "fc"]), 1.02),
             **{
                 name: (way(copy.deepcopy(model), [*STAGES, "fc"]), None)
                 for name, way in HOOK_LIBRARIES.items()
@@ -80,10 +91,26 @@ def test_early_stop(benchmark: Benchmark, name: str) -> None:
         {
             "truncated": (Truncated(steps, [node]).eval(), 1.03),
             "torchvision": (torchvision_extractor(model, [node]), None),
-            "baukit-style": (baukit_style(model, node), None),
+            "baukit-style": (baukit_style(model, [node]), None),
         },
         x,
-        rounds=50 if name == "resnet18" else 20,
+        rounds=80 if name == "resnet18" else 30,
+    )
+
+
+@torch.no_grad()
+def test_early_stop_beside_timm(benchmark: Benchmark) -> None:
+    """timm's extractors know where the stages of timm's models are."""
+    model, x, nodes = timm_model("resnet18"), torch.randn(1, 3, 224, 224), STAGES[:3]
+    timm = {name: (way(model, nodes), None) for name, way in TIMM_EXTRACTORS.items()}
+    floor = Truncated(timm_resnet_steps(model), nodes).eval()
+    measure(
+        benchmark,
+        "timm's resnet18, three stages",
+        create_feature_extractor(model, nodes),
+        {"truncated": (floor, 1.03), **timm},
+        x,
+        rounds=60,
     )
 
 
@@ -107,6 +134,7 @@ def test_every_node(benchmark: Benchmark) -> None:
     model, x = classifier("resnet18"), torch.randn(1, 3, 32, 32)
     # One value per channel is none that batch norm can train on: this model has its eval mode only.
     names = list(get_graph_node_names(model, example_args=(x,), suppress_diff_warning=True))
+    logged = copy.deepcopy(model)
     measure(
         benchmark,
         "resnet18 at 32 x 32, every node",
@@ -114,22 +142,7 @@ def test_every_node(benchmark: Benchmark) -> None:
         {"model alone": (partial(whole, model), 1.35)},
         x,
         rounds=100,
+        more={
+            "torchlens": Peer(partial(seconds_of_torchlens, logged, x), rounds=5, own_clock=True)
+        },
     )
-
-
-@torch.no_grad()
-def test_every_node_beside_torchlens(benchmark: Benchmark, quick: bool) -> None:
-    """What logs the whole forward is of another order."""
-    model, x = classifier("resnet18"), torch.randn(1, 3, 32, 32)
-    names = list(get_graph_node_names(model, example_args=(x,), suppress_diff_warning=True))
-    extractor, logged = create_feature_extractor(model, names), copy.deepcopy(model)
-    seconds: list[float] = []
-
-    def theirs() -> None:
-        seconds.append(seconds_of_torchlens(logged, x))
-        extractor(x)  # as warm as in the other benchmarks
-
-    benchmark.pedantic(partial(extractor, x), setup=theirs, rounds=1 if quick else 10)
-    if not quick:
-        case = "resnet18 at 32 x 32, every node, beside torchlens"
-        note(benchmark, TOPIC, case, benchmark.stats.stats.data, {"torchlens": seconds}, {})

@@ -23,23 +23,29 @@ def test_listing_a_classifier(benchmark: Benchmark, name: str) -> None:
     """Listing costs little more than the traces it needs: one, or two where the modes differ."""
     model = classifier(name)
     target = TWO_TRACES if name in MODES_DIFFER else ONE_TRACE
-    peers = {"bare trace": Peer(partial(bare_trace, model), target)}
-    if name != "maxvit_t":
-        peers["torchvision"] = Peer(partial(torchvision_names, model), rounds=5)
+    peers = {
+        "bare trace": Peer(partial(bare_trace, model), target),
+        "torchvision": Peer(partial(torchvision_names, model), rounds=3),
+    }
     traces = "two traces" if name in MODES_DIFFER else "one trace"
     compare(benchmark, TOPIC, f"{name}, {traces}", partial(listed, model), peers, rounds=25)
 
 
-def test_listing_a_long_chain(benchmark: Benchmark, quick: bool) -> None:
+@pytest.mark.parametrize("nodes", [120, 300, 1200, 3000])
+def test_listing_a_long_chain(benchmark: Benchmark, quick: bool, nodes: int) -> None:
     """Listing thousands of nodes still costs little more than one trace."""
-    nodes = 300 if quick else 3000
+    nodes = min(nodes, 300) if quick else nodes
     model = chain(nodes)
     peers = {
         "bare trace": Peer(partial(bare_trace, model), ONE_TRACE),
-        "torchvision": Peer(partial(torchvision_names, model), rounds=1),
+        "torchvision": Peer(partial(torchvision_names, model), rounds=1 if nodes > 1200 else 5),
     }
     case = f"chain of {nodes:,} nodes, one trace"
-    compare(benchmark, TOPIC, case, partial(listed, model), peers, rounds=9)
+    rounds = 9 if nodes > 1200 else 25
+    compare(benchmark, TOPIC, case, partial(listed, model), peers, rounds=rounds)
+    benchmark.extra_info["nodes"] = nodes
+    if nodes <= 1200:
+        assert listed(model) == torchvision_names(model)
 
 
 def test_listing_is_linear_in_the_number_of_nodes(benchmark: Benchmark, quick: bool) -> None:
@@ -57,6 +63,7 @@ def test_listing_is_linear_in_the_number_of_nodes(benchmark: Benchmark, quick: b
         rounds=7,
         warmup=1,
     )
+    benchmark.extra_info["nodes"] = long
     names = listed(chain(long))
     assert isinstance(names, NodeNames)
     assert len(names) == long + 1

@@ -13,7 +13,7 @@ import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,12 +30,14 @@ class Peer:
         call: what is timed.
         target: how many times its time ours may take at most; ``None`` if that is only shown.
         rounds: in how many rounds it takes part, where all would take too long.
+        own_clock: whether ``call`` returns the seconds that count, for not all of it does.
 
     """
 
     call: Callable[[], object]
     target: float | None = None
     rounds: int | None = None
+    own_clock: bool = False
 
 
 def compare(
@@ -69,7 +71,7 @@ def compare(
     finish = torch.cuda.synchronize if device.startswith("cuda") else None
     timed = _turn(ours, calls, finish)
     others = {
-        name: Peer(_turn(peer.call, calls, finish), peer.target, peer.rounds)
+        name: peer if peer.own_clock else replace(peer, call=_turn(peer.call, calls, finish))
         for name, peer in peers.items()
     }
     for _ in range(warmup):
@@ -84,7 +86,10 @@ def compare(
     if not benchmark.disabled:
         targets = {name: peer.target for name, peer in peers.items()}
         mine = [turn / calls for turn in benchmark.stats.stats.data]
-        theirs = {name: [turn / calls for turn in times] for name, times in seconds.items()}
+        theirs = {
+            name: [turn / (1 if others[name].own_clock else calls) for turn in times]
+            for name, times in seconds.items()
+        }
         note(benchmark, topic, case, mine, theirs, targets)
 
 
@@ -163,11 +168,12 @@ def _turns(
             if name is None:
                 yield
                 continue
-            call = peers[name].call
+            peer = peers[name]
             start = timer()
             # Bound to a name, so that what it frees is freed after the clock has stopped.
-            result = call()
-            seconds[name].append(timer() - start)
+            result: Any = peer.call()
+            passed = timer() - start
+            seconds[name].append(result if peer.own_clock else passed)
             del result
 
 
