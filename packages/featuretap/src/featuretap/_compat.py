@@ -21,6 +21,7 @@ __all__ = [
     "autocast_arguments",
     "compiled_module",
     "draws_random_numbers",
+    "functions_wrapped_for_fx",
     "indexing_shown",
     "is_method",
     "own_schemas",
@@ -119,6 +120,18 @@ def storage_id(tensor: torch.Tensor) -> int:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):
         return id(tensor)
+
+
+def functions_wrapped_for_fx() -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield namespace and name of each function that a library gave to ``torch.fx.wrap``.
+
+    Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
+    """
+    from torch.fx import _symbolic_trace
+
+    registered: dict[tuple[int, str], dict[str, Any]] = _symbolic_trace._wrapped_fns_to_patch
+    for (_, name), namespace in list(registered.items()):
+        yield namespace, name
 
 
 @cache

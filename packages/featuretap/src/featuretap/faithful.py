@@ -167,18 +167,20 @@ class SavedTensors:
 
 
 class Guard:
-    """Everything that one trace may disturb, restored on exit whatever happened."""
+    """Everything that one trace may disturb, restored on exit whatever happened.
+
+    Attributes:
+        foreign_random_state_moved: whether Python's or NumPy's generator was used meanwhile; known
+            after the exit.
+
+    """
 
     def __init__(self, untouched: Untouched, tensors: SavedTensors) -> None:
         self.model = untouched
         self._tensors = tensors
         self._random = RandomState()
         self._foreign, self._restore_foreign = foreign_random_state()
-
-    @property
-    def foreign_random_state_moved(self) -> bool:
-        """Whether Python's or NumPy's generator was used since the guard was made."""
-        return foreign_random_state()[0] != self._foreign
+        self.foreign_random_state_moved = False
 
     def __enter__(self) -> Guard:
         return self
@@ -194,5 +196,6 @@ class Guard:
         # Other threads share the generators: rewind them only if this trace may have moved them.
         if self._tensors.drew_random_numbers:
             self._random.restore()
+        self.foreign_random_state_moved = foreign_random_state()[0] != self._foreign
         if self.foreign_random_state_moved:
             self._restore_foreign()

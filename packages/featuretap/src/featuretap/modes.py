@@ -13,6 +13,7 @@ from .modules import ModuleTree
 from .recording import Recording
 from .tracing import FeatureTracer
 from .untouched import Untouched
+from .wrapping import reached_operators
 
 __all__ = ["MODES", "Recorded", "record_modes", "same_operation"]
 
@@ -56,9 +57,8 @@ def _record_other(tree: ModuleTree, mode: str, untouched: Untouched, options: Op
 
 
 def _record(tree: ModuleTree, untouched: Untouched, options: Options) -> Recorded:
-    tracer = FeatureTracer(
-        options.leaf_modules, options.autowrap_functions, options.autowrap_modules
-    )
+    whole = (*reached_operators(tree.paths.values()), *options.autowrap_modules)
+    tracer = FeatureTracer(options.leaf_modules, options.autowrap_functions, whole)
     try:
         return tracer.record(tree, untouched, options.concrete_args)
     except UntraceableModelError as error:

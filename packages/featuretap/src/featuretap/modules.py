@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -63,7 +64,16 @@ class ModuleTree:
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Parameters by their ``state_dict`` key, the first where one is shared."""
-        return dict(self.model.named_parameters())
+        return dict(self._stored("_parameters"))
+
+    def _stored(self, registry: str) -> Iterator[tuple[str, Any]]:
+        """Yield what is in one registry of each module, as ``named_parameters`` does, in one walk."""
+        seen: set[int] = set()
+        for path, module in self.paths.items():
+            for name, tensor in getattr(module, registry).items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield join(path, name), tensor
 
     @cached_property
     def parameter_names(self) -> dict[int, str]:
@@ -74,7 +84,7 @@ class ModuleTree:
     def tensor_names(self) -> dict[int, str]:
         """Names of everything that holds a tensor, by identity: parameters, buffers, attributes."""
         names = dict(self.parameter_names)
-        for name, buffer in self.model.named_buffers():
+        for name, buffer in self._stored("_buffers"):
             names.setdefault(id(buffer), name)
         for path, module in self.paths.items():
             for attribute, value in vars(module).items():

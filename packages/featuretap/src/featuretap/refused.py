@@ -10,7 +10,6 @@ is.
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 import threading
 import types
@@ -98,7 +97,6 @@ def _refused(
     thread: int,
     matters: Callable[[types.FrameType], bool],
 ) -> Callable[..., Any]:
-    @functools.wraps(function)
     def refused(*args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() == thread and matters(sys._getframe(1)):
             raise refuse(reason.format(f"torch.{function.__name__.removeprefix('_set_')}"))

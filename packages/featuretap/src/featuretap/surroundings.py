@@ -6,9 +6,10 @@ a stand-in, of which nobody else can know.
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import fx, nn
@@ -22,10 +23,11 @@ _ABSENT = object()
 
 
 class Surroundings:
-    """The class attributes and the globals that the forwards of a model can reach by name."""
+    """The class attributes and the globals that the forwards of some modules can reach by name."""
 
-    def __init__(self, model: nn.Module) -> None:
-        classes = {base for module in model.modules() for base in _own_classes(type(module))}
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        kinds = {type(module) for module in modules}
+        classes = {base for kind in kinds for base in _own_classes(kind)}
         owners: list[Any] = [*classes, *_files_of(classes)]
         self._namespaces = [(owner, dict(vars(owner))) for owner in owners]
         self._containers = [
@@ -68,8 +70,11 @@ def _items(container: Any) -> list[Any]:
 
 
 def _changed(container: Any, before: Any) -> bool:
-    now, then = _items(container), _items(before)
-    return len(now) != len(then) or any(a is not b for a, b in zip(now, then, strict=True))
+    if len(container) != len(before):
+        return True
+    if isinstance(container, dict):
+        container, before = container.values(), before.values()
+    return not all(map(operator.is_, container, before))
 
 
 def _refill(container: Any, content: Any) -> None:

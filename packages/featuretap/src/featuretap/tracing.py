@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -70,8 +69,7 @@ class FeatureTracer(fx.Tracer):
         autowrap_functions: Iterable[Callable[..., Any]] = (),
         autowrap_modules: Iterable[ModuleType] = (),
     ) -> None:
-        operators = sys.modules.get("torchvision.ops")
-        modules = dict.fromkeys([math, *([operators] if operators else []), *autowrap_modules])
+        modules = dict.fromkeys([math, *autowrap_modules])
         self._wrapped = tuple(autowrap_functions)
         super().__init__(autowrap_modules=tuple(modules), autowrap_functions=self._wrapped)
         self._is_leaf = LeafRule(leaf_modules)
@@ -109,7 +107,7 @@ class FeatureTracer(fx.Tracer):
         with contextlib.ExitStack() as stack:
             # Neither the caller's grad mode nor its autocast may leak into what is recorded.
             reads = TrainingReads()
-            stack.callback(Surroundings(tree.model).restore)
+            stack.callback(Surroundings(tree.paths.values()).restore)
             stack.enter_context(guard)
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
@@ -125,7 +123,7 @@ class FeatureTracer(fx.Tracer):
             except Exception as error:
                 raise self._untraceable(error) from error
             self.recording.read_training = reads.seen or self.recording.read_training
-            return guard.foreign_random_state_moved
+        return guard.foreign_random_state_moved
 
     def _start(self, tree: ModuleTree, concrete_args: dict[str, Any]) -> None:
         self._tree = tree

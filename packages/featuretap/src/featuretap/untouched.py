@@ -53,7 +53,7 @@ class Untouched:
 
     def changed_attribute(self, module: nn.Module) -> str:
         """Name an attribute of ``module`` or of a module inside it that is not what it was."""
-        for part in module.modules():
+        for part in module.modules() if module._modules else (module,):
             content = self._modules.get(id(part))
             if content is not None and not _same_items(*content.attributes[0]):
                 before = content.attributes[0][1]

@@ -10,19 +10,47 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
+from . import _compat
 from .faithful import contains
 
-__all__ = ["patched_everywhere", "patched_factories"]
+__all__ = ["patched_everywhere", "patched_factories", "reached_operators"]
 
 _FACTORIES = tuple(
     "arange empty eye full linspace logspace ones rand randint randn randperm zeros".split()
 )
+
+
+def reached_operators(modules: Iterable[nn.Module]) -> list[types.ModuleType]:
+    """Return ``torchvision.ops`` if some forward looks up a function of it that fx does not know of.
+
+    To have all of its functions wrapped costs as much as to trace a small model.
+    """
+    operators = sys.modules.get("torchvision.ops")
+    if operators is None:
+        return []
+    known = {(id(namespace), name) for namespace, name in _compat.functions_wrapped_for_fx()}
+    wanted = {id(operators), id(sys.modules["torchvision"])}
+    wanted |= {id(value) for value in vars(operators).values() if callable(value)}
+    found = {id(function.__globals__): function.__globals__ for function in _forwards(modules)}
+    for key, namespace in found.items():
+        for name, value in namespace.items():
+            if id(value) in wanted and not isinstance(value, type) and (key, name) not in known:
+                return [operators]
+    return []
+
+
+def _forwards(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
+    for kind in {type(module) for module in modules}:
+        forward = getattr(kind, "forward", None)
+        if isinstance(forward, types.FunctionType):
+            yield forward
 
 
 @contextlib.contextmanager
@@ -49,7 +77,7 @@ def patched_factories() -> Iterator[None]:
     originals = {name: getattr(torch, name) for name in _FACTORIES}
     try:
         for name, function in originals.items():
-            setattr(torch, name, _wrapper(function))
+            setattr(torch, name, _factory_wrapper(function))
         yield
     finally:
         for name, function in originals.items():
@@ -67,6 +95,9 @@ def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
     # fx leaves a function that carries this mark alone.
     wrapped.__fx_already_patched = True  # type: ignore[attr-defined]
     return wrapped
+
+
+_factory_wrapper = functools.lru_cache(maxsize=64)(_wrapper)
 
 
 def _first_proxy(*values: Any) -> fx.Proxy | None:
