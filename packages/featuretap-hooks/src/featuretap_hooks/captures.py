@@ -4,20 +4,24 @@ A kept tensor is copied where the model overwrites it afterwards, and only there
 beforehand where that is. So the first forward keeps a copy beside each tensor, compares at the end,
 and returns the copy only where the two differ: whatever wrote the tensor, be it NumPy, is found. Later
 forwards copy at once what was overwritten then, and look at torch's version counters for the rest.
+
+A tensor that the model keeps beyond its forward (a buffer, a cache) is copied in any case: the next
+forward may write it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from featuretap.structures import map_tensors
+from featuretap.structures import copy_from_region, map_tensors
 
-from ._compat import no_torch_function
+from ._compat import functorch_level, no_torch_function
+from .stored import Stored
 from .tracked import plain
 
 __all__ = ["Captures", "Stop"]
@@ -34,6 +38,8 @@ class Captures:
         wanted: names, as a recorder gives them.
         overwritten: names known to be overwritten; ``None`` if that is still to be learned.
         stop: whether to end the forward when all wanted values are there.
+        stored: what the model keeps.
+        retained: names known to be kept by the model beyond its forward.
 
     Attributes:
         missing: wanted names that have not come.
@@ -41,16 +47,28 @@ class Captures:
         values: the kept values by name, in the order in which they came.
         copied: names of which something was overwritten in the first forward.
         unproven: the name that ended the forward, so that nobody knows what would have written it.
+        exposed: whether the forward came to the memory of a tensor, where writes are not seen.
 
     """
 
     def __init__(
-        self, wanted: Collection[str], overwritten: Collection[str] | None, *, stop: bool
+        self,
+        wanted: Collection[str],
+        overwritten: Collection[str] | None,
+        *,
+        stop: bool,
+        stored: Stored,
+        retained: Collection[str] = (),
     ) -> None:
         self.missing = set(wanted)
         self.reached: list[str] = []
         self._overwritten = overwritten
         self._stop = stop
+        self._stored = stored
+        self._retained = retained
+        # A tensor that lives inside of a deeper transform of torch.func is dead outside of it.
+        self._level = functorch_level()
+        self.exposed = False
         self.values: dict[str, Any] = {}
         self.copied: set[str] = set()
         self.unproven: set[str] = set()
@@ -73,12 +91,12 @@ class Captures:
 
     def take(self, name: str, value: Any) -> None:
         """Keep ``value`` if it is wanted and the first of its name; end the forward if it was the last."""
-        if name not in self.missing:
+        if name not in self.missing or functorch_level() != self._level:
             return
         self.missing.discard(name)
         if not self.missing and self._stop:
             # Nothing runs any more that could write it, this time.
-            self.values[name] = plain(value)
+            self.values[name] = self._last(name, plain(value))
             self.unproven.add(name)
             raise Stop(self)
         with no_torch_function():  # an outer extractor must not see our copies
@@ -87,11 +105,50 @@ class Captures:
             else:
                 self.values[name] = map_tensors(plain(value), partial(self._keep, name))
 
+    def expose(self) -> None:
+        """Copy now what was not copied, and all that comes: writes may come that no version shows."""
+        if self.exposed:
+            return
+        self.exposed = True
+        lost = self.lost
+        self._copy({name for name, _, _ in self._kept} - lost)
+        self._kept = [kept for kept in self._kept if kept[0] in lost]
+
+    def _copy(self, names: Iterable[str]) -> None:
+        # The forward may be where gradients are off, which the values were not.
+        with no_torch_function(), torch.enable_grad():
+            for name in names:
+                self.values[name] = copy_from_region(self.values[name])
+
+    def _last(self, name: str, value: Any) -> Any:
+        with no_torch_function():
+            held = name in self._retained or self._holds(value)
+            return map_tensors(value, torch.Tensor.clone) if held else value
+
+    def _holds(self, value: Any) -> bool:
+        """Say whether a tensor in ``value`` is in the memory of one that the model keeps."""
+        if type(value) is torch.Tensor:
+            return self._stored.holds(value)
+        found: list[bool] = []
+
+        def look(tensor: torch.Tensor) -> torch.Tensor:
+            found.append(self._stored.holds(tensor))
+            return tensor
+
+        map_tensors(value, look)
+        return any(found)
+
     def _keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if self._overwritten is None:
             self._beside.append((name, tensor, tensor.clone(), _version(tensor)))
             return tensor
-        if name in self._overwritten or tensor.is_inference():
+        if (
+            self.exposed
+            or name in self._overwritten
+            or tensor.is_inference()
+            or name in self._retained
+            or self._stored.holds(tensor)
+        ):
             # Inference tensors have no version counter that would tell.
             return tensor.clone()
         self._kept.append((name, tensor, tensor._version))
@@ -104,6 +161,13 @@ class Captures:
                 if _version(tensor) != version or not _identical(tensor, copy):
                     self.copied.add(name)
                     self.values[name] = map_tensors(self.values[name], _exchange(tensor, copy))
+
+    def let_go(self) -> set[str]:
+        """After a forward: copy what the model still holds; return the names."""
+        with no_torch_function():
+            held = {name for name, value in self.values.items() if self._holds(value)}
+        self._copy(held)
+        return held
 
     @property
     def lost(self) -> set[str]:

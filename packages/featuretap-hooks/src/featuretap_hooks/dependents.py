@@ -24,9 +24,9 @@ class Dependents:
     Args:
         parameters: names of the model's parameters by id; these depend from the start.
         stored: ids of the model's other tensors, which do not.
-        confined: only a part of the forward is seen, so that a tensor of unknown origin may depend on
-            the inputs. It is taken to; ``foreign`` says, for a forward seen as a whole, where that
-            would be wrong.
+        unknown_depend: only a part of the forward is seen, so that a tensor of unknown origin may
+            depend on the inputs. It is taken to; ``foreign`` says, for a forward seen as a whole, where
+            that would be wrong.
 
     Attributes:
         foreign: scopes that use an independent tensor which was made elsewhere.
@@ -34,12 +34,12 @@ class Dependents:
     """
 
     def __init__(
-        self, parameters: Mapping[int, str], stored: Collection[int], *, confined: bool
+        self, parameters: Mapping[int, str], stored: Collection[int], *, unknown_depend: bool
     ) -> None:
         self.parameters = parameters
         self.foreign: set[str] = set()
         self._stored = stored
-        self._confined = confined
+        self.unknown_depend = unknown_depend
         self._marked: dict[int, weakref.ref[torch.Tensor]] = {}
         self._independent: dict[int, tuple[weakref.ref[torch.Tensor], str]] = {}
         self._devices: dict[int, tuple[torch.device, Tracked]] = {}
@@ -96,16 +96,17 @@ class Dependents:
         made, maker = self._independent.get(key, (None, None))
         if made is None or made() is not tensor or maker != scope:
             self.foreign.add(scope)
-            return self._confined
+            return self.unknown_depend
         return False
 
     def sources(self, value: Any, scope: str, found: list[Any]) -> list[Any]:
         """Append what ``value``, used in ``scope``, holds of tensors and tracked values that depend."""
-        if isinstance(value, torch.Tensor):
+        # A tracked value says that it is of the class that it stands for, so its type is asked first.
+        if issubclass(type(value), Tracked):
+            found.append(value)
+        elif isinstance(value, torch.Tensor):
             if self.is_marked(value, scope):
                 found.append(value)
-        elif isinstance(value, Tracked):
-            found.append(value)
         elif isinstance(value, (tuple, list)):
             for item in value:
                 self.sources(item, scope, found)

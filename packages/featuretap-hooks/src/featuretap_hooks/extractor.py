@@ -15,7 +15,6 @@ from torch import nn
 
 from featuretap import NodeNotReachedError
 from featuretap.backends import Options
-from featuretap.errors import nearest
 from featuretap.modules import LeafRule, ModuleTree
 
 from ._compat import any_sharded, is_compiling
@@ -24,13 +23,23 @@ from .compiling import Holder, run_compiled
 from .example import watch_example
 from .fast_paths import fast_paths, layers_that_take_note
 from .guessing import input_names
+from .own_code import OwnCode, own_code
 from .patching import Place, active_recorder, places
 from .plan import Plan
 from .prepared import Prepared
+from .reaching import all_reached, not_reached
 from .scopes import Calls, Part
+from .stored import Stored
 from .watching import run_watched, watch_modules
 
 __all__ = ["HooksExtractor"]
+
+
+# What depends on the modules that the model has.
+_FOUND_ONCE = (
+    *("_patched_places", "_layers_that_take_note", "_models_modules", "_what_code_does"),
+    *("_modules_that_store", "_what_is_stored"),
+)
 
 
 class HooksExtractor(nn.Module):
@@ -128,26 +137,33 @@ class HooksExtractor(nn.Module):
         """
         if is_compiling():
             return self._compiled(args, kwargs)
-        plan = self._plan
-        if not self._prepared[self._mode].is_current:
+        # Another thread may switch the mode meanwhile.
+        mode = self._mode
+        plan = self._plans[mode]
+        if not self._prepared[mode].is_current:
             self._begin_anew()
         if plan.keys is None:
             seen = watch_example(self._model, self._tree, self._options, args, kwargs)
-            plan.resolve(seen.index, self._mode)
+            plan.resolve(seen.index, mode)
             plan.calls = seen.calls
             self._prepare()
+        prepared = self._prepared[mode]
         keys = plan.keys or {}
         grad = torch.is_grad_enabled()
         outer = active_recorder()
         # Inside another extractor's forward, whose recorder names everything, values are copied at once.
         known = plan.overwritten.get(grad) if outer is None else set(keys)
-        captures = Captures(keys, known, stop=self._may_stop())
+        stored = self._stored
+        stored.begin()
+        captures = Captures(
+            keys, known, stop=self._may_stop(), stored=stored, retained=plan.retained
+        )
         calls = Calls() if plan.calls is None else None
         try:
             if outer is not None and outer.share(self, captures):
                 self._follow(captures, args, kwargs)
             else:
-                self._watch(plan, captures, calls, args, kwargs)
+                self._watch(plan, prepared, captures, calls, args, kwargs)
             for name in sorted(captures.missing & self._tree.parameters.keys()):
                 captures.node(name, self._tree.parameters[name])
         except Stop as stop:
@@ -157,15 +173,26 @@ class HooksExtractor(nn.Module):
             plan.calls = calls
             self._prepare()
         self._settle(plan, captures, grad)
+        if captures.missing and self._missing == "error":
+            in_full = outer is not None or (prepared.part and prepared.part.scopes is None)
+            raise self._not_reached(captures, args, kwargs, again=not in_full)
         return OrderedDict(
             (key, value) for name, value in captures.values.items() for key in keys[name]
         )
 
+    def _not_reached(
+        self, captures: Captures, args: Any, kwargs: Any, *, again: bool
+    ) -> NodeNotReachedError:
+        reached: list[str] = []
+        if again:
+            reached = all_reached(self._model, self._tree, self._options, args, kwargs)
+        return not_reached(self._model, captures.missing, reached or captures.reached)
+
     def _begin_anew(self) -> None:
         """Forget what was seen: a watched module is no longer the one at its path."""
         vars(self)["_tree"] = ModuleTree(self._model)
-        vars(self).pop("_patched_places", None)
-        vars(self).pop("_layers_that_take_note", None)
+        for found in _FOUND_ONCE:
+            vars(self).pop(found, None)
         for plan in self._plans.values():
             plan.forget()
         self._prepare()
@@ -192,9 +219,14 @@ class HooksExtractor(nn.Module):
         vars(self)["_programs"] = {mode: found.program for mode, found in prepared.items()}
 
     def _watch(
-        self, plan: Plan, captures: Captures, calls: Calls | None, args: Any, kwargs: Any
+        self,
+        plan: Plan,
+        prepared: Prepared,
+        captures: Captures,
+        calls: Calls | None,
+        args: Any,
+        kwargs: Any,
     ) -> None:
-        prepared = self._prepared[self._mode]
         if prepared.part is not None:
             self._record(prepared.part, captures, calls, args, kwargs)
             return
@@ -229,18 +261,21 @@ class HooksExtractor(nn.Module):
                 part=part,
                 places=self._places,
                 calls=calls,
+                storing=self._storing,
             )
 
     def _settle(self, plan: Plan, captures: Captures, grad: bool) -> None:
-        """Learn from the forward, and say what it did not reach."""
+        """Learn from the forward; a value that was lost in it is an error."""
         captures.compare()
+        changed = self._modules_in_use if captures.is_first else self._storing
+        if changed:
+            self._stored.look_again(changed)
+            plan.retained |= captures.let_go()
         lost = captures.lost
         known = plan.overwritten.setdefault(grad, set())
         known |= captures.copied | captures.unproven
-        if lost or (plan.calls is not None and plan.calls.uses_data):
+        if lost or captures.exposed or self._own_code.writes_unseen:
             known |= set(plan.keys or ())  # a model that is so fickle is not trusted again
-        if captures.missing and self._missing == "error":
-            raise _not_reached(self._model, captures)
         if lost:
             names = ", ".join(map(repr, sorted(lost)))
             raise RuntimeError(
@@ -269,6 +304,32 @@ class HooksExtractor(nn.Module):
         found: list[nn.Module] = self._cached(
             "_layers_that_take_note", lambda: list(layers_that_take_note(self._model))
         )
+        return found
+
+    @property
+    def _modules_in_use(self) -> list[nn.Module]:
+        """The modules of the model, and in the place of an extractor its own model."""
+        found: list[nn.Module] = self._cached(
+            "_models_modules",
+            lambda: [vars(module).get("_model", module) for module in self._tree.paths.values()],
+        )
+        return found
+
+    @property
+    def _own_code(self) -> OwnCode:
+        found: OwnCode = self._cached("_what_code_does", lambda: own_code(self._modules_in_use))
+        return found
+
+    @property
+    def _storing(self) -> list[nn.Module]:
+        found: list[nn.Module] = self._cached(
+            "_modules_that_store", lambda: self._own_code.storing(self._modules_in_use)
+        )
+        return found
+
+    @property
+    def _stored(self) -> Stored:
+        found: Stored = self._cached("_what_is_stored", lambda: Stored(self._modules_in_use))
         return found
 
     def _cached(self, name: str, make: Any) -> Any:
@@ -329,18 +390,4 @@ def _rebuild(state: dict[str, Any]) -> HooksExtractor:
         early_stop=state["_early_stop"],
         missing=state["_missing"],
         part=state["_part"],
-    )
-
-
-def _not_reached(model: nn.Module, captures: Captures) -> NodeNotReachedError:
-    missing = sorted(captures.missing)
-    near = nearest(missing[0], captures.reached)
-    reached = ", ".join(map(repr, near or captures.reached[-3:])) or "none of the requested nodes"
-    return NodeNotReachedError(
-        f"this forward of {type(model).__name__} did not reach {', '.join(map(repr, missing))}. "
-        f"Nearest of the {len(captures.reached)} nodes it reached: {reached}. Ask for a node that every "
-        "forward reaches, list them with get_graph_node_names(model, example_args=...), or pass "
-        "missing='skip' to leave out what is not there",
-        missing[0],
-        near,
     )

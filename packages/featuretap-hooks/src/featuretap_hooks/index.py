@@ -40,6 +40,9 @@ class Index:
         """Take what a module that was looked into returned."""
         self.calls[name] = self._point(name, module)
 
+    def expose(self) -> None:
+        """Keep nothing that could be written."""
+
     def _point(self, name: str, module: nn.Module | None) -> Point:
         if module is not None:
             self._types[name] = type(module)

@@ -26,6 +26,7 @@ class Plan:
         keys: node name -> output keys; ``None`` until a forward has shown what the request matches.
         overwritten: nodes that must be copied, with and without gradients, once a forward has shown
             which.
+        retained: nodes that must be copied because the model keeps their memory beyond its forward.
         calls: who calls whom; ``None`` until a forward has shown it.
         nested: modules that were seen to call themselves.
 
@@ -35,12 +36,13 @@ class Plan:
     keys: dict[str, list[str]] | None = None
     names_to_keys: dict[str, str] = field(default_factory=dict)
     overwritten: dict[bool, set[str]] = field(default_factory=dict)
+    retained: set[str] = field(default_factory=set)
     calls: Calls | None = None
     nested: set[str] = field(default_factory=set)
 
-    def resolve(self, index: NodeIndex, mode: str) -> None:
-        """Look the request up in ``index``."""
-        self._take(Selection.resolve(self.request, index, mode))
+    def resolve(self, index: NodeIndex, mode: str, other: NodeIndex | None = None) -> None:
+        """Look the request up in ``index``; ``other`` is that of the other mode, for the messages."""
+        self._take(Selection.resolve(self.request, index, mode, other))
 
     def guess(self, guess: Guess, mode: str) -> None:
         """Resolve what needs no forward; check the rest as far as is possible."""
@@ -64,7 +66,8 @@ class Plan:
 
     def forget(self) -> None:
         """Forget what forwards have shown, because the model is another one now."""
-        self.overwritten, self.calls, self.nested = {}, None, set()
+        self.overwritten, self.retained = {}, set()
+        self.calls, self.nested = None, set()
 
     def _take(self, selection: Selection) -> None:
         self.names_to_keys = selection.names_to_keys

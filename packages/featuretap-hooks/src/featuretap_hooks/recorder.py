@@ -17,14 +17,16 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from featuretap.inplace import written_arguments
+from featuretap.facts import written_arguments
 from featuretap.modules import ModuleTree
 from featuretap.naming import Namer
 from featuretap.operations import iterates_a_tensor, name_of
 
-from ._compat import calling_modules, graph_target
+from ._compat import calling_modules, functorch_level, graph_target
 from .compiling import Places, counts
 from .dependents import Dependents
+from .instructions import formats_next
+from .own_code import UNSEEN_WRITES
 from .tracked import Origin, Tracked, TrackedConstant, plain, track
 
 __all__ = ["Recorder", "Sink"]
@@ -39,6 +41,9 @@ class Sink(Protocol):
     def call(self, name: str, value: Any, module: nn.Module) -> None:
         """Take what a call of a module that is looked into returned."""
 
+    def expose(self) -> None:
+        """Be told that the forward comes to the memory of a tensor, which no version counts."""
+
 
 class Notes(Protocol):
     """What later forwards need to know.
@@ -46,11 +51,9 @@ class Notes(Protocol):
     Attributes:
         places: where operations are, for compiled code.
         constants: the plain arguments of operations, by which one is known again in the other mode.
-        uses_data: whether ``x.data`` is read, through which writes count no version.
 
     """
 
-    uses_data: bool
     places: Places
     constants: dict[str, tuple[str, ...]]
 
@@ -67,6 +70,7 @@ class Recorder(TorchFunctionMode):
 
     Attributes:
         scope: the path of the module whose forward runs.
+        has_tracked: whether something was given out that remembers where it came from.
 
     """
 
@@ -82,7 +86,7 @@ class Recorder(TorchFunctionMode):
         self._dependents = Dependents(
             tree.parameter_names,
             tree.other_tensors,
-            confined=confined,
+            unknown_depend=confined,
         )
         self._read_parameters: set[str] = set()
         self._thread = threading.get_ident()
@@ -92,10 +96,12 @@ class Recorder(TorchFunctionMode):
         self._busy = False
         self._live = True
         self._shared: dict[str, Sink] = {}
-        self._latest = ""
+        self._level = functorch_level()
         self._counted: dict[str, int] = {}
         # ``x.shape`` is given out pending; the sources of one forward share what can be shared.
         self._origins: dict[str, Origin] = {}
+        self._uncounted: set[str] = set()
+        self.has_tracked = False
 
     # -- scopes ---------------------------------------------------------------------------------
 
@@ -103,8 +109,22 @@ class Recorder(TorchFunctionMode):
     def listening(self) -> bool:
         """Whether an operation made now, in this thread, is a node of a scope."""
         return (
-            self._inside and not self._busy and self._live and threading.get_ident() == self._thread
+            self._inside
+            and not self._busy
+            and self._live
+            and functorch_level() == self._level
+            and threading.get_ident() == self._thread
         )
+
+    @property
+    def is_deeper(self) -> bool:
+        """Whether the forward is inside of a transform of ``torch.func`` of its own."""
+        return functorch_level() != self._level
+
+    def go_deeper(self) -> None:
+        """Know that something runs inside of such a transform, where nothing is a node."""
+        self._uncounted.add(self.scope)
+        self._dependents.unknown_depend = True
 
     @property
     def foreign(self) -> set[str]:
@@ -136,6 +156,7 @@ class Recorder(TorchFunctionMode):
         self._dependents.forget_dtypes()
 
     def _track(self, value: Any) -> Any:
+        self.has_tracked = True
         origin = self._origins.get(self.scope)
         if origin is None:
             origin = self._origins[self.scope] = Origin(self, self.scope)
@@ -220,7 +241,7 @@ class Recorder(TorchFunctionMode):
             if source._origin.pending and source._origin.recorder is self:
                 source._origin.pending = False
                 self.use(source._origin.parameter)
-                self._name("getattr", plain(source))
+                self._node(self._namer.operation(self.scope, "getattr"), plain(source))
         else:
             path = self._dependents.parameters.get(id(source))
             if path is not None and path not in self._read_parameters:
@@ -230,16 +251,16 @@ class Recorder(TorchFunctionMode):
     def derive(self, operation: str, value: Any, *sources: Any) -> Any:
         """Record what was computed from tracked values."""
         self.use(sources)
-        return self._made(operation, value)
+        return self._made(self._namer.operation(self.scope, operation), value)
 
-    def _name(self, operation: str, value: Any) -> None:
-        self._latest = self._namer.operation(self.scope, operation)
-        self._node(self._latest, value)
-
-    def _made(self, operation: str, value: Any) -> Any:
-        self._name(operation, value)
+    def _made(self, name: str, value: Any) -> Any:
+        self._node(name, value)
         self._dependents.mark(value)
         return self._track(value)
+
+    def _expose(self) -> None:
+        for sink in (self._sink, *self._shared.values()):
+            sink.expose()
 
     # -- torch functions --------------------------------------------------------------------------
 
@@ -252,31 +273,50 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Run ``func``, and record it if it is a node of the scope that runs."""
         kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in UNSEEN_WRITES and not self._busy:
+            self._expose()
         if not self.listening:
+            if functorch_level() != self._level:
+                self.go_deeper()
             return func(*args, **kwargs)
         frame = sys._getframe(1)
         if self._confined and not self._belongs(frame):
             return func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
         if name == "__get__":
-            return self._attribute(func, args)
+            return self._attribute(func, args, frame)
         if name in ("dim", "unbind") and iterates_a_tensor(frame):
             value = func(*args, **kwargs)
             is_items = name == "unbind" and self._dependents.is_marked(args[0], self.scope)
             return self._track(value) if is_items else value
-        if not self.takes_part((*args, *kwargs.values())) and name != "_assert":
-            value = func(*args, **kwargs)
-            self._dependents.note_independent(value, self.scope)
-            operation = None
-        else:
-            operation = name_of(func, frame)
-            value = self.run(operation, func, args, kwargs)
+        if self.takes_part((*args, *kwargs.values())) or name == "_assert":
+            return self.run(name_of(func, frame), func, args, kwargs, counted=True)
+        value = func(*args, **kwargs)
+        self._dependents.note_independent(value, self.scope)
         if self._notes is not None:
-            self._note(self._notes, func, args, value, operation)
+            self._note(self._notes, func, args, value, None)
         return value
 
-    def run(self, operation: str | None, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Run ``func`` on real values, and record it as one node."""
+    def run(
+        self,
+        operation: str | None,
+        func: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        *,
+        counted: bool = False,
+    ) -> Any:
+        """Run ``func`` on real values, and record it as one node.
+
+        Args:
+            operation: what it is called; ``None`` if it is no node.
+            func: what is run.
+            args: its arguments.
+            kwargs: its keyword arguments.
+            counted: whether a mode is shown it in compiled code too.
+
+        """
+        given = args
         args, kwargs = plain(tuple(args)), plain(kwargs)
         self._busy = True
         try:
@@ -286,19 +326,23 @@ class Recorder(TorchFunctionMode):
         if "out" in kwargs or (args and not self._dependents.sources(args[0], self.scope, [])):
             for written in written_arguments(graph_target(func), args, kwargs):
                 self._dependents.mark(written)
-        return value if operation is None else self._made(operation, value)
+        name = None if operation is None else self._namer.operation(self.scope, operation)
+        # Noted first: the forward ends where its last requested value is handed over.
+        if counted and self._notes is not None:
+            self._note(self._notes, func, given, value, name)
+        return value if name is None else self._made(name, value)
 
     def _note(
-        self, notes: Notes, func: Callable[..., Any], args: Any, value: Any, operation: str | None
+        self, notes: Notes, func: Callable[..., Any], args: Any, value: Any, name: str | None
     ) -> None:
         """Note the place of an operation among the torch functions of its scope, and plain arguments."""
-        if operation is not None:
+        if name is not None:
             given = [repr(a) for a in args if type(a) in (int, float, str)]
-            notes.constants[self._latest] = tuple(given)
+            notes.constants[name] = tuple(given)
         if counts(func, plain(value)):
             number = self._counted[self.scope] = self._counted.get(self.scope, -1) + 1
-            if operation is not None:
-                notes.places[self._latest] = (self.scope, number)
+            if name is not None and self.scope not in self._uncounted:
+                notes.places[name] = (self.scope, number)
 
     def _belongs(self, frame: types.FrameType) -> bool:
         """Whether the innermost module of the model that ``frame`` is in is the one that runs."""
@@ -307,18 +351,25 @@ class Recorder(TorchFunctionMode):
                 return module is self._module
         return False
 
-    def _attribute(self, func: Callable[..., Any], args: Any) -> Any:
+    def _attribute(self, func: Callable[..., Any], args: Any, frame: types.FrameType) -> Any:
+        attribute = func.__self__.__name__  # type: ignore[attr-defined]
+        if attribute == "data":
+            self._expose()
         value = func(*args)
         if not self._dependents.is_marked(args[0], self.scope):
             return value
-        if self._notes is not None and func.__self__.__name__ == "data":  # type: ignore[attr-defined]
-            self._notes.uses_data = True
         if isinstance(value, torch.Tensor):
             self.use(args)
-            return self._made("getattr", value)
+            return self._made(self._namer.operation(self.scope, "getattr"), value)
         parameter = args[0] if id(args[0]) in self._dependents.parameters else None
+        self.has_tracked = True
         tracked = track(value, Origin(self, self.scope, pending=True, parameter=parameter))
         if isinstance(tracked, TrackedConstant):
             self._dependents.remember(value, tracked)
-            return value
-        return tracked
+        elif tracked is not value:
+            return tracked
+        if formats_next(frame):
+            # What is put into a text now can be given no marks.
+            self.use(parameter)
+            self._node(self._namer.operation(self.scope, "getattr"), value)
+        return value

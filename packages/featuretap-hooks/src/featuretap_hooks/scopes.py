@@ -57,7 +57,6 @@ class Calls:
         foreign: scopes that cannot be recorded alone (see :class:`.dependents.Dependents`).
         places: where operations were, for compiled code.
         constants: the plain arguments of operations.
-        uses_data: whether ``x.data`` was read (see :class:`.recorder.Notes`).
 
     """
 
@@ -68,7 +67,6 @@ class Calls:
         self.foreign: set[str] = set()
         self.places: Places = {}
         self.constants: dict[str, tuple[str, ...]] = {}
-        self.uses_data = False
 
     def add(self, path: str, scope: str | None) -> None:
         """Note that the module at ``path`` is called by the forward of ``scope``."""
@@ -132,7 +130,10 @@ class Scopes:
         outer = self._open[-1] if self._open else None
         is_leaf_call = is_leaf and (outer is None or outer.scope is not None)
         name: str | None
-        if is_leaf_call:  # noqa: SIM108 (too long)
+        if recorder.is_deeper:
+            recorder.go_deeper()
+            name = None
+        elif is_leaf_call:
             name = recorder.enter_leaf(path, args, kwargs)
         else:
             name = recorder.enter_call(path)

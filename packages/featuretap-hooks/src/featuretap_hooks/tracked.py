@@ -3,7 +3,8 @@
 ``x.shape``, ``x.size(0)`` and the tuples that operations return are nodes of their own, and so is
 what is computed from them. They come back as subclasses of ``int``, ``float``, ``tuple``, ``list``
 and ``dict`` that tell the recorder about item access, unpacking and arithmetic, and are otherwise
-the real thing. When the forward is over they are inert.
+the real thing: also ``value.__class__`` and ``isinstance`` say so, though ``type(value)`` cannot.
+When the forward is over they are inert.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from torch import nn
 from featuretap.naming import operation_name
 from featuretap.operations import is_call
 
+from .instructions import compares
+
 __all__ = ["Origin", "Tracked", "plain", "track"]
 
 
@@ -31,6 +34,9 @@ class Recorder(Protocol):
 
     def derive(self, operation: str, value: Any, *sources: Any) -> Any:
         """Record that ``operation`` made ``value`` of ``sources``; return it, tracked."""
+
+    def use(self, value: Any) -> None:
+        """Record attributes that something takes, if they are not recorded yet."""
 
 
 class Origin:
@@ -60,14 +66,37 @@ class Tracked:
 
     _origin: Origin
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(plain(self))
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         value = plain(self)
-        return (type(value), (value,)) if not isinstance(value, torch.Size) else (tuple, (value,))
+        kind = type(value)
+        return (kind, (value,)) if kind in _COPIES_ITSELF else value.__reduce_ex__(protocol)
 
     def __deepcopy__(self, memo: Any) -> Any:
         import copy
 
         return copy.deepcopy(plain(self), memo)
+
+    # fx makes a node of an attribute that is put into a text, and none of the text.
+
+    def __format__(self, how: str) -> str:
+        return format(_used(self), how)
+
+    def __repr__(self) -> str:
+        return repr(_used(self))
+
+    def __str__(self) -> str:
+        return str(_used(self))
+
+
+def _used(tracked: Tracked) -> Any:
+    recorder = tracked._origin.recorder
+    if recorder.listening:
+        recorder.use(tracked)
+    return plain(tracked)
 
 
 def _tell(tracked: Tracked, operation: str, value: Any, *others: Any) -> Any:
@@ -91,6 +120,19 @@ class TrackedFloat(_Number, float):
     """A ``float`` that came from the model."""
 
     __hash__ = float.__hash__
+
+
+def _equality(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    operation = operation_name(function)
+
+    def method(self: Any, other: Any) -> Any:
+        if isinstance(other, torch.Tensor):
+            return NotImplemented
+        value = function(plain(self), plain(other))
+        # Dicts and sets compare too, in silence.
+        return _tell(self, operation, value, other) if compares(sys._getframe(1)) else value
+
+    return method
 
 
 _NUMBERS: dict[Any, Any] = {int: TrackedInt, float: TrackedFloat}
@@ -119,7 +161,7 @@ for _name in _ARITHMETIC:
     _function = getattr(operator, _name)
     setattr(_Number, f"__{_name.rstrip('_')}__", _binary(_function, reflected=False))
     setattr(_Number, f"__r{_name.rstrip('_')}__", _binary(_function, reflected=True))
-for _name in "eq ne lt le gt ge".split():
+for _name in "lt le gt ge".split():
     setattr(_Number, f"__{_name}__", _binary(getattr(operator, _name), reflected=False))
 for _name in "neg pos invert".split():
     setattr(_Number, f"__{_name}__", _unary(getattr(operator, _name)))
@@ -141,11 +183,28 @@ class TrackedTuple(_Sequence, tuple):  # type: ignore[type-arg]
 
     _plain: Any
 
+    __hash__ = tuple.__hash__
+
     def __add__(self, other: Any) -> Any:
-        return _tell(self, "add", tuple(plain(self)) + tuple(plain(other)), other)
+        if not isinstance(other, tuple):
+            return NotImplemented
+        return _tell(self, "add", plain(self) + plain(other), other)
 
     def __radd__(self, other: Any) -> Any:
-        return _tell(self, "add", tuple(plain(other)) + tuple(plain(self)), other)
+        if not isinstance(other, tuple):
+            return NotImplemented
+        return _tell(self, "add", plain(other) + plain(self), other)
+
+    def __mul__(self, times: Any) -> Any:
+        return _tell(self, "mul", plain(self) * plain(times), times)
+
+    __rmul__ = __mul__
+
+    def count(self, value: Any) -> Any:
+        return _tell(self, "count", plain(self).count(plain(value)), value)
+
+    def index(self, value: Any, *where: Any) -> Any:
+        return _tell(self, "index", plain(self).index(plain(value), *plain(where)), value)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_plain":
@@ -167,6 +226,11 @@ class TrackedDict(Tracked, dict):  # type: ignore[type-arg]
         return _tell(self, "getitem", dict.__getitem__(self, key), key)
 
 
+for _kind in (_Number, TrackedTuple, TrackedList, TrackedDict):
+    for _name in ("eq", "ne"):
+        setattr(_kind, f"__{_name}__", _equality(getattr(operator, _name)))
+
+
 class TrackedConstant(Tracked):
     """Stands for a device or dtype, which cannot be subclassed, where it came from the model."""
 
@@ -175,6 +239,7 @@ class TrackedConstant(Tracked):
 
 
 _CONTAINERS: dict[Any, Any] = {list: TrackedList, dict: TrackedDict}
+_COPIES_ITSELF = frozenset({int, float, tuple, list, dict})
 
 
 def track(value: Any, origin: Origin) -> Any:

@@ -13,6 +13,7 @@ from torch import nn
 from featuretap._compat import indexing_shown
 from featuretap.modules import ModuleTree
 
+from .leftovers import make_plain
 from .module_hooks import ModuleHooks
 from .patching import Place, recording_functions
 from .recorder import Recorder, Sink
@@ -33,6 +34,7 @@ def run_watched(
     part: Part,
     places: Collection[Place],
     calls: Calls | None = None,
+    storing: Collection[nn.Module] = (),
 ) -> None:
     """Run ``model`` and hand every node to ``sink``.
 
@@ -45,12 +47,13 @@ def run_watched(
         part: what is recorded.
         places: where functions that are one node each are looked up.
         calls: filled with who calls whom.
+        storing: the modules that may keep something of what the forward computes.
 
     """
     recorder = Recorder(tree, sink, confined=part.scopes is not None, notes=calls)
     scopes = Scopes(recorder, part.scopes, calls)
     with ExitStack() as stack:
-        stack.callback(recorder.finish)
+        stack.callback(_finish, recorder, storing)
         stack.enter_context(recording_functions(recorder, places))
         stack.enter_context(indexing_shown())
         hooks = stack.enter_context(ModuleHooks())
@@ -58,6 +61,12 @@ def run_watched(
         args, kwargs = _watched_arguments(recorder, tree.signature, args, kwargs)
         stack.enter_context(scopes)
         model(*args, **kwargs)
+
+
+def _finish(recorder: Recorder, storing: Collection[nn.Module]) -> None:
+    recorder.finish()
+    if recorder.has_tracked:
+        make_plain(storing)
 
 
 def _watched_arguments(

@@ -137,7 +137,9 @@ def compare_with_forward(
         with undisturbed(model, extractor):
             if model.training != extractor.training:
                 model.train(extractor.training)
-            return dict(call(*copy_value(tuple(args)), **copy_value(dict(kwargs))))
+            values = call(*copy_value(tuple(args)), **copy_value(dict(kwargs)))
+            # Copied, for a feature may be a buffer, which is put back now.
+            return {key: copy_value(value) for key, value in values.items()}
 
     watched, seen = _watched(model, list(names_to_keys), options)
     real = run(watched)

@@ -1,0 +1,68 @@
+"""Sizes and tuples that remember, where a model has put them away: made plain after the forward."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from .stored import attributes, is_opened
+from .tracked import Tracked, plain
+
+__all__ = ["make_plain"]
+
+_DEPTH = 6
+
+
+def make_plain(modules: Iterable[nn.Module]) -> None:
+    """Put plain values in the place of tracked ones, in all that ``modules`` keep.
+
+    Containers and objects stay the same; only tuples and frozen sets are made anew.
+    """
+    seen: set[int] = set()
+    for module in modules:
+        for name, value in attributes(module):
+            bare = _bare(value, _DEPTH, seen)
+            if bare is not value:
+                vars(module)[name] = bare
+
+
+def _bare(value: Any, depth: int, seen: set[int]) -> Any:
+    if issubclass(type(value), Tracked):
+        return plain(value)
+    if not depth or id(value) in seen or not is_opened(value):
+        return value
+    if not isinstance(value, (tuple, frozenset)):
+        seen.add(id(value))
+    if isinstance(value, dict):
+        _change_dict(value, depth - 1, seen)
+    elif isinstance(value, (list, deque)):
+        for index, item in enumerate(list(value)):
+            bare = _bare(item, depth - 1, seen)
+            if bare is not item:
+                value[index] = bare
+    elif isinstance(value, (tuple, frozenset)):
+        items = [_bare(item, depth - 1, seen) for item in value]
+        if any(bare is not item for bare, item in zip(items, value, strict=True)):
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    elif isinstance(value, set):
+        for item in [item for item in value if issubclass(type(item), Tracked)]:
+            value.remove(item)
+            value.add(plain(item))
+    else:
+        _change_dict(vars(value), depth - 1, seen)
+    return value
+
+
+def _change_dict(values: dict[Any, Any], depth: int, seen: set[int]) -> None:
+    pairs = [(_bare(key, depth, seen), _bare(item, depth, seen)) for key, item in values.items()]
+    if any(bare is not key for (bare, _), key in zip(pairs, values, strict=True)):
+        values.clear()
+        for key, bare in pairs:  # ``update`` of a Counter would count
+            values[key] = bare
+        return
+    for (key, bare), item in zip(pairs, list(values.values()), strict=True):
+        if bare is not item:
+            values[key] = bare

@@ -1,0 +1,174 @@
+"""What the code of a model's own classes may do, read off its bytecode; nothing is run.
+
+Read are the methods that a forward can come to by name, of classes that are not torch's, and the
+functions that these name. What is called in other ways (``getattr(self, name)()``) is not seen.
+"""
+
+from __future__ import annotations
+
+import dis
+import types
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from torch import nn
+
+__all__ = ["UNSEEN_WRITES", "OwnCode", "own_code"]
+
+# Ways to the memory of a tensor by which it is written without a change of its version.
+UNSEEN_WRITES = frozenset(
+    "data numpy apply_ map_ map2_ storage untyped_storage data_ptr asarray from_numpy frombuffer "
+    "to_dlpack from_dlpack __dlpack__ __array__ __array_interface__ "
+    "_unsafe_preserve_version_counter".split()
+)
+_PUTS_INTO = frozenset(
+    "append appendleft extend extendleft insert add update setdefault put push setattr "
+    "__setattr__ __setitem__ __dict__ vars".split()
+)
+# Not part of any forward, though Python may call them.
+_ELSEWHERE = frozenset(
+    "__init__ __new__ __init_subclass__ __getstate__ __setstate__ __reduce__ __reduce_ex__ __copy__ "
+    "__deepcopy__ __repr__ __str__ __dir__ __del__".split()
+)
+_NOT_THE_USERS = ("torch", "featuretap", "featuretap_hooks")
+
+
+class OwnCode(NamedTuple):
+    """What forwards of a model may do.
+
+    Attributes:
+        writes_unseen: whether tensors may be written in ways that their version does not show.
+        setters: classes whose methods set attributes of their own instance.
+        stores_elsewhere: whether something may be put into a container, or set on another object.
+
+    """
+
+    writes_unseen: bool
+    setters: frozenset[type]
+    stores_elsewhere: bool
+
+    def storing(self, modules: Iterable[nn.Module]) -> list[nn.Module]:
+        """Return those of ``modules`` that may hold something else after a forward than before."""
+        if self.stores_elsewhere:
+            return list(modules)
+        return [module for module in modules if type(module) in self.setters]
+
+
+class _Facts(NamedTuple):
+    names: frozenset[str]
+    sets_own: bool
+    sets_other: bool
+
+
+def own_code(modules: Iterable[nn.Module]) -> OwnCode:
+    """Read the code of the classes of ``modules``, and of the hooks on them."""
+    modules = list(modules)
+    by_name: dict[str, list[tuple[type, types.FunctionType]]] = {}
+    for own in {type(module) for module in modules}:
+        for name, function in _methods(own):
+            by_name.setdefault(name, []).append((own, function))
+    waiting: list[tuple[type | None, types.FunctionType]] = [(None, f) for f in _hooks(modules)]
+    for name in list(by_name):
+        if name == "forward" or (name.startswith("__") and name.endswith("__")):
+            waiting += by_name.pop(name)
+    seen: set[Any] = set()
+    names: set[str] = set()
+    setters: set[type] = set()
+    stores_elsewhere = False
+    while waiting:
+        kind, function = waiting.pop()
+        facts = _facts(function.__code__)
+        if facts.sets_own and kind is not None:
+            setters.add(kind)
+        stores_elsewhere |= facts.sets_other or (facts.sets_own and kind is None)
+        if function in seen:
+            continue
+        seen.add(function)
+        names |= facts.names
+        for name in facts.names:
+            waiting += by_name.pop(name, ())
+            called = function.__globals__.get(name)
+            if isinstance(called, types.FunctionType) and not _is_library(called.__module__):
+                waiting.append((None, called))
+    return OwnCode(
+        not names.isdisjoint(UNSEEN_WRITES),
+        frozenset(setters),
+        stores_elsewhere or not names.isdisjoint(_PUTS_INTO),
+    )
+
+
+def _is_library(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in _NOT_THE_USERS
+
+
+def _methods(kind: type) -> Iterator[tuple[str, types.FunctionType]]:
+    """Yield the functions that a class and its bases have of their own, by name."""
+    for base in kind.__mro__:
+        if not _is_library(base.__module__):
+            for name, value in list(vars(base).items()):
+                if name not in _ELSEWHERE:
+                    for function in _functions(value):
+                        yield name, function
+
+
+def _functions(value: Any) -> Iterator[types.FunctionType]:
+    """See through properties, class methods, and decorators that say what they wrap."""
+    if isinstance(value, property):
+        for accessor in (value.fget, value.fset, value.fdel):
+            yield from _functions(accessor)
+        return
+    if isinstance(value, (classmethod, staticmethod)):
+        value = value.__func__
+    seen = 0
+    while value is not None and seen < 10:
+        seen += 1
+        if isinstance(value, types.FunctionType):
+            yield value
+        value = getattr(value, "__wrapped__", None)
+
+
+def _hooks(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
+    for module in modules:
+        for registry in (module._forward_hooks, module._forward_pre_hooks):
+            for hook in list(registry.values()) if registry else ():
+                function = getattr(hook, "__func__", hook)
+                if isinstance(function, types.FunctionType) and not _is_library(hook.__module__):
+                    yield function
+
+
+@lru_cache(maxsize=4096)
+def _facts(code: types.CodeType) -> _Facts:
+    own = code.co_varnames[0] if code.co_argcount else ""
+    names: set[str] = set()
+    targets: list[str] = []
+    for part in _nested(code):
+        names.update(part.co_names)
+        targets += _targets(part)
+    return _Facts(
+        frozenset(names),
+        own != "" and own in targets,
+        any(target != own for target in targets),
+    )
+
+
+def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _nested(constant)
+
+
+def _targets(code: types.CodeType) -> Iterator[str]:
+    """Yield the name of each variable that something is set on; ``""`` for any other object."""
+    loaded = ""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "STORE_ATTR":
+            yield loaded
+        elif instruction.opname in ("STORE_SUBSCR", "STORE_SLICE"):
+            yield ""
+        # Newer Pythons load two variables in one instruction.
+        given = instruction.argval if "LOAD_" in instruction.opname else ""
+        given = given[-1] if isinstance(given, tuple) and given else given
+        is_variable = "FAST" in instruction.opname or "DEREF" in instruction.opname
+        loaded = given if is_variable and isinstance(given, str) else ""

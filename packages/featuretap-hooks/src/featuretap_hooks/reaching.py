@@ -1,0 +1,54 @@
+"""What to say of a node that a forward did not reach."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from featuretap import NodeNotReachedError
+from featuretap.backends import Options
+from featuretap.errors import nearest
+from featuretap.modules import ModuleTree
+
+from .example import watch_example
+
+__all__ = ["all_reached", "not_reached"]
+
+
+def all_reached(
+    model: nn.Module,
+    tree: ModuleTree,
+    options: Options,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> list[str]:
+    """Return the nodes of the same forward, run once more in full; none if it fails.
+
+    It leaves no trace. Where processes run in step nothing is run.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return []
+    try:
+        return list(watch_example(model, tree, options, args, kwargs).index.known_names())
+    except Exception:
+        return []
+
+
+def not_reached(
+    model: nn.Module, missing: Collection[str], reached: Sequence[str]
+) -> NodeNotReachedError:
+    """Make the error that names what was not reached, and what was."""
+    asked = sorted(missing)
+    near = nearest(asked[0], reached)
+    names = ", ".join(map(repr, near or reached[-3:])) or "none of the requested nodes"
+    return NodeNotReachedError(
+        f"this forward of {type(model).__name__} did not reach {', '.join(map(repr, asked))}. "
+        f"Nearest of the {len(reached)} nodes it reached: {names}. Ask for a node that every "
+        "forward reaches, list them with get_graph_node_names(model, example_args=...), or pass "
+        "missing='skip' to leave out what is not there",
+        asked[0],
+        near,
+    )
