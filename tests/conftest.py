@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -22,14 +22,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="devices to run on (default: cpu, and cuda if there)",
     )
     parser.addoption(
-        "--backend", action="append", default=[], help="backends to run on (default: all installed)"
+        "--backend",
+        action="append",
+        default=[],
+        help="backends to run on (default: fx and hooks; one that is not installed is an error)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "only(backend, why): run on this backend alone")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     config = metafunc.config
     if "backend" in metafunc.fixturenames:
-        names = config.getoption("backend") or available_backends()
+        names = config.getoption("backend") or ["fx", "hooks"]
+        missing = set(names) - set(available_backends())
+        if missing:
+            raise pytest.UsageError(
+                f"the backend {missing.pop()} was to be tested, but is not here"
+            )
+        only = metafunc.definition.get_closest_marker("only")
+        if only is not None:
+            names = [name for name in names if name in only.args]
         metafunc.parametrize("backend", names, scope="session")
     if "device" in metafunc.fixturenames:
         cuda = ["cuda"] if torch.cuda.is_available() else []
@@ -37,6 +52,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if "cuda" in names and not cuda:
             raise pytest.UsageError("--device cuda was asked for, but there is no CUDA device")
         metafunc.parametrize("device", names, scope="session")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no backend or device be left out silently: a conformance test may skip only for its torch."""
+    report = yield
+    if report.skipped and "backend" in getattr(item, "fixturenames", ()):
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        if not re.search(r"since torch \d|this machine has no|got empty parameter set", reason):
+            report.outcome, report.longrepr = "failed", f"must not be skipped: {reason}"
+    return report
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

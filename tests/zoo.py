@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import nn
 
 
@@ -827,3 +828,108 @@ class RenormalizedEmbedding(ZooModel):
         written = nn.Embedding(3, 4, max_norm=0.1, _weight=weight.clone())
         looked_up = written(index)
         return {"getitem": weight[0], "table": looked_up, "add": looked_up + written.weight[0]}
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return weight * 2
+
+
+@zoo
+class Parametrized(ZooModel):
+    """A weight that is computed anew on each call, inside of a leaf."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = linear(1)
+        nn.utils.parametrize.register_parametrization(self.lin, "weight", Doubled())
+
+    def forward(self, x):
+        return self.lin(x) + 1
+
+    def reference(self, x):
+        weight = self.lin.parametrizations.weight.original * 2
+        y = F.linear(x, weight, self.lin.bias)
+        return {"x": x, "lin": y, "add": y + 1}
+
+
+@zoo
+class Checkpointed(ZooModel):
+    """Activation checkpointing runs the same operations, in the scope of its caller and inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Act()
+
+    def forward(self, x):
+        y = torch.utils.checkpoint.checkpoint(self.block, x, use_reentrant=False)
+        return torch.utils.checkpoint.checkpoint(self.twice, y, use_reentrant=False) + 1
+
+    def twice(self, x):
+        return x * 2
+
+    def reference(self, x):
+        a = self.block.lin(x)
+        b = a.relu()
+        return {"block.lin": a, "block.act": b, "block": b, "mul": b * 2, "add": b * 2 + 1}
+
+
+class Cautious(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.picky, self.plain = Picky(), linear(2)
+
+    def forward(self, x):
+        try:
+            return self.picky(x)
+        except ValueError:
+            return self.plain(x)
+
+
+class Picky(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = linear(1)
+
+    def forward(self, x):
+        y = self.lin(x)
+        if y.sum() > -1e9:
+            raise ValueError("not like this")
+        return y
+
+
+@zoo
+class CaughtException(ZooModel):
+    """An exception inside of one module, caught by another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cautious, self.last = Cautious(), linear(3)
+
+    def forward(self, x):
+        return self.last(self.cautious(x)) * 2
+
+    def reference(self, x):
+        y = self.cautious.plain(x)
+        return {"cautious": y, "last": self.last(y), "mul": self.last(y) * 2}
+
+
+class Makes(nn.Module):
+    def forward(self, x):
+        return nn.Softplus()(x) + nn.Sequential(nn.Tanh())(x)
+
+
+@zoo
+class ModulesMadeInForward(ZooModel):
+    """Modules that are made in the forward, and belong to nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.makes = Makes()
+
+    def forward(self, x):
+        return self.makes(x + 1) * 2
+
+    def reference(self, x):
+        y = F.softplus(x + 1) + (x + 1).tanh()
+        return {"add": x + 1, "makes": y, "mul": y * 2}

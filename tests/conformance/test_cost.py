@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
 import torch
 from torch import nn
 
@@ -84,14 +85,14 @@ def test_C2_values_nobody_asked_for_are_not_kept(extract):
     del features
 
 
-def test_C3_the_second_trace_is_skipped_where_no_flag_is_read(backend, names_of, monkeypatch):
-    """Only the fx backend traces."""
+@pytest.mark.only("fx", why="hooks trace nothing")
+def test_C3_the_second_trace_is_skipped_where_no_flag_is_read(names_of, monkeypatch):
     from featuretap.tracing import FeatureTracer
 
     traced = []
     record = FeatureTracer.record
     monkeypatch.setattr(FeatureTracer, "record", lambda *args: (traced.append(1), record(*args))[1])
     names_of(NestedScopes())
-    assert len(traced) == (1 if backend == "fx" else 0)
+    assert len(traced) == 1
     names_of(ZOO["TrainEvalBranch"](), suppress_diff_warning=True)
-    assert len(traced) == (3 if backend == "fx" else 0)
+    assert len(traced) == 3

@@ -233,10 +233,8 @@ def test_API_unknown_tracer_kwargs_and_backends_are_named(names_of):
         names_of(3)
 
 
-def test_API_trap39_a_model_that_works_in_one_mode_only(backend, names_of, extract):
-    if backend != "fx":
-        return
-
+@pytest.mark.only("fx", why="the real forward runs in both modes")
+def test_API_trap39_a_model_that_works_in_one_mode_only(names_of, extract):
     class OnlyEval(nn.Module):
         def forward(self, x):
             if self.training and x.sum() > 0:

@@ -10,6 +10,8 @@ is.
 from __future__ import annotations
 
 import contextlib
+import dis
+import functools
 import sys
 import threading
 import types
@@ -17,12 +19,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from . import _compat
 from .faithful import contains
 
-__all__ = ["called_by_model", "refused_functions"]
+__all__ = ["called_by_model", "refused_functions", "why_not_look_into"]
+
+_CATCHES = frozenset({"CHECK_EXC_MATCH", "JUMP_IF_NOT_EXC_MATCH"})
 
 _ASKS = "the forward asks {}(), and the answer of the trace would hold for every call"
 _SETS = "the forward calls {}(), which would not be called again"
@@ -77,6 +81,26 @@ def refused_functions(refuse: Refuse) -> Iterator[None]:
     finally:
         for owner, name, original in reversed(patched):
             setattr(owner, name, original)
+
+
+def why_not_look_into(module: nn.Module) -> str | None:
+    """Name the reason why ``module`` must be run as a whole, if there is one."""
+    name = type(module).__name__
+    for registry in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
+        if vars(module).get(registry):
+            return f"{name} has hooks, which must run with real tensors"
+    if isinstance(module, torch.jit.ScriptModule):
+        return f"{name} is compiled by TorchScript"
+    if _catches_exceptions(getattr(module.forward, "__code__", None)):
+        return f"the forward of {name} catches exceptions, which real tensors may raise"
+    return None
+
+
+@functools.cache
+def _catches_exceptions(code: types.CodeType | None) -> bool:
+    return code is not None and any(
+        instruction.opname in _CATCHES for instruction in dis.get_instructions(code)
+    )
 
 
 def _apply(refuse: Refuse) -> classmethod[Any, ..., Any]:

@@ -35,7 +35,7 @@ from .placeholders import root_arguments
 from .proxies import FeatureProxy
 from .real_tensors import GENERATOR, RealTensors
 from .recording import ModuleCall, Recording
-from .refused import refused_functions
+from .refused import refused_functions, why_not_look_into
 from .regions import Region, RegionWatch
 from .structures import freeze
 from .surroundings import Surroundings
@@ -201,7 +201,7 @@ class FeatureTracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        reason = _why_not_look_into(module)
+        reason = why_not_look_into(module)
         if reason is None:
             mark = self.recording.mark()
             call = ModuleCall(path, start=len(self.recording.events))
@@ -364,13 +364,3 @@ class FeatureTracer(fx.Tracer):
             self.recording.model, "", location, f"{type(error).__name__}: {error}"
         )
         return UntraceableModelError(text, "", location)
-
-
-def _why_not_look_into(module: nn.Module) -> str | None:
-    """Name the reason why ``module`` must be run as a whole, if there is one."""
-    for registry in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
-        if vars(module).get(registry):
-            return f"{type(module).__name__} has hooks, which must run with real tensors"
-    if isinstance(module, torch.jit.ScriptModule):
-        return f"{type(module).__name__} is compiled by TorchScript"
-    return None

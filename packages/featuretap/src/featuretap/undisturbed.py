@@ -11,6 +11,7 @@ from torch import nn
 from . import _compat
 from .comparing import identical
 from .faithful import RandomState, foreign_random_state
+from .held import tensors_in
 from .modules import ModuleTree
 from .untouched import Untouched
 
@@ -24,7 +25,7 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
     Every tensor of the modules is copied meanwhile.
     """
     untouched = [Untouched(module) for module in modules]
-    stored = {id(t): t for m in modules for ts in ModuleTree(m).storages.values() for t in ts}
+    stored = {id(tensor): tensor for module in modules for tensor in _tensors(module)}
     copies = [(tensor, tensor.detach().clone()) for tensor in stored.values()]
     random, (_, restore_foreign) = RandomState(), foreign_random_state()
     with ExitStack() as stack:
@@ -38,6 +39,15 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
         for content in untouched:
             stack.callback(content.restore)
         yield
+
+
+def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield every tensor of a model, also those in containers on its modules."""
+    tree = ModuleTree(model)
+    for tensors in tree.storages.values():
+        yield from tensors
+    for module in tree.paths.values():
+        yield from tensors_in(module)
 
 
 def _put_back(tensor: torch.Tensor, copy: torch.Tensor) -> None:

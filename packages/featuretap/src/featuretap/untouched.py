@@ -5,15 +5,32 @@ from __future__ import annotations
 import dis
 import operator
 import types
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-__all__ = ["Untouched"]
+from .held import items_of, rewinder
+
+__all__ = ["HookKey", "Untouched", "is_own_hook"]
+
+
+class HookKey:
+    """What hooks of featuretap are registered under while a forward is watched.
+
+    Other threads come and go with theirs, so they are no part of a model as it was.
+    """
+
+    __slots__ = ()
+
+
+def is_own_hook(hook: object) -> bool:
+    """Say whether a forward hook, or what stands for a ``forward``, was put there by featuretap."""
+    module = getattr(hook, "__module__", None)
+    return isinstance(module, str) and module.partition(".")[0] in ("featuretap", "featuretap_hooks")
 
 
 class Untouched:
@@ -70,13 +87,15 @@ class Untouched:
 
 
 class _ModuleContent:
-    __slots__ = ("attributes", "containers", "empty")
+    __slots__ = ("attributes", "containers", "empty", "hooks", "rewinders")
 
     def __init__(self, module: nn.Module) -> None:
         self.attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
         # Most registries of a module are empty, and those need no copy and no comparison.
         self.empty: list[Any] = []
         self.containers: list[tuple[Any, Any]] = []
+        self.hooks: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+        self.rewinders: list[Callable[[], object]] = []
         self._add_object(module, depth=0)
 
     @property
@@ -98,21 +117,33 @@ class _ModuleContent:
         self.attributes.append((vars(owner), values))
         for name, value in values.items():
             kind = type(value)
-            if (kind is dict or kind is OrderedDict) and not value:
+            if depth == 0 and name in _HOOKS:
+                if value:
+                    self.hooks.append((value, _without_own(value)))
+                else:
+                    self.hooks.append((value, _NO_HOOKS))
+            elif (kind is dict or kind is OrderedDict) and not value:
                 self.empty.append(value)
             elif depth == 0 and name in _REGISTRIES:
-                self.containers.append((value, value.copy()))
+                self.containers.append((value, _copied(value)))
             elif kind not in _LEAVES:
                 self._add_value(value, depth)
+        if depth == 0 and is_own_hook(values.get("forward")):
+            _without_own_forward(values)
 
     def _add_value(self, value: Any, depth: int) -> None:
         if type(value) in _LEAVES:
             return
-        if isinstance(value, (dict, list, set)):
-            self.containers.append((value, value.copy()))
+        if isinstance(value, (dict, list, set, deque)):
+            self.containers.append((value, _copied(value)))
             if depth < _DEPTH:
-                for item in value.values() if isinstance(value, dict) else value:
+                for item in items_of(value):
                     self._add_value(item, depth + 1)
+        elif isinstance(value, tuple):
+            for item in value:
+                self._add_value(item, depth)
+        elif (rewind := rewinder(value)) is not None:
+            self.rewinders.append(rewind)
         elif depth < _DEPTH and hasattr(value, "__dict__") and not isinstance(value, _NOT_OPENED):
             self._add_object(value, depth + 1)
 
@@ -132,20 +163,31 @@ class _ModuleContent:
 
     def restore(self) -> None:
         for current, values in self.attributes:
-            if not _same_items(current, values):
-                current.clear()
-                current.update(values)
+            _restore_attributes(current, values)
         for container in self.empty:
             if container:
                 container.clear()
         for container, content in self.containers:
             _restore_container(container, content)
+        for registry, kept in self.hooks:
+            if registry:
+                _restore_hooks(registry, kept)
+            elif kept:
+                registry.update(kept)
+        for rewind in self.rewinders:
+            rewind()
 
 
 # How deep objects and containers inside a module are put back: a helper object with a cache in a dict.
 _DEPTH = 3
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
-_LEAVES = frozenset({type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter, tuple})
+# What a forward hook is registered in.
+_HOOKS = frozenset(
+    name for name in vars(nn.Module()) if name.startswith("_forward") and "hooks" in name
+)
+_NO_HOOKS: dict[Any, Any] = {}
+_MISSING = object()
+_LEAVES = frozenset({type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter})
 _NOT_OPENED = (
     nn.Module,
     torch.Tensor,
@@ -172,14 +214,64 @@ def _same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
     return all(map(operator.is_, a.values(), b.values())) and list(a) == list(b)
 
 
+def _copied(container: Any) -> Any:
+    """Copy a container that another thread may be changing."""
+    while True:
+        try:
+            return container.copy()
+        except RuntimeError:
+            continue
+
+
+def _without_own(registry: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the hooks of a registry that are not of featuretap."""
+    return {
+        key: hook
+        for key, hook in _copied(registry).items()
+        if type(key) is not HookKey and not is_own_hook(hook)
+    }
+
+
+def _restore_hooks(registry: dict[Any, Any], kept: dict[Any, Any]) -> None:
+    current = _without_own(registry)
+    if _same_items(current, kept):
+        return
+    for key in current:
+        registry.pop(key, None)
+    registry.update(kept)
+
+
+def _without_own_forward(values: dict[str, Any]) -> None:
+    """Put what a ``forward`` of featuretap stands for in its place."""
+    replaced = getattr(values["forward"], "replaced", None)
+    if replaced is not None:
+        values["forward"] = replaced
+    elif hasattr(values["forward"], "replaced"):
+        del values["forward"]
+
+
+def _restore_attributes(current: dict[str, Any], values: dict[str, Any]) -> None:
+    """Put attributes back one by one, for another thread may be using the others."""
+    if _same_items(current, values):
+        return
+    for name in list(current):
+        if name not in values and not (name == "forward" and is_own_hook(current.get(name))):
+            current.pop(name, None)
+    for name, value in values.items():
+        now = current.get(name, _MISSING)
+        if now is not value and not (name == "forward" and is_own_hook(now)):
+            current[name] = value
+
+
 def _restore_container(container: Any, content: Any) -> None:
     if isinstance(container, dict):
         if not _same_items(container, content):
             container.clear()
             container.update(content)
-    elif isinstance(container, list):
+    elif isinstance(container, (list, deque)):
         if len(container) != len(content) or not all(map(operator.is_, container, content)):
-            container[:] = content
+            container.clear()
+            container.extend(content)
     elif container != content:
         container.clear()
         container.update(content)
