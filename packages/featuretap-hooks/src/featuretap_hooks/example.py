@@ -16,9 +16,11 @@ from featuretap import UntraceableModelError
 from featuretap._compat import preserve_version
 from featuretap.alignment import aligned
 from featuretap.backends import Options
+from featuretap.comparing import identical
 from featuretap.errors import FAILS_ON_EXAMPLE
-from featuretap.faithful import RandomState, SavedTensors, foreign_random_state
-from featuretap.inplace import written_arguments
+from featuretap.facts import written_arguments
+from featuretap.faithful import RandomState, foreign_random_state
+from featuretap.held import tensors_in
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.structures import copy_value
 from featuretap.untouched import Untouched
@@ -87,21 +89,22 @@ class _Saved:
     """Tensors of the model, with content and version, to be put back."""
 
     def __init__(self) -> None:
-        self._content = SavedTensors()
+        self._content: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._versions = ExitStack()
-        self._ids: set[int] = set()
 
     def save(self, tensor: torch.Tensor) -> None:
         """Keep a copy of ``tensor`` as it is now."""
-        if id(tensor) not in self._ids:
-            self._ids.add(id(tensor))
-            self._content.save(tensor)
+        if id(tensor) not in self._content:
+            self._content[id(tensor)] = (tensor, tensor.detach().clone())
             if not tensor.is_inference():
                 self._versions.enter_context(preserve_version(tensor))
 
     def restore(self) -> None:
-        """Put back what was saved."""
-        self._content.restore()
+        """Put back what was saved and is not the same any more."""
+        for tensor, content in self._content.values():
+            if not identical(tensor, content):
+                with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                    tensor.copy_(content)
         self._versions.close()
 
 
@@ -138,8 +141,9 @@ def watch_example(
 ) -> Seen:
     """Run ``model`` on copies of the arguments, in the mode that it is in."""
     seen, saved = Seen(tree), _Saved()
-    for buffer in model.buffers():
-        saved.save(buffer)
+    for module in tree.paths.values():
+        for tensor in tensors_in(module):
+            saved.save(tensor)
     with ExitStack() as stack:
         stack.callback(foreign_random_state()[1])
         stack.callback(RandomState().restore)

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from .stored import attributes, is_opened
+from featuretap.held import attributes, is_opened
+
 from .tracked import Tracked, plain
 
 __all__ = ["make_plain"]

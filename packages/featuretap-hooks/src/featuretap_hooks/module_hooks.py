@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from featuretap.untouched import HookKey
+
 from ._compat import add_hooks, remove_hooks
 
 __all__ = ["Around", "ModuleHooks"]
@@ -41,7 +43,7 @@ class ModuleHooks:
 
     def __init__(self) -> None:
         self._thread = get_ident()
-        self._hooked: list[tuple[nn.Module, object]] = []
+        self._hooked: list[tuple[nn.Module, HookKey]] = []
         self._wrapped: list[tuple[nn.Module, _Watcher]] = []
 
     def after(self, module: nn.Module, call: Callable[[Any], None]) -> None:
@@ -84,7 +86,7 @@ class ModuleHooks:
     def _add(
         self, module: nn.Module, before: Callable[..., Any] | None, after: Callable[..., Any]
     ) -> None:
-        key = object()
+        key = HookKey()
         self._hooked.append((module, key))
         add_hooks(module, key, before, after)
 
@@ -140,20 +142,26 @@ class _Watcher:
 
 
 class _Wrapper:
-    """Stands for ``module.forward`` while somebody watches it."""
+    """Stands for ``module.forward`` while somebody watches it.
+
+    Attributes:
+        replaced: the ``forward`` that the module has of its own, if it has one.
+        watchers: who watches.
+
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._own = vars(module).get("forward")
+        self.replaced = vars(module).get("forward")
         self._forward = module.forward
         self.watchers: list[_Watcher] = []
 
     def remove(self) -> None:
         """Put back what was there."""
-        if self._own is None:
+        if self.replaced is None:
             del vars(self._module)["forward"]
         else:
-            vars(self._module)["forward"] = self._own
+            vars(self._module)["forward"] = self.replaced
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         here = [w.around for w in self.watchers if w.thread == get_ident()]

@@ -5,46 +5,17 @@ A feature in the memory of such a tensor would be changed by the next forward.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import nn
 
+from featuretap.held import tensors_in
+
 from ._compat import storage_id
 
-__all__ = ["DEPTH", "Stored", "attributes", "is_opened"]
-
-# How deep containers and objects on a module are looked into, as where a model is put back.
-DEPTH = 3
-_SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, torch.Size, nn.Parameter})
-_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
-# The registries of a module that never hold a tensor, or only parameters.
-_REGISTRIES = frozenset(
-    name for name in vars(nn.Module()) if name.startswith("_") and name != "_buffers"
-)
-
-
-def attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield what a module keeps, without parameters, submodules and hooks."""
-    for name, value in list(vars(module).items()):
-        if type(value) not in _SIMPLE and name not in _REGISTRIES:
-            yield name, value
-
-
-def is_opened(value: Any) -> bool:
-    """Say whether ``value`` is a container, or an object of the user, that may hold something."""
-    if type(value) in _SIMPLE or isinstance(value, (nn.Module, torch.Tensor, type)):
-        return False
-    return isinstance(value, _CONTAINERS) or (hasattr(value, "__dict__") and not callable(value))
-
-
-def _items(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return list(value if isinstance(value, _CONTAINERS) else vars(value).values())
+__all__ = ["Stored"]
 
 
 class Stored:
@@ -87,17 +58,8 @@ class Stored:
     def look_again(self, modules: Iterable[nn.Module]) -> None:
         """Look at all that ``modules`` hold now."""
         for module in modules:
-            kept = {storage_id(t) for _, v in attributes(module) for t in _tensors(v, DEPTH)}
+            kept = {storage_id(tensor) for tensor in tensors_in(module)}
             self._attributes[id(module)] = kept
         self._buffers = [module._buffers for module in self._modules if module._buffers]
         # Buffers are then looked at again, and with them what is no longer kept is forgotten.
         self._known, self._is_current = None, False
-
-
-def _tensors(value: Any, depth: int) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        if not isinstance(value, nn.Parameter):
-            yield value
-    elif depth and is_opened(value):
-        for item in _items(value):
-            yield from _tensors(item, depth - 1)

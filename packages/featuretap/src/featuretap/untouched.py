@@ -30,7 +30,10 @@ class HookKey:
 def is_own_hook(hook: object) -> bool:
     """Say whether a forward hook, or what stands for a ``forward``, was put there by featuretap."""
     module = getattr(hook, "__module__", None)
-    return isinstance(module, str) and module.partition(".")[0] in ("featuretap", "featuretap_hooks")
+    return isinstance(module, str) and module.partition(".")[0] in (
+        "featuretap",
+        "featuretap_hooks",
+    )
 
 
 class Untouched:
@@ -270,8 +273,11 @@ def _restore_container(container: Any, content: Any) -> None:
             container.update(content)
     elif isinstance(container, (list, deque)):
         if len(container) != len(content) or not all(map(operator.is_, container, content)):
-            container.clear()
-            container.extend(content)
+            if isinstance(container, list):
+                container[:] = content
+            else:
+                container.clear()
+                container.extend(content)
     elif container != content:
         container.clear()
         container.update(content)
