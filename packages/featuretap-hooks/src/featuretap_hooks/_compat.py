@@ -26,7 +26,9 @@ __all__ = [
     "graph_target",
     "is_compiling",
     "is_innermost_mode",
+    "namespaces_of_operators",
     "no_torch_function",
+    "registered_operators",
     "remove_hooks",
     "run_by_dynamo",
     "storage_id",
@@ -67,6 +69,26 @@ def functions_wrapped_for_fx() -> Iterator[tuple[dict[str, Any], str]]:
         yield namespace, name
 
 
+def namespaces_of_operators() -> list[Any]:
+    """Return where the functions behind ``torch.fft.fft`` and the like are, under their own names.
+
+    Checked on torch 2.4.1 and 2.15.0.
+    """
+    names = "_VariableFunctions _fft _linalg _special _nn _sparse _nested".split()
+    found = (getattr(torch._C, name, None) for name in names)
+    return [space for space in found if space is not None]
+
+
+def registered_operators() -> Iterator[tuple[str, str]]:
+    """Yield the name and the overload of every operator that torch knows, also of the user's own.
+
+    Checked on torch 2.4.1 and 2.15.0.
+    """
+    for full in torch._C._dispatch_get_all_op_names():
+        name, _, overload = full.rpartition("::")[2].partition(".")
+        yield name, overload or "default"
+
+
 def graph_target(func: Callable[..., Any]) -> Any:
     """Return what ``func`` would be in a graph: the name of a method, or the function.
 
@@ -104,7 +126,7 @@ def add_hooks(
 ) -> None:
     """Register a forward pre-hook that comes first, and a forward hook that comes last.
 
-    ``before`` also gets keyword arguments; with it, ``after`` is also called when the forward raises.
+    ``before`` also gets keyword arguments; ``after`` is also called when the forward raises.
     Writes to the registries that ``register_forward_hook`` fills, for its handle costs ten times as
     much as the call of a hook. Checked on torch 2.6.0, 2.13.0 and 2.15.0.
     """
@@ -112,7 +134,7 @@ def add_hooks(
         module._forward_pre_hooks_with_kwargs[key] = True
         module._forward_pre_hooks[key] = before
         module._forward_pre_hooks.move_to_end(key, last=False)  # type: ignore[attr-defined]
-        module._forward_hooks_always_called[key] = True
+    module._forward_hooks_always_called[key] = True
     module._forward_hooks[key] = after
 
 

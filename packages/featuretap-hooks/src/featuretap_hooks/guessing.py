@@ -19,7 +19,7 @@ from featuretap.backends import Options
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.naming import Namer, operation_name
 
-from ._compat import functions_wrapped_for_fx
+from ._compat import functions_wrapped_for_fx, namespaces_of_operators, registered_operators
 from .fast_paths import TAKES_NOTE
 from .index import Point, canonical
 
@@ -74,7 +74,7 @@ class Guess:
         if any(path.startswith(start) for path in self.known_names()):
             return True
         scope, _, operation = start.rpartition(".")
-        known = self._functions | _operations()
+        known = self._functions | _operations() | _operators()
         return scope in self._tree.paths and any(name.startswith(operation) for name in known)
 
     def _open(self, name: str) -> bool:
@@ -89,8 +89,11 @@ class Guess:
         scope, _, operation = name.rpartition(".")
         if scope not in tree.paths or (scope and self._is_leaf(tree.paths[scope], scope)):
             return False
-        base = _COUNTER.sub("", operation)
-        return not {operation, base}.isdisjoint(self._functions | _operations())
+        names = {operation, _COUNTER.sub("", operation)}
+        return any(not names.isdisjoint(known()) for known in (self._known, _operators))
+
+    def _known(self) -> frozenset[str]:
+        return _operations() | self._functions
 
 
 def input_names(tree: ModuleTree) -> dict[str, str]:
@@ -108,7 +111,16 @@ def input_names(tree: ModuleTree) -> dict[str, str]:
 def _operations() -> frozenset[str]:
     """Names of everything in torch that may be a node."""
     spaces: list[Any] = [torch, torch.Tensor, torch.nn.functional, operator, math]
-    spaces += [torch.fft, torch.linalg, torch.special]
+    spaces += [torch.fft, torch.linalg, torch.special, *namespaces_of_operators()]
     names = {operation_name(name) for space in spaces for name in dir(space)}
     names |= {operation_name(name) for _, name in functions_wrapped_for_fx()}
     return frozenset({*names, "getattr", "getitem"})
+
+
+def _operators() -> frozenset[str]:
+    """Names of the operators of ``torch.ops``, of which there may be more at any time."""
+    return frozenset(
+        operation_name(name)
+        for packet, overload in registered_operators()
+        for name in (packet, f"{packet}.{overload}")
+    )

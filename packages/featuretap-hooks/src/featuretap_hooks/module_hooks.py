@@ -46,16 +46,21 @@ class ModuleHooks:
         self._hooked: list[tuple[nn.Module, HookKey]] = []
         self._wrapped: list[tuple[nn.Module, _Watcher]] = []
 
-    def after(self, module: nn.Module, call: Callable[[Any], None]) -> None:
-        """Have ``call`` see what each call of ``module`` returns."""
+    def after(
+        self, module: nn.Module, call: Callable[[Any], None], fail: Callable[[], None]
+    ) -> None:
+        """Have ``call`` see what each call of ``module`` returns, and ``fail`` be told if it raises."""
         if isinstance(module, _LOOKS_FOR_HOOKS):
-            self._wrap(module, _Only(call))
+            self._wrap(module, _Only(call, fail))
             return
         thread = self._thread
 
         def hook(_module: nn.Module, _args: Any, value: Any) -> None:
             if get_ident() == thread:
-                call(value)
+                if value is None and exc_info()[1] is not None:
+                    fail()
+                else:
+                    call(value)
 
         self._add(module, None, hook)
 
@@ -122,16 +127,19 @@ class ModuleHooks:
 
 
 class _Only:
-    """Tells a function what was returned."""
+    """Tells a function what was returned, and another of a failure."""
 
-    def __init__(self, call: Callable[[Any], None]) -> None:
+    def __init__(self, call: Callable[[Any], None], fail: Callable[[], None]) -> None:
         self._call = call
+        self._fail = fail
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         pass
 
     def after(self, module: nn.Module, value: Any, *, raised: bool) -> None:
-        if not raised:
+        if raised:
+            self._fail()
+        else:
             self._call(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from featuretap.modules import ModuleTree
 from .example import watch_example
 
 __all__ = ["all_reached", "not_reached"]
+
+_COUNTER = re.compile(r"_[0-9]+$")
 
 
 def all_reached(
@@ -42,7 +45,9 @@ def not_reached(
 ) -> NodeNotReachedError:
     """Make the error that names what was not reached, and what was."""
     asked = sorted(missing)
-    near = nearest(asked[0], reached)
+    # Its other calls come first: the call of this name may have raised.
+    again = [name for name in reached if _COUNTER.sub("", name) == asked[0]]
+    near = list(dict.fromkeys([*again[:1], *nearest(asked[0], reached)]))[:3]
     names = ", ".join(map(repr, near or reached[-3:])) or "none of the requested nodes"
     return NodeNotReachedError(
         f"this forward of {type(model).__name__} did not reach {', '.join(map(repr, asked))}. "

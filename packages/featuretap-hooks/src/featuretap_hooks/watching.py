@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -13,6 +12,7 @@ from torch import nn
 from featuretap._compat import indexing_shown
 from featuretap.modules import ModuleTree
 
+from ._compat import functorch_level
 from .leftovers import make_plain
 from .module_hooks import ModuleHooks
 from .patching import Place, recording_functions
@@ -96,6 +96,25 @@ def _watched_arguments(
     return bound.args, bound.kwargs
 
 
+class _FirstReturned:
+    """Takes what the first call of a module returned, where that is the first to end."""
+
+    __slots__ = ("_failed", "_path", "_take")
+
+    def __init__(self, path: str, take: Callable[[str, Any], None]) -> None:
+        self._path = path
+        self._take = take
+        self._failed = False
+
+    def __call__(self, value: Any) -> None:
+        if not self._failed:
+            self._take(self._path, value)
+
+    def fail(self) -> None:
+        """Be told that a call raised, the first one if none returned before it."""
+        self._failed = True
+
+
 class _FirstCall:
     """Takes what the first call of a module returned, also if that is not the first to return."""
 
@@ -105,8 +124,12 @@ class _FirstCall:
         self._nested = nested
         self._open: list[int] = []
         self._calls = 0
+        self._level = functorch_level()
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if functorch_level() != self._level:
+            self._open.append(-1)
+            return
         if self._open:
             self._nested.add(self._path)
         self._open.append(self._calls)
@@ -139,5 +162,6 @@ def watch_modules(
             if careful or path in nested:
                 hooks.around(module, _FirstCall(path, take, nested))
             else:
-                hooks.after(module, partial(take, path))
+                first = _FirstReturned(path, take)
+                hooks.after(module, first, first.fail)
         yield

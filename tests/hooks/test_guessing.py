@@ -1,0 +1,50 @@
+"""Names that are taken on trust before a forward has run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import featuretap
+import featuretap_hooks
+
+create = featuretap_hooks.create_feature_extractor
+X = torch.ones(2, 4)
+
+
+class ManyNamespaces(nn.Module):
+    def forward(self, x):
+        y = torch.fft.fft(x).real + torch.special.expit(x)
+        y = torch.linalg.norm(y, dim=1, keepdim=True) + torch.linalg.vector_norm(y)
+        y = torch.sparse.mm(torch.eye(2).to_sparse(), y)
+        y = torch.ops.aten.add.Tensor(y, x)
+        return torch.ops.aten.mul(y, x) + torch.special.gammaln(y.abs() + 1)
+
+
+def test_N9_every_name_that_is_listed_is_accepted_without_example_inputs():
+    names = featuretap_hooks.get_graph_node_names(ManyNamespaces(), example_args=(X,))
+    assert {"fft_fft", "linalg_norm", "special_expit", "_sparse_mm", "add_tensor"} <= set(names)
+    assert list(create(ManyNamespaces(), list(names))(X)) == names
+
+
+def test_N9_an_operator_that_is_registered_later_is_accepted():
+    with pytest.raises(featuretap.NodeNotFoundError):
+        create(nn.Identity(), "featuretap_twice_default")
+    library = torch.library.Library("featuretap_tests", "FRAGMENT")
+    library.define("featuretap_twice(Tensor x) -> Tensor")
+    library.impl("featuretap_twice", lambda x: x * 2, "CompositeImplicitAutograd")
+
+    class Calls(nn.Module):
+        def forward(self, x):
+            return torch.ops.featuretap_tests.featuretap_twice.default(x)
+
+    assert torch.equal(create(Calls(), "featuretap_twice_default")(X).popitem()[1], X * 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["sofmax", "ad", "linalg_nrm", "ft_fft", "add_tensr", "special_expt", "getatr", "x.add"]
+)
+def test_E1_a_mistyped_name_is_refused_without_example_inputs(name):
+    with pytest.raises(featuretap.NodeNotFoundError):
+        create(ManyNamespaces(), name)
