@@ -173,11 +173,11 @@ def _install(key: str) -> bool:
 
 
 def _register(attributes: dict[str, Any], handles: list[Any]) -> None:
-    tree: ModuleTree = attributes["_tree"]
+    tree: ModuleTree = attributes["_found"].tree
+    is_leaf: LeafRule = attributes["_found"].is_leaf
     programs: dict[str, Program] = attributes["_programs"]
     outputs = sorted({path for program in programs.values() for path in program.outputs})
     scopes = any(program.wanted for program in programs.values())
-    is_leaf: LeafRule = attributes["_is_leaf"]
     holder = attributes["_compiled_holder"]
     if scopes:
         for path, module in tree.paths.items():

@@ -7,7 +7,6 @@ import inspect
 import types
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,31 +14,22 @@ from torch import nn
 
 from featuretap import NodeNotReachedError
 from featuretap.backends import Options
-from featuretap.modules import LeafRule, ModuleTree
+from featuretap.modules import ModuleTree
 
 from ._compat import any_sharded, is_compiling
 from .captures import Captures, Stop
 from .compiling import Holder, run_compiled
 from .example import watch_example
-from .fast_paths import fast_paths, layers_that_take_note
-from .guessing import input_names
-from .own_code import OwnCode, own_code
-from .patching import Place, active_recorder, places
+from .fast_paths import fast_paths
+from .findings import Findings
+from .patching import active_recorder
 from .plan import Plan
 from .prepared import Prepared
 from .reaching import all_reached, not_reached
 from .scopes import Calls, Part
-from .stored import Stored
 from .watching import run_watched, watch_modules
 
 __all__ = ["HooksExtractor"]
-
-
-# What depends on the modules that the model has.
-_FOUND_ONCE = (
-    *("_patched_places", "_layers_that_take_note", "_models_modules", "_what_code_does"),
-    *("_modules_that_store", "_what_is_stored"),
-)
 
 
 class HooksExtractor(nn.Module):
@@ -72,15 +62,16 @@ class HooksExtractor(nn.Module):
         state = vars(self)
         state["_model"], state["_plans"], state["_options"] = model, dict(plans), options
         state["_early_stop"], state["_missing"], state["_part"] = early_stop, missing, part
-        state["_tree"] = ModuleTree(model)
-        state["_is_leaf"] = LeafRule(options.leaf_modules)
+        state["_found"] = Findings(ModuleTree(model), options)
         # The registries themselves are shared, so that ``to`` and ``half`` reach the model.
         state["_parameters"], state["_buffers"] = model._parameters, model._buffers
         state["_non_persistent_buffers_set"] = model._non_persistent_buffers_set
         state["_modules"] = model._modules if part is None else part
         state["_called_modules"] = model._modules
-        state["_is_nested"] = any(type(m) is HooksExtractor for m in self._tree.paths.values())
-        state["forward"] = _with_signature(self, self._tree.signature)
+        state["_is_nested"] = any(
+            type(m) is HooksExtractor for m in self._found.tree.paths.values()
+        )
+        state["forward"] = _with_signature(self, self._found.tree.signature)
         state["_compiled_holder"] = Holder(self)
         self._prepare()
 
@@ -136,14 +127,15 @@ class HooksExtractor(nn.Module):
 
         """
         if is_compiling():
-            return self._compiled(args, kwargs)
+            run = self._compiled if torch.compiler.is_dynamo_compiling() else self._exported
+            return run(args, kwargs)
         # Another thread may switch the mode meanwhile.
         mode = self._mode
         plan = self._plans[mode]
         if not self._prepared[mode].is_current:
             self._begin_anew()
         if plan.keys is None:
-            seen = watch_example(self._model, self._tree, self._options, args, kwargs)
+            seen = watch_example(self._model, self._found.tree, self._options, args, kwargs)
             plan.resolve(seen.index, mode)
             plan.calls = seen.calls
             self._prepare()
@@ -153,7 +145,7 @@ class HooksExtractor(nn.Module):
         outer = active_recorder()
         # Inside another extractor's forward, whose recorder names everything, values are copied at once.
         known = plan.overwritten.get(grad) if outer is None else set(keys)
-        stored = self._stored
+        stored = self._found.stored
         stored.begin()
         captures = Captures(
             keys, known, stop=self._may_stop(), stored=stored, retained=plan.retained
@@ -164,8 +156,8 @@ class HooksExtractor(nn.Module):
                 self._follow(captures, args, kwargs)
             else:
                 self._watch(plan, prepared, captures, calls, args, kwargs)
-            for name in sorted(captures.missing & self._tree.parameters.keys()):
-                captures.node(name, self._tree.parameters[name])
+            for name in sorted(captures.missing & self._found.tree.parameters.keys()):
+                captures.node(name, self._found.tree.parameters[name])
         except Stop as stop:
             if stop.args != (captures,):
                 raise
@@ -176,23 +168,19 @@ class HooksExtractor(nn.Module):
         if captures.missing and self._missing == "error":
             in_full = outer is not None or (prepared.part and prepared.part.scopes is None)
             raise self._not_reached(captures, args, kwargs, again=not in_full)
-        return OrderedDict(
-            (key, value) for name, value in captures.values.items() for key in keys[name]
-        )
+        return _features(captures, keys)
 
     def _not_reached(
         self, captures: Captures, args: Any, kwargs: Any, *, again: bool
     ) -> NodeNotReachedError:
         reached: list[str] = []
         if again:
-            reached = all_reached(self._model, self._tree, self._options, args, kwargs)
+            reached = all_reached(self._model, self._found.tree, self._options, args, kwargs)
         return not_reached(self._model, captures.missing, reached or captures.reached)
 
     def _begin_anew(self) -> None:
         """Forget what was seen: a watched module is no longer the one at its path."""
-        vars(self)["_tree"] = ModuleTree(self._model)
-        for found in _FOUND_ONCE:
-            vars(self).pop(found, None)
+        vars(self)["_found"] = Findings(ModuleTree(self._model), self._options)
         for plan in self._plans.values():
             plan.forget()
         self._prepare()
@@ -207,12 +195,31 @@ class HooksExtractor(nn.Module):
                 features[key] = value
         return features
 
+    def _exported(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
+        """Do the same for ``torch.export``, which runs the forward on tensors without values.
+
+        The forward goes to its end, for export keeps count of the modules that it enters and leaves;
+        every value is copied, for nothing can be learned of values that are none.
+        """
+        plan = self._plan
+        if plan.keys is None:
+            raise RuntimeError(
+                "torch.export needs to know which nodes globs and module types stand for: call the "
+                "extractor once before, or pass example_args to create_feature_extractor"
+            )
+        keys = plan.keys
+        captures = Captures(keys, set(keys), stop=False, stored=self._found.stored)
+        self._watch(plan, self._prepared[self._mode], captures, None, args, kwargs)
+        for name in sorted(captures.missing & self._found.tree.parameters.keys()):
+            captures.node(name, self._found.tree.parameters[name])
+        if captures.missing and self._missing == "error":
+            raise not_reached(self._model, captures.missing, captures.reached)
+        return _features(captures, keys)
+
     def _prepare(self) -> None:
         stop = self._may_stop()
         prepared = {
-            mode: Prepared(
-                plan, self._tree, self._inputs, self._is_leaf, whole=self._is_nested, stop=stop
-            )
+            mode: Prepared(plan, self._found, whole=self._is_nested, stop=stop)
             for mode, plan in self._plans.items()
         }
         vars(self)["_prepared"] = prepared
@@ -237,13 +244,13 @@ class HooksExtractor(nn.Module):
 
     def _follow(self, captures: Captures, args: Any, kwargs: Any) -> None:
         """Run the model where another recorder hands over its nodes."""
-        self._take_inputs(captures, self._inputs, args, kwargs)
+        self._take_inputs(captures, self._found.inputs, args, kwargs)
         captures.node("", self._model(*args, **kwargs))
 
     def _take_inputs(
         self, captures: Captures, inputs: Mapping[str, str], args: Any, kwargs: Any
     ) -> None:
-        bound = self._tree.signature.bind(*args, **kwargs)
+        bound = self._found.tree.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         for name, argument in inputs.items():
             captures.take(name, bound.arguments.get(argument))
@@ -251,30 +258,30 @@ class HooksExtractor(nn.Module):
     def _record(
         self, part: Part, captures: Captures, calls: Calls | None, args: Any, kwargs: Any
     ) -> None:
-        with fast_paths(self._attention_layers if part.scopes is None else ()):
+        with fast_paths(self._found.attention_layers if part.scopes is None else ()):
             run_watched(
                 self._model,
-                self._tree,
+                self._found.tree,
                 captures,
                 args,
                 kwargs,
                 part=part,
-                places=self._places,
+                places=self._found.places,
                 calls=calls,
-                storing=self._storing,
+                storing=self._found.storing,
             )
 
     def _settle(self, plan: Plan, captures: Captures, grad: bool) -> None:
         """Learn from the forward; a value that was lost in it is an error."""
         captures.compare()
-        changed = self._modules_in_use if captures.is_first else self._storing
+        changed = self._found.modules if captures.is_first else self._found.storing
         if changed:
-            self._stored.look_again(changed)
+            self._found.stored.look_again(changed)
             plan.retained |= captures.let_go()
         lost = captures.lost
         known = plan.overwritten.setdefault(grad, set())
         known |= captures.copied | captures.unproven
-        if lost or captures.exposed or self._own_code.writes_unseen:
+        if lost or captures.exposed or self._found.own_code.writes_unseen:
             known |= set(plan.keys or ())  # a model that is so fickle is not trusted again
         if lost:
             names = ", ".join(map(repr, sorted(lost)))
@@ -285,58 +292,7 @@ class HooksExtractor(nn.Module):
 
     def _may_stop(self) -> bool:
         # Sharded modules gather and free their parameters around each forward, which must then end.
-        return bool(self._early_stop) and not any_sharded(self._tree.paths.values())
-
-    @property
-    def _inputs(self) -> dict[str, str]:
-        names: dict[str, str] = self._cached("_input_names", partial(input_names, self._tree))
-        return names
-
-    @property
-    def _places(self) -> list[Place]:
-        found: list[Place] = self._cached(
-            "_patched_places", partial(places, self._tree, self._options)
-        )
-        return found
-
-    @property
-    def _attention_layers(self) -> list[nn.Module]:
-        found: list[nn.Module] = self._cached(
-            "_layers_that_take_note", lambda: list(layers_that_take_note(self._model))
-        )
-        return found
-
-    @property
-    def _modules_in_use(self) -> list[nn.Module]:
-        """The modules of the model, and in the place of an extractor its own model."""
-        found: list[nn.Module] = self._cached(
-            "_models_modules",
-            lambda: [vars(module).get("_model", module) for module in self._tree.paths.values()],
-        )
-        return found
-
-    @property
-    def _own_code(self) -> OwnCode:
-        found: OwnCode = self._cached("_what_code_does", lambda: own_code(self._modules_in_use))
-        return found
-
-    @property
-    def _storing(self) -> list[nn.Module]:
-        found: list[nn.Module] = self._cached(
-            "_modules_that_store", lambda: self._own_code.storing(self._modules_in_use)
-        )
-        return found
-
-    @property
-    def _stored(self) -> Stored:
-        found: Stored = self._cached("_what_is_stored", lambda: Stored(self._modules_in_use))
-        return found
-
-    def _cached(self, name: str, make: Any) -> Any:
-        state = vars(self)
-        if name not in state:
-            state[name] = make()
-        return state[name]
+        return bool(self._early_stop) and not any_sharded(self._found.tree.paths.values())
 
     # -- copies -----------------------------------------------------------------------------------
 
@@ -361,6 +317,12 @@ class HooksExtractor(nn.Module):
             "autowrap_functions": options.autowrap_functions,
             "autowrap_modules": [module.__name__ for module in options.autowrap_modules],
         }
+
+
+def _features(captures: Captures, keys: Mapping[str, list[str]]) -> OrderedDict[str, Any]:
+    return OrderedDict(
+        (key, value) for name, value in captures.values.items() for key in keys[name]
+    )
 
 
 def _with_signature(extractor: HooksExtractor, signature: inspect.Signature) -> Any:

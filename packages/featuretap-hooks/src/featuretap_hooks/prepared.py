@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
 
-from featuretap.modules import LeafRule, ModuleTree
-
+from .findings import Findings
 from .plan import Plan, Watch
 
 __all__ = ["Prepared"]
@@ -19,9 +18,7 @@ class Prepared:
 
     Args:
         plan: what is wanted.
-        tree: the modules.
-        inputs: node name -> argument of the model.
-        is_leaf: which modules are not looked into.
+        found: what is known of the modules.
         whole: record the whole model where something must be recorded.
         stop: whether a forward ends when everything is there.
 
@@ -36,18 +33,17 @@ class Prepared:
     def __init__(
         self,
         plan: Plan,
-        tree: ModuleTree,
-        inputs: Mapping[str, str],
-        is_leaf: LeafRule,
+        found: Findings,
         *,
         whole: bool,
         stop: bool,
     ) -> None:
-        self.watch = Watch.of(plan.keys or (), tree, inputs)
+        tree = found.tree
+        self.watch = Watch.of(plan.keys or (), tree, found.inputs)
         self.outputs = [(path, tree.paths[path]) for path in self.watch.outputs if path]
         self.program = self.watch.program(plan.keys or {}, plan.calls, tree, stop=stop)
         calls = None if whole else plan.calls
-        self.part = self.watch.part(calls, tree, is_leaf) if self.watch.scopes else None
+        self.part = self.watch.part(calls, tree, found.is_leaf) if self.watch.scopes else None
         watched = [*self.watch.outputs, *self.watch.scopes]
         self._links = list(_links(tree.model, watched))
 

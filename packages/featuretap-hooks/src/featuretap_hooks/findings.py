@@ -1,0 +1,71 @@
+"""What is found out once about the modules that a model has, and used by each forward."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from torch import nn
+
+from featuretap.backends import Options
+from featuretap.modules import LeafRule, ModuleTree
+
+from .fast_paths import layers_that_take_note
+from .guessing import input_names
+from .own_code import OwnCode, own_code
+from .patching import Place, places
+from .stored import Stored
+
+__all__ = ["Findings"]
+
+
+class Findings:
+    """Facts about a model, each found when it is first asked for.
+
+    An object of its own, and no attributes of the extractor: ``torch.export`` opens the containers
+    among those, and would find the globals of modules.
+
+    Attributes:
+        tree: the modules of the model.
+        is_leaf: which of them are not looked into.
+
+    """
+
+    def __init__(self, tree: ModuleTree, options: Options) -> None:
+        self.tree = tree
+        self.is_leaf = LeafRule(options.leaf_modules)
+        self._options = options
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """Node name -> argument of the model."""
+        return input_names(self.tree)
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """Where functions that are one node each are looked up."""
+        return places(self.tree, self._options)
+
+    @cached_property
+    def attention_layers(self) -> list[nn.Module]:
+        """The layers that would notice a torch-function mode."""
+        return list(layers_that_take_note(self.tree.model))
+
+    @cached_property
+    def modules(self) -> list[nn.Module]:
+        """The modules of the model, and in the place of an extractor its own model."""
+        return [vars(module).get("_model", module) for module in self.tree.paths.values()]
+
+    @cached_property
+    def own_code(self) -> OwnCode:
+        """What the code of the modules may do."""
+        return own_code(self.modules)
+
+    @cached_property
+    def storing(self) -> list[nn.Module]:
+        """The modules that may keep something of what a forward computes."""
+        return self.own_code.storing(self.modules)
+
+    @cached_property
+    def stored(self) -> Stored:
+        """The tensors that the modules keep."""
+        return Stored(self.modules)

@@ -1,0 +1,87 @@
+"""``torch.export`` of extractors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import featuretap_hooks
+from support import identical
+
+create = featuretap_hooks.create_feature_extractor
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.l = nn.Linear(4, 4)
+        self.b = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(inplace=True))
+
+    def forward(self, x):
+        y = self.l(x) + 1
+        y = self.b(y)
+        return y * 2
+
+
+X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+
+
+def check(extractor, expected, strict):
+    program = torch.export.export(extractor, (X,), strict=strict)
+    features = program.module()(X)
+    assert list(features) == list(expected)
+    assert identical(dict(features), dict(expected))
+    assert identical(dict(extractor(X)), dict(expected))
+    stacks = (node.meta.get("nn_module_stack") for node in program.graph.nodes)
+    return {path for stack in stacks if stack for path, _ in stack.values()}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("early_stop", [True, False])
+@pytest.mark.parametrize("calls", [0, 2])
+@pytest.mark.parametrize("nodes", [["l"], ["add"], ["x", "l", "add", "b.1", "mul"], ["b", ""]])
+def test_M4_export_before_and_after_calls(nodes, calls, early_stop):
+    model = Model().eval()
+    expected = create(model, nodes)(X)
+    extractor = create(model, nodes, early_stop=early_stop)
+    for _ in range(calls):
+        extractor(X)
+    assert {"l", "b.1"} <= check(extractor, expected, strict=False)
+
+
+# Dynamo says that the hooks are told what to keep.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:While compiling")
+@pytest.mark.parametrize("nodes", [["l"], ["add"], ["l", "mul"]])
+def test_M4_strict_export_after_a_call(nodes):
+    extractor = create(Model().eval(), nodes)
+    expected = extractor(X)
+    assert "_model.l" in check(extractor, expected, strict=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_M4_export_with_a_dynamic_batch():
+    class Reshapes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.l = nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.l(x)
+            return y.view(x.shape[0], 2, 2) + 1
+
+    extractor = create(Reshapes(), ["l", "view"])
+    program = torch.export.export(
+        extractor, (X,), dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1, max=64)}}
+    )
+    more = torch.cat([X, X, X])
+    assert identical(dict(program.module()(more)), dict(extractor(more)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_M4_export_of_a_glob_needs_a_call():
+    model = Model().eval()
+    extractor = create(model, "b.*")
+    with pytest.raises(RuntimeError, match="call the extractor once before"):
+        torch.export.export(extractor, (X,))
+    check(extractor, extractor(X), strict=False)
