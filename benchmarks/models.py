@@ -25,6 +25,9 @@ CLASSIFIERS = {
 # Their forwards read ``self.training``, so each mode has to be traced on its own.
 MODES_DIFFER = frozenset({"swin_t", "googlenet", "efficientnet_b0", "maxvit_t"})
 
+# How often the slow ones are listed and created from.
+ROUNDS = {"maxvit_t": 9}
+
 _ARGUMENTS: dict[str, dict[str, Any]] = {"googlenet": {"init_weights": False}}
 
 

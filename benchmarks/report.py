@@ -26,8 +26,8 @@ Case = Mapping[str, Any]
 OVERVIEW = "Overview"
 TOPICS = {
     OVERVIEW: (
-        "The same tasks with every tool, on timm's resnet50 at 224 x 224; the README shows the "
-        "ratios to the floor."
+        "The same tasks with every tool, on timm's resnet50 at 224 x 224; the README shows each tool's "
+        "ratio to what *Beside* names."
     ),
     "Listing": "`get_graph_node_names`, beside one `torch.fx.Tracer().trace(model)`.",
     "Creating": (
@@ -73,10 +73,11 @@ VERSIONS = """\
 """
 
 README_CAPTION = """\
-timm's resnet50 at 224 x 224 on one CPU thread. 1 is the floor: one bare `torch.fx` trace for
-listing and creating, the model cut by hand for features, the whole model for every operation.
-Times of each column were taken in turns, and the values asserted equal. Empty: not offered, or
-not comparable.
+timm's resnet50 at 224 x 224 on one CPU thread, times as multiples of the first row: one bare
+`torch.fx` trace for listing and creating (what does not trace can take less), the model cut by
+hand for features, the whole model for every operation. All took turns, and their values were
+asserted equal (of torchlens, the model's output). `featuretap-hooks` lists by running the model in
+both modes. Empty cells: not offered, or not comparable.
 """
 
 README_END = """\
@@ -151,19 +152,19 @@ def plot(cases: Iterable[Case]) -> str:
 
 
 def overview(cases: Sequence[Case]) -> str:
-    """Return one row a tool and one column a task: the ratio to the floor, the first peer."""
+    """Return one row a tool and one column a task: its ratio to the first peer."""
     columns = [
         {"featuretap": case["median"], **{peer["name"]: peer["median"] for peer in case["peers"]}}
         for case in cases
     ]
-    floors = [(case["peers"][0], case["unit"]) for case in cases]
-    names = {name: None for column in columns for name in column}
-    tools = [name for name in names if all(name != floor["name"] for floor, _ in floors)]
-    rows = [["floor", *(f"1 ({amount(floor['median'], unit)})" for floor, unit in floors)]]
+    firsts = [(case["peers"][0], case["unit"]) for case in cases]
+    names = {name: None for column in sorted(columns, key=len, reverse=True) for name in column}
+    tools = [name for name in names if all(name != first["name"] for first, _ in firsts)]
+    rows = [["yardstick", *(f"1 ({amount(first['median'], unit)})" for first, unit in firsts)]]
     for tool in tools:
         cells = [
-            times(column[tool] / floor["median"]) if tool in column else ""
-            for column, (floor, _) in zip(columns, floors, strict=True)
+            times(column[tool] / first["median"]) if tool in column else ""
+            for column, (first, _) in zip(columns, firsts, strict=True)
         ]
         # The benchmark checks the values, and that these are overwritten.
         if tool == "torchvision":

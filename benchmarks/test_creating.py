@@ -8,7 +8,7 @@ import pytest
 
 from featuretap import create_feature_extractor
 
-from .models import CLASSIFIERS, MODES_DIFFER, chain, chain_nodes, classifier
+from .models import CLASSIFIERS, MODES_DIFFER, ROUNDS, chain, chain_nodes, classifier
 from .peers import bare_trace, torchvision_extractor
 from .timing import Benchmark, Peer, compare
 
@@ -29,7 +29,7 @@ def test_creating_for_a_classifier(benchmark: Benchmark, name: str) -> None:
     }
     traces = "two traces" if name in MODES_DIFFER else "one trace"
     ours = partial(created, model, list(nodes))
-    compare(benchmark, TOPIC, f"{name}, {traces}", ours, peers, rounds=25)
+    compare(benchmark, TOPIC, f"{name}, {traces}", ours, peers, rounds=ROUNDS.get(name, 25))
 
 
 def test_creating_for_a_long_chain(benchmark: Benchmark, quick: bool) -> None:

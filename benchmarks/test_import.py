@@ -39,7 +39,7 @@ def test_import(benchmark: Benchmark, quick: bool) -> None:
         for module in random.sample(modules, len(modules)):
             samples[module].append(import_seconds(module))
 
-    benchmark.pedantic(all_in_turns, rounds=1 if quick else 12)
+    benchmark.pedantic(all_in_turns, rounds=1 if quick else 9)
     if not quick:
         ours, theirs = samples.values()
         peers = {

@@ -8,7 +8,7 @@ import pytest
 
 from featuretap import NodeNames, get_graph_node_names
 
-from .models import CLASSIFIERS, MODES_DIFFER, chain, classifier
+from .models import CLASSIFIERS, MODES_DIFFER, ROUNDS, chain, classifier
 from .peers import bare_trace, torchvision_names
 from .timing import Benchmark, Peer, compare
 
@@ -28,7 +28,14 @@ def test_listing_a_classifier(benchmark: Benchmark, name: str) -> None:
         "torchvision": Peer(partial(torchvision_names, model), rounds=3),
     }
     traces = "two traces" if name in MODES_DIFFER else "one trace"
-    compare(benchmark, TOPIC, f"{name}, {traces}", partial(listed, model), peers, rounds=25)
+    compare(
+        benchmark,
+        TOPIC,
+        f"{name}, {traces}",
+        partial(listed, model),
+        peers,
+        rounds=ROUNDS.get(name, 25),
+    )
 
 
 @pytest.mark.parametrize("nodes", [120, 300, 1200, 3000])

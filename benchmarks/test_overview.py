@@ -111,7 +111,7 @@ def forward(
     ours, ways = create_feature_extractor(model, nodes, backend="fx"), ways_to(model, nodes)
     peers = {name: Peer(partial(way, x)) for name, way in ways.items()}
     peers |= more or {}
-    compare(benchmark, TOPIC, case, partial(ours, x), peers, rounds=25)
+    compare(benchmark, TOPIC, case, partial(ours, x), peers, rounds=20)
     features = ours(x)
     for name, way in ways.items():
         theirs = way(x)
@@ -142,7 +142,7 @@ def test_every_node(benchmark: Benchmark, model: nn.Module, x: torch.Tensor) -> 
     peers = {"model alone": Peer(partial(model, x))}
     peers |= {name: Peer(partial(way, x)) for name, way in ways.items()}
     peers["torchlens"] = torchlens_peer(model, x)
-    compare(benchmark, TOPIC, "every operation", partial(ours, x), peers, rounds=25)
+    compare(benchmark, TOPIC, "every operation", partial(ours, x), peers, rounds=20)
     features, watched = ours(x), ways[HOOKS](x)
     assert all(torch.equal(value, watched[node]) for node, value in features.items())
     for node, value in ways["torchvision"](x).items():

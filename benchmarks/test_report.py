@@ -68,7 +68,7 @@ def test_what_was_written_by_hand_is_kept(tmp_path: Path) -> None:
     assert readme.startswith("before\n<!-- measured: a remark -->\n")
     assert readme.endswith("<!-- /measured -->\nafter\n")
     assert "old" not in readme
-    assert "| floor | 1 (2000.00 ms) |" in readme
+    assert "| yardstick | 1 (2000.00 ms) |" in readme
     assert "| **featuretap** | 1.00 |" in readme
     assert "| torchvision | 4.00 |" in readme
 
