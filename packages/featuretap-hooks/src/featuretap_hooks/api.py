@@ -10,7 +10,7 @@ from torch import nn
 
 import featuretap
 from featuretap import NodeNames
-from featuretap.api import make_options, make_requests
+from featuretap.api import Request, make_options, make_requests
 from featuretap.wrappers import look_through
 
 from .backend import backend as hooks
@@ -67,9 +67,9 @@ def get_graph_node_names(
 
 def create_feature_extractor(
     model: nn.Module,
-    return_nodes: Any = None,
-    train_return_nodes: Any = None,
-    eval_return_nodes: Any = None,
+    return_nodes: Request | None = None,
+    train_return_nodes: Request | None = None,
+    eval_return_nodes: Request | None = None,
     tracer_kwargs: Mapping[str, Any] | None = None,
     suppress_diff_warning: bool = False,
     concrete_args: Mapping[str, Any] | None = None,
@@ -117,6 +117,10 @@ def create_feature_extractor(
     """
     if missing not in ("error", "skip"):
         raise ValueError(f"missing must be 'error' or 'skip', not {missing!r}")
+    if not isinstance(early_stop, bool):
+        raise TypeError(f"early_stop must be True or False, not {early_stop!r}")
+    if backend == "fx" and (missing != "error" or not early_stop):
+        raise ValueError("missing and early_stop are for the hooks backend; fx has no use for them")
     if backend != "hooks":
         return featuretap.create_feature_extractor(
             model,
@@ -133,5 +137,6 @@ def create_feature_extractor(
     model = look_through(model)
     requests = make_requests(return_nodes, train_return_nodes, eval_return_nodes)
     options = make_options(tracer_kwargs, concrete_args, example_args, example_kwargs)
+    options = replace(options, suppress_diff_warning=suppress_diff_warning)
     extra = {"early_stop": early_stop, "missing": missing}
     return hooks.extractor(model, requests, replace(options, extra=extra))

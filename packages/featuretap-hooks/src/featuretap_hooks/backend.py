@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from featuretap import NodeNames
 from featuretap.alignment import warn_of_two_operations
 from featuretap.backends import Options
-from featuretap.modules import LeafRule, ModuleTree
+from featuretap.modules import LeafRule, ModuleTree, signature_of
 from featuretap.placeholders import check_argument_names
 
 from .example import MODES, Seen, watch_modes
@@ -49,7 +49,7 @@ class HooksBackend:
         self, model: nn.Module, requests: Mapping[str, Mapping[Any, str | None]], options: Options
     ) -> HooksExtractor:
         """Make an extractor of ``requests``."""
-        check_argument_names(inspect.signature(model.forward), options.concrete_args)
+        check_argument_names(signature_of(model), options.concrete_args)
         plans = {mode: Plan(requests[mode]) for mode in MODES}
         part: dict[str, nn.Module | None] | None = None
         if _has_example(options):
@@ -65,13 +65,18 @@ class HooksBackend:
     ) -> dict[str, nn.Module | None] | None:
         """Look the requests up in watched forwards; return the modules that these needed."""
         found = watch_modes(model, options)
+        same = plans["train"].request is plans["eval"].request
         ran: set[str] = set()
         for mode, seen in found.items():
             if isinstance(seen, Seen):
-                plans[mode].resolve(seen.index, mode)
+                other = found["eval" if mode == "train" else "train"] if same else None
+                plans[mode].resolve(
+                    seen.index, mode, other.index if isinstance(other, Seen) else None
+                )
                 plans[mode].calls = seen.calls
                 ran |= seen.ran_before(plans[mode].keys or ())
-        _warn_of_two_meanings(found, plans)
+        if same and not options.suppress_diff_warning:
+            _warn_of_two_meanings(found, plans)
         return needed_part(model, ran) if options.extra.get("early_stop", True) else None
 
 
@@ -82,7 +87,7 @@ def _warn_of_two_meanings(found: Mapping[str, Seen | Exception], plans: Mapping[
         both = [plans[mode].keys or {} for mode in MODES]
         for name in both[0].keys() & both[1].keys():
             if not train.agrees(evaluate, name):
-                warn_of_two_operations(name, stacklevel=6)
+                warn_of_two_operations(name)
 
 
 def _has_example(options: Options) -> bool:
@@ -91,6 +96,8 @@ def _has_example(options: Options) -> bool:
 
 def _is_called(tree: ModuleTree, path: str) -> bool:
     """Whether the module at ``path`` has a forward of its own."""
+    if isinstance(tree.paths[path], torch.jit.ScriptModule):
+        return True
     forward = getattr(type(tree.paths[path]), "forward", None)
     return forward is not None and forward is not nn.Module.forward
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ class Stored:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._modules = modules
-        self._buffers = [module._buffers for module in modules if module._buffers]
+        self._buffers = _registries(modules)
         self._known: list[int] | None = None
         self._attributes: dict[int, set[int]] = {}
         self._storages: set[int] = set()
@@ -60,6 +61,12 @@ class Stored:
         for module in modules:
             kept = {storage_id(tensor) for tensor in tensors_in(module)}
             self._attributes[id(module)] = kept
-        self._buffers = [module._buffers for module in self._modules if module._buffers]
+        self._buffers = _registries(self._modules)
         # Buffers are then looked at again, and with them what is no longer kept is forgotten.
         self._known, self._is_current = None, False
+
+
+def _registries(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
+    """Return where buffers are registered; those of TorchScript are no dicts."""
+    found = (module._buffers for module in modules)
+    return [registry for registry in found if isinstance(registry, dict) and registry]

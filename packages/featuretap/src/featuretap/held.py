@@ -45,6 +45,9 @@ def items_of(value: Any) -> list[Any]:
 
 def tensors_in(module: nn.Module) -> Iterator[torch.Tensor]:
     """Yield the tensors that a module holds and that are no parameters: buffers, caches, states."""
+    if isinstance(module, torch.jit.ScriptModule):
+        yield from module.buffers()
+        return
     for _, value in attributes(module):
         yield from _tensors(value, _DEPTH)
 

@@ -13,13 +13,13 @@ from torch import fx, nn
 from . import _compat
 from .naming import join
 
-__all__ = ["LeafRule", "ModuleTree", "stored_tensor"]
+__all__ = ["LeafRule", "ModuleTree", "signature_of", "stored_tensor"]
 
 _IS_LEAF_FOR_FX = fx.Tracer().is_leaf_module
 
 
 class LeafRule:
-    """Which modules are not looked into: those of ``torch.nn``, as for fx, and the user's choice.
+    """Which modules are not looked into: of ``torch.nn``, as for fx, of TorchScript, and the user's choice.
 
     Args:
         leaf_modules: module types or instances.
@@ -34,7 +34,7 @@ class LeafRule:
     def __call__(self, module: nn.Module, path: str) -> bool:
         """Say whether a call of ``module`` is one node."""
         chosen = id(module) in self._ids or isinstance(module, self._types)
-        return chosen or _IS_LEAF_FOR_FX(module, path)
+        return chosen or _IS_LEAF_FOR_FX(module, path) or isinstance(module, torch.jit.ScriptModule)
 
 
 class ModuleTree:
@@ -121,12 +121,25 @@ class ModuleTree:
     @cached_property
     def signature(self) -> inspect.Signature:
         """The signature of the model's ``forward``, without ``self``."""
-        return inspect.signature(self.model.forward)
+        return signature_of(self.model)
 
     @cached_property
     def has_own_train_method(self) -> bool:
         """Whether some module overrides ``train``, so that switching modes is up to its code."""
         return any(type(module).train is not nn.Module.train for module in self.paths.values())
+
+
+def signature_of(model: nn.Module) -> inspect.Signature:
+    """Return the signature of ``forward``, also of a traced one, which is no Python function."""
+    try:
+        return inspect.signature(model.forward)
+    except ValueError:
+        schema: Any = getattr(model.forward, "schema", None)
+        if schema is None:
+            raise
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        names = [argument.name for argument in schema.arguments[1:]]
+        return inspect.Signature([inspect.Parameter(name, kind) for name in names])
 
 
 def stored_tensor(module: nn.Module, name: str) -> torch.Tensor:
@@ -143,6 +156,8 @@ def _walk(module: nn.Module, path: str, ancestors: set[int]) -> Iterator[tuple[s
     if id(module) in ancestors:
         return
     yield path, module
+    if isinstance(module, torch.jit.ScriptModule):
+        return  # what is inside of it are not Python's modules
     ancestors.add(id(module))
     # An extractor may register a part only of the modules that it calls.
     for name, child in vars(module).get("_called_modules", module._modules).items():

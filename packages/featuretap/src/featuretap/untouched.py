@@ -45,7 +45,9 @@ class Untouched:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = {id(module): _ModuleContent(module) for module in model.modules()}
+        self._modules: dict[int, _ModuleContent] = {
+            id(module): _content_of(module) for module in model.modules()
+        }
 
     def restore(self, subtree: nn.Module | None = None) -> None:
         """Undo what happened since this object was made, to all modules or to one subtree."""
@@ -179,6 +181,51 @@ class _ModuleContent:
                 registry.update(kept)
         for rewind in self.rewinders:
             rewind()
+
+
+class _ScriptContent(_ModuleContent):
+    """The same of a module of TorchScript, whose attributes are not Python's."""
+
+    __slots__ = ("buffers", "module", "training")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.attributes, self.empty, self.containers = [({}, {})], [], []
+        self.rewinders = []
+        registries = (vars(module).get(name) for name in _HOOKS)
+        self.hooks = [(found, _without_own(found)) for found in registries if found is not None]
+        self.module = module
+        self.buffers = list(module.named_buffers(recurse=False))
+        self.keep_flag()
+
+    @property
+    def flag(self) -> Any:
+        return self.training
+
+    def keep_flag(self) -> None:
+        self.training = self.module.training
+
+    def put_flag(self, flag: Any) -> None:
+        self.training = flag
+        self._restore_flag()
+
+    def restore(self) -> None:
+        super().restore()
+        self._restore_flag()
+        for name, buffer in self.buffers:
+            if getattr(self.module, name) is not buffer:
+                setattr(self.module, name, buffer)
+
+    def reassigned(self, module: nn.Module) -> str:
+        return ""
+
+    def _restore_flag(self) -> None:
+        if self.module.training != self.training:
+            self.module.training = self.training
+
+
+def _content_of(module: nn.Module) -> _ModuleContent:
+    is_script = isinstance(module, torch.jit.ScriptModule)
+    return _ScriptContent(module) if is_script else _ModuleContent(module)
 
 
 # How deep objects and containers inside a module are put back: a helper object with a cache in a dict.
