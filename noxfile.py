@@ -1,7 +1,7 @@
 """What is run on this repository, each in an environment of its own made by uv.
 
-``nox`` alone checks style and types, runs all tests on the newest torch, and the conformance suite on one
-before it. ``nox -l`` lists the rest. What follows ``--`` goes to pytest, except
+``nox`` alone checks style and types, runs all tests on the newest torch, and the conformance suite on the
+oldest and on one in the middle. ``nox -l`` lists the rest. What follows ``--`` goes to pytest, except
 ``--clean``: it removes each environment, of about 5 GB, when its session ends.
 """
 
@@ -51,7 +51,7 @@ nox.options.default_venv_backend = "uv"
 nox.options.error_on_missing_interpreters = True
 nox.options.sessions = [
     *("lint", "check_pin", "typecheck", "tests"),
-    f"conformance(torch='{MIDDLE}')",
+    *(f"conformance(torch='{torch}')" for torch in (OLDEST, MIDDLE)),
 ]
 
 # pyenv hides, also from uv, all its Pythons but those named here.
@@ -159,8 +159,8 @@ def tests(session: nox.Session) -> None:
 def conformance(session: nox.Session, torch: str) -> None:
     """Run the conformance suite, and compare the golden names, on one torch."""
     install(session, torch, "test", hooks=has_hooks(torch))
-    suite = ["tests/conformance", "tests/models/test_golden_names.py"]
-    pytest(session, *suite)
+    backends = ["--backend=fx", *(["--backend=hooks"] if has_hooks(torch) else [])]
+    pytest(session, "tests/conformance", "tests/models/test_golden_names.py", *backends)
 
 
 @session()
@@ -185,7 +185,8 @@ def minimums(session: nox.Session, package: str) -> None:
     answer = session.run("python", "-c", "import torch; print(torch.__version__)", silent=True)
     if str(answer).partition("+")[0].strip() != torch:
         session.error(f"the lowest torch that installs is {answer}, not {torch}")
-    pytest(session, "tests/conformance", "tests/core")
+    backends = [f"--backend={name}" for name in ("fx", "hooks")[: len(packages)]]
+    pytest(session, "tests/conformance", "tests/core", *backends)
 
 
 @session(python=python_for(NEWEST))

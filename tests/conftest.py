@@ -31,6 +31,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "only(backend, why): run on this backend alone")
+    config.addinivalue_line(
+        "markers", "sees_operations: the real values are seen by featuretap-hooks"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs featuretap-hooks where it is not asked for, as on a torch before its own."""
+    asked = config.getoption("backend")
+    if asked and "hooks" not in asked:
+        without = [item for item in items if item.get_closest_marker("sees_operations")]
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in set(without)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import nn
 
 import zoo
 from support import process_state, snapshot
@@ -102,3 +103,87 @@ def test_M5_a_failure_at_any_line_of_a_call_leaves_no_hook_and_no_patch(extract,
         work()
     if counter.lines:  # fx runs code of its own
         fails_everywhere(work, check)
+
+
+class Moves(nn.Module):
+    """All that a forward moves: statistics, buffers, random numbers, attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.drop, self.keeps = nn.BatchNorm1d(4), nn.Dropout(), Keeps()
+        self.register_buffer("calls", torch.zeros(()))
+        self.last = nn.Linear(4, 4)
+
+    def forward(self, x):
+        self.calls += 1
+        x = self.keeps(self.drop(self.norm(x)))
+        return self.last(x + torch.rand(x.shape[1]))
+
+
+class Keeps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(4))
+        self.count, self.log = 0, []
+
+    def forward(self, x):
+        if x.sum() > -1e9:
+            self.seen.add_(x.mean(0))
+        self.count += 1
+        self.log.append(self.count)
+        return x
+
+
+class FailsAt(nn.Linear):
+    """A leaf that fails when it is told to."""
+
+    kind: type[BaseException] | None = None
+
+    def forward(self, x):
+        if FailsAt.kind is not None:
+            raise FailsAt.kind("on purpose")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_M5_a_call_that_fails_puts_state_and_random_numbers_back(extract, kind, mode):
+    model = Moves()
+    model.last = FailsAt(4, 4)
+    options = {"tracer_kwargs": {"leaf_modules": [FailsAt]}}
+    extractor = extract(model.train(mode == "train"), "", **options)
+    x = torch.randn(3, 4)
+    for _ in range(2):  # the first call, and a later one
+        before = contents(model)
+        FailsAt.kind = kind
+        try:
+            with pytest.raises(kind, match="on purpose"):
+                extractor(x)
+        finally:
+            FailsAt.kind = None
+        assert contents(model) == before
+        extractor(x)
+        assert contents(model) != before
+
+
+@pytest.mark.only("hooks", why="a graph reaches all its nodes")
+def test_M5_a_call_that_does_not_reach_a_node_puts_state_and_random_numbers_back(extract):
+    class Reaches(Moves):
+        def forward(self, x):
+            return super().forward(x) * 2 if x.sum() > 1e9 else super().forward(x)
+
+    model = Reaches()
+    extractor = extract(model, "mul")
+    before = contents(model)
+    with pytest.raises(ValueError, match="did not reach"):
+        extractor(torch.randn(3, 4))
+    assert contents(model) == before
+
+
+def contents(model):
+    """What a failed call must leave alone; autograd's count of writes is none of it."""
+    tensors = {key: value.tolist() for key, value in model.state_dict().items()}
+    attributes = [
+        (m.training, getattr(m, "count", 0), [*getattr(m, "log", ())]) for m in model.modules()
+    ]
+    return tensors, attributes, torch.get_rng_state().tolist()

@@ -129,6 +129,9 @@ def test_M3_trap32_copies_keep_both_modes(extract, name, how):
     assert {id(p) for p in twin.parameters()}.isdisjoint(id(p) for p in model.parameters())
 
 
+@pytest.mark.skipif(
+    not hasattr(torch, "compiler"), reason="dynamo makes an OrderedDict: since torch 2.1"
+)
 @pytest.mark.parametrize("name", ["NestedScopes", "InPlaceModule", "OverwrittenOutput"])
 def test_M4_trap36_torch_compile_takes_the_whole_extractor(extract, name):
     model = ZOO[name]().eval()
@@ -149,14 +152,17 @@ def test_M4_trap34_a_compiled_extractor_follows_train_and_eval(extract):
 
 # What torch 2.6 says of the model itself, which is no submodule of a hooks extractor; of no other module.
 @pytest.mark.filterwarnings("ignore:Unable to find the path of the module InPlaceModule")
+@pytest.mark.skipif(not hasattr(torch, "export"), reason="torch.export: since torch 2.1")
 def test_M4_trap38_torch_export_of_one_mode_keeps_module_paths(extract):
     model = ZOO["InPlaceModule"]().eval()
     args = model.example()
     extractor = extract(model, ["lin", "add"], example_args=args)
     program = torch.export.export(extractor, args, **NOT_STRICT)
     assert identical(program.module()(*args)["add"], model(*args))
-    stacks = [node.meta.get("nn_module_stack", {}).values() for node in program.graph.nodes]
-    assert "lin" in {path for stack in stacks for path, _ in stack}
+    stacks = [node.meta.get("nn_module_stack") or {} for node in program.graph.nodes]
+    paths = {path for stack in stacks for path, _ in stack.values()}
+    # Before torch 2.4 a path is written as dynamo reads it.
+    assert not paths.isdisjoint({"lin", "L['self']._modules['lin']"})
 
 
 def test_M4_several_threads_call_one_extractor(extract):

@@ -16,7 +16,7 @@ from zoo import linear
 
 def own_operator():
     """An operator of a library of our own, that writes its argument and returns nothing."""
-    library = torch.library.Library("featuretap_tests", "FRAGMENT")
+    library = torch.library.Library("featuretap_tests", "DEF")
     library.define("increment(Tensor(a!) x) -> ()")
     library.impl("increment", increment, "CompositeExplicitAutograd")
     return library

@@ -32,6 +32,7 @@ class Shifts(nn.Module):
         return x + 1 if type(x) is torch.Tensor else x + 2
 
 
+@pytest.mark.sees_operations
 @pytest.mark.parametrize("name", ZOO)
 def test_V4_every_node_of_the_zoo_is_proved_on_its_example(extract, name):
     model = ZOO[name]().eval()
@@ -48,6 +49,7 @@ def test_V4_every_node_of_the_zoo_is_proved_on_its_example(extract, name):
         assert snapshot(model) == before
 
 
+@pytest.mark.sees_operations
 def test_V4_fx_refuses_what_differs_and_names_the_first_node():
     model = LooksAtTheType().eval()
     wrong = featuretap.create_feature_extractor(model, "", backend="fx")(X)[""]
@@ -64,6 +66,7 @@ def test_V4_fx_refuses_what_differs_and_names_the_first_node():
     assert snapshot(model) == before
 
 
+@pytest.mark.sees_operations
 def test_V4_auto_serves_hooks_where_fx_differs():
     model = LooksAtTheType().eval()
     with pytest.warns(featuretap.FallbackWarning, match=r"'block\.1\.add'") as caught:
@@ -113,6 +116,7 @@ class Adds(nn.Module):
         return self.lin(x.relu() + 1)
 
 
+@pytest.mark.sees_operations
 def test_V4_verify_shows_each_node_and_raises_on_request():
     model = Adds().eval()
     extractor = broken(model)

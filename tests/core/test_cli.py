@@ -381,7 +381,9 @@ def test_table_of_one_mode(run: Run) -> None:
     """What exists in one mode only can be extracted in that mode."""
     argv = ("net:Net", "--backend", "fx", "--input", "1x2x4", "--nodes", "dropout")
     assert line_with(succeeds(run(*argv, "--train")), "dropout", "1x2x4", "float32")
-    assert "'dropout' is no node of the model in eval mode" in fails(run(*argv))
+    assert "'dropout' is a node in train mode only, and is asked for in eval mode" in fails(
+        run(*argv)
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "complex64", "bool", "int64", "uint8"])
@@ -538,7 +540,7 @@ BLOCK = ("net:Block", "--backend", "fx", "--input", "1x4", "--nodes", "lin")
             (*BLOCK, "--nodes", "lim"),
             ["'lim' is no node", "Did you mean 'lin'?", "Without --nodes"],
         ),
-        ((*BLOCK, "--nodes", "q*"), ["no node matches 'q*'", "Without --nodes"]),
+        ((*BLOCK, "--nodes", "q*"), ["no node of the model matches 'q*'", "Without --nodes"]),
         (("net:Block", "--nodes", "lin"), ["--nodes needs --input"]),
         ((*BLOCK, "--device", "meta"), ["--nodes needs values"]),
         (("net:Block", "--input", "1x4", "--save", "o.npz"), ["--save needs --nodes"]),

@@ -69,7 +69,7 @@ class HooksBackend:
         ran: set[str] = set()
         for mode, seen in found.items():
             if isinstance(seen, Seen):
-                other = found["eval" if mode == "train" else "train"] if same else None
+                other = found["eval" if mode == "train" else "train"]
                 plans[mode].resolve(
                     seen.index, mode, other.index if isinstance(other, Seen) else None
                 )

@@ -23,12 +23,25 @@ __all__ = [
     "draws_random_numbers",
     "functions_wrapped_for_fx",
     "indexing_shown",
+    "is_compiling",
     "is_method",
     "own_schemas",
     "preserve_version",
     "settings_of_kernels",
     "storage_id",
 ]
+
+
+def _never() -> bool:
+    return False
+
+
+# Dynamo knows it by identity; it moved in torch 2.3. Checked on torch 2.0.1, 2.2.2, 2.4.1 and 2.15.0.
+is_compiling: Callable[[], bool] = (
+    getattr(getattr(torch, "compiler", None), "is_compiling", None)
+    or getattr(torch._utils, "is_compiling", None)
+    or _never
+)
 
 
 @cache
@@ -129,7 +142,10 @@ def functions_wrapped_for_fx() -> Iterator[tuple[dict[str, Any], str]]:
     """
     from torch.fx import _symbolic_trace
 
-    registered: dict[tuple[int, str], dict[str, Any]] = _symbolic_trace._wrapped_fns_to_patch
+    registered: Any = _symbolic_trace._wrapped_fns_to_patch
+    if isinstance(registered, list):  # before torch 2.1
+        yield from registered
+        return
     for (_, name), namespace in list(registered.items()):
         yield namespace, name
 

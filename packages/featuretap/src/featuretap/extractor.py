@@ -10,11 +10,13 @@ from typing import Any
 
 from torch import fx, nn
 
+from ._compat import is_compiling
 from .backends import Options
 from .codegen import compile_forward
 from .replay import replay
 from .serialization import graph_from_state, graph_to_state
 from .structures import copy_value
+from .undo import Moves, Undo
 
 __all__ = ["ExtractorParts", "FeatureExtractor"]
 
@@ -29,6 +31,7 @@ class ExtractorParts:
         fixed: for each mode, the arguments that were fixed when tracing.
         flag_exceptions: for each mode, paths of the modules whose ``training`` flag is the opposite.
         auto_leaves: path of each module that became a leaf by itself -> why.
+        moves: for each mode, what a call may change.
 
     """
 
@@ -39,10 +42,11 @@ class ExtractorParts:
     fixed: dict[str, dict[str, Any]] = field(default_factory=lambda: {"train": {}, "eval": {}})
     flag_exceptions: dict[str, list[str]] = field(default_factory=lambda: {"train": [], "eval": []})
     auto_leaves: dict[str, str] = field(default_factory=dict)
+    moves: dict[str, Moves] = field(default_factory=lambda: {"train": Moves(), "eval": Moves()})
 
 
 # The code is made of the graphs; the options may hold what cannot be pickled.
-_NOT_COPIED = frozenset({"_code", "_options"})
+_NOT_COPIED = frozenset({"_code", "_options", "_moving"})
 
 
 class FeatureExtractor(fx.GraphModule):
@@ -62,6 +66,8 @@ class FeatureExtractor(fx.GraphModule):
         self._prologue_start = 0
         self.meta: dict[str, Any] = {}
         self._options: Options | None = None
+        # mode -> what Undo takes, looked up at the first call
+        self._moving: dict[str, Any] = {}
         self.recompile()
 
     @property
@@ -127,6 +133,28 @@ class FeatureExtractor(fx.GraphModule):
         cls.forward = forward
         cls.__name__ = parts.class_name
         return None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph of the mode; if it fails, state and random numbers are as before."""
+        undo = None if is_compiling() else self._before_call()
+        if undo is None:
+            return super().__call__(*args, **kwargs)
+        try:
+            return super().__call__(*args, **kwargs)
+        except BaseException:
+            undo.restore()
+            raise
+
+    def _before_call(self) -> Undo | None:
+        mode = self._mode
+        moves = self._parts.moves[mode]
+        if not any(moves):
+            return None
+        if mode not in self._moving:
+            registries = [(self.get_submodule(path)._buffers, name) for path, name in moves.tensors]
+            modules = [self.get_submodule(path) for path in moves.modules]
+            self._moving[mode] = (registries, modules, moves.draws)
+        return Undo(*self._moving[mode])
 
     def train(self, mode: bool = True) -> FeatureExtractor:
         """Switch graphs, and set each submodule to the flag it has in the model in that mode."""

@@ -19,6 +19,7 @@ from .node_names import NodeNames
 from .pruning import Pruning
 from .recording import Recording
 from .selection import Selection, is_glob
+from .undo import moves_of
 from .verifying import prove
 
 __all__ = ["FxBackend", "assemble"]
@@ -90,6 +91,10 @@ def assemble(
     parts.signature = _signature_of(model, parts.fixed)
     parts.graphs.update(_prune(recordings, selections))
     tree = ModuleTree(model)
+    for mode in MODES:
+        recording, graph = recordings[mode], parts.graphs[mode]
+        if isinstance(recording, Recording) and isinstance(graph, fx.Graph):
+            parts.moves[mode] = moves_of(graph, tree.paths, recording.flags(mode))
     extractor = FeatureExtractor(parts)
     populate(extractor, tree, constants)
     _note_flag_exceptions(extractor, recordings)
@@ -112,7 +117,6 @@ def _select(
     requests: Mapping[str, Mapping[Any, str | None]],
 ) -> dict[str, Selection]:
     selections: dict[str, Selection] = {}
-    both = requests["train"] is requests["eval"]
     others = {"train": recordings["eval"], "eval": recordings["train"]}
     for mode in MODES:
         recording = recordings[mode]
@@ -121,7 +125,7 @@ def _select(
             selections[mode] = (
                 selections["train"]
                 if same and "train" in selections
-                else _resolve(requests[mode], recording, mode, others[mode] if both else None)
+                else _resolve(requests[mode], recording, mode, others[mode])
             )
     return selections
 

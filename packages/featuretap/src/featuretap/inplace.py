@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from .facts import argument, facts_of, written_arguments
 
-__all__ = ["NO_EFFECT", "Effect", "StorageClasses", "effect_of", "leaves_trace"]
+__all__ = ["NO_EFFECT", "Effect", "StorageClasses", "effect_of", "is_known", "leaves_trace"]
 
 # What these return, or put into a container, is all that they are given.
 _VIEWS_OF_ALL = frozenset(
@@ -113,7 +113,7 @@ def leaves_trace(
 
     """
     if node.op == "call_module" and module is not None:
-        if not _is_known(module) and training(module):
+        if not is_known(module) and training(module):
             return True
         return any(_leaves_trace(part) for part in module.modules() if training(part))
     if node.op not in ("call_function", "call_method"):
@@ -136,7 +136,7 @@ def _effect_of_module(node: fx.Node, module: nn.Module) -> Effect:
     inputs = tuple(node.all_input_nodes)
     # The module's own tensors, which its result may share and its next call may write.
     state = str(node.target)
-    if not _is_known(module):
+    if not is_known(module):
         return Effect((*inputs, state), (*inputs, state))
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
         return Effect((f"{state}.weight",), ())
@@ -145,8 +145,10 @@ def _effect_of_module(node: fx.Node, module: nn.Module) -> Effect:
     return NO_EFFECT if isinstance(module, _FRESH_MODULES) else Effect((), inputs)
 
 
-def _is_known(module: nn.Module) -> bool:
-    return type(module).__module__.startswith(("torch.nn.modules", "torch.ao.nn"))
+def is_known(module: nn.Module) -> bool:
+    """Say whether ``module`` runs torch's own code, and nothing else: no hook, no parametrization."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return not hooks and type(module).__module__.startswith(("torch.nn.modules", "torch.ao.nn"))
 
 
 def _leaves_trace(module: nn.Module) -> bool:

@@ -12,7 +12,9 @@ import warnings
 import torch
 from torch import nn
 
-__all__ = ["explain_failure", "failure_location", "warn"]
+from .errors import UntraceableModelError
+
+__all__ = ["explain_failure", "failure_location", "untraceable", "warn"]
 
 _OURS = ("featuretap", "featuretap_hooks")
 
@@ -54,3 +56,12 @@ def explain_failure(model: nn.Module, path: str, location: str, reason: str) -> 
         "fix arguments that choose a branch with concrete_args={...}; or install featuretap-hooks "
         "and use backend='hooks', which watches the real forward"
     )
+
+
+def untraceable(model: nn.Module, error: Exception) -> UntraceableModelError:
+    """Make the error that says that the forward of ``model`` cannot be recorded, because of ``error``."""
+    if isinstance(error, UntraceableModelError):
+        return error
+    location = failure_location(error)
+    text = explain_failure(model, "", location, f"{type(error).__name__}: {error}")
+    return UntraceableModelError(text, "", location)

@@ -214,7 +214,7 @@ def _in_mode(
         return error
     another = "eval" if mode == "train" else "train"
     return NodeNotFoundError(
-        f"{_show(entry)} is a node in {another} mode only, and this request is also for {mode} mode. "
+        f"{_show(entry)} is a node in {another} mode only, and is asked for in {mode} mode. "
         "Pass train_return_nodes and eval_return_nodes to ask for other nodes in each",
         error.name,
         error.suggestions,

@@ -29,7 +29,7 @@ from torch import fx, nn
 from . import _compat
 from .errors import UntraceableModelError
 from .faithful import Guard, RealTensorMode, SavedTensors, TrainingReads
-from .messages import explain_failure, failure_location
+from .messages import explain_failure, failure_location, untraceable
 from .modules import LeafRule, ModuleTree
 from .placeholders import root_arguments
 from .proxies import FeatureProxy
@@ -121,7 +121,7 @@ class FeatureTracer(fx.Tracer):
             try:
                 self.recording.graph = self.trace(tree.model)
             except Exception as error:
-                raise self._untraceable(error) from error
+                raise untraceable(tree.model, error) from error
             self.recording.read_training = reads.seen or self.recording.read_training
         return guard.foreign_random_state_moved
 
@@ -355,12 +355,3 @@ class FeatureTracer(fx.Tracer):
         """Make an error, and remember it: an ``except`` of the model may swallow it."""
         self._swallowed = fx.proxy.TraceError(reason)
         return self._swallowed
-
-    def _untraceable(self, error: Exception) -> UntraceableModelError:
-        if isinstance(error, UntraceableModelError):
-            return error
-        location = failure_location(error)
-        text = explain_failure(
-            self.recording.model, "", location, f"{type(error).__name__}: {error}"
-        )
-        return UntraceableModelError(text, "", location)

@@ -14,7 +14,6 @@ from .backends import Options, available_backends, load_backend
 from .comparing import describe, identical, largest_difference
 from .errors import FAILS_ON_EXAMPLE, DifferentValuesError, NodeNotFoundError, UntraceableModelError
 from .modules import ModuleTree
-from .naming import Namer
 from .structures import copy_value
 from .undisturbed import undisturbed
 from .wrappers import look_through
@@ -233,23 +232,22 @@ def _watched(
 def _module_outputs(
     model: nn.Module, names: Sequence[str], *args: Any, **kwargs: Any
 ) -> dict[str, Any]:
-    """Run the model under hooks that copy what modules return."""
-    tree, values = ModuleTree(model), {}
-    namer = Namer(tree.reserved)
+    """Run the model under hooks that copy what the first call of each module returned.
+
+    Only a first call has a name that says which call it is, whatever else is counted.
+    """
+    values: dict[str, Any] = {}
     with ExitStack() as stack:
-        for path, module in tree.paths.items():
-            open_calls: list[str] = []
+        for path, module in ModuleTree(model).paths.items():
+            if path not in names:
+                continue
 
-            def begin(_m: Any, _a: Any, path: str = path, calls: list[str] = open_calls) -> None:
-                calls.append(namer.module(path))
+            def end(_m: Any, _a: Any, value: Any, path: str = path) -> None:
+                values.setdefault(path, copy_value(value))
 
-            def end(_m: Any, _a: Any, value: Any, calls: list[str] = open_calls) -> None:
-                values[calls.pop()] = copy_value(value)
-
-            stack.callback(module.register_forward_pre_hook(begin).remove)
             stack.callback(module.register_forward_hook(end).remove)
         model(*args, **kwargs)
-    return {name: value for name, value in values.items() if name in names}
+    return values
 
 
 def _check(name: str, feature: Any, real: Mapping[str, Any], seen: Collection[str]) -> Check:
