@@ -207,3 +207,13 @@ def test_V3_what_is_copied_because_of_such_a_write_keeps_its_gradient():
     feature = extractor(X * 3)["lin"]
     assert identical(feature, model.lin(X * 3))
     assert feature.requires_grad
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_V1_a_buffer_is_copied_in_compiled_code_too(calls):
+    extractor = create(Wraps(Cache()), ["m"])
+    for _ in range(calls):
+        extractor(X)
+    compiled = torch.compile(extractor, backend="eager")
+    first, second = compiled(X * 2)["m"], compiled(X * 3)["m"]
+    assert identical([first, second], [X * 2, X * 3])

@@ -14,16 +14,20 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from featuretap._compat import is_method, storage_id
+from featuretap._compat import compiled_module, is_method, storage_id
 
 __all__ = [
     "add_hooks",
     "any_sharded",
+    "call_uncompiled",
     "calling_modules",
+    "compiled_module",
     "dynamo_follows_exceptions",
     "functions_wrapped_for_fx",
     "functorch_level",
     "graph_target",
+    "is_compiled_function",
+    "is_compiled_in_place",
     "is_compiling",
     "is_innermost_mode",
     "namespaces_of_operators",
@@ -32,6 +36,7 @@ __all__ = [
     "remove_hooks",
     "run_by_dynamo",
     "storage_id",
+    "take_out_modes",
 ]
 
 # Dynamo knows it by identity; it moved in torch 2.3. Checked on torch 2.2.2, 2.4.1, 2.6.0 and 2.15.0.
@@ -116,6 +121,60 @@ def any_sharded(modules: Iterable[nn.Module]) -> bool:
     found = (getattr(fsdp, name, None) for name in ("FullyShardedDataParallel", "FSDPModule"))
     kinds = tuple(kind for kind in found if kind is not None)
     return any(isinstance(module, kinds) for module in modules)
+
+
+def is_compiled_in_place(module: nn.Module) -> bool:
+    """Say whether ``module.compile()`` was called, so that its hooks are run by compiled code.
+
+    Checked on torch 2.4.1 and 2.15.0.
+    """
+    return getattr(module, "_compiled_call_impl", None) is not None
+
+
+def call_uncompiled(module: nn.Module) -> Callable[..., Any]:
+    """Return what runs ``module``, as it was before ``module.compile()``.
+
+    Checked on torch 2.4.1 and 2.15.0.
+    """
+    uncompiled: Callable[..., Any] = module._call_impl
+    return uncompiled if is_compiled_in_place(module) else module
+
+
+def is_compiled_function(value: Any) -> bool:
+    """Say whether ``torch.compile``, or TorchScript, made the function ``value``.
+
+    Checked on torch 2.4.1 and 2.15.0.
+    """
+    if type(value) is types.FunctionType:
+        return "_torchdynamo_orig_callable" in vars(value)
+    return isinstance(value, torch.jit.ScriptFunction)
+
+
+def take_out_modes(is_ours: Callable[[TorchFunctionMode], bool]) -> Callable[[], None]:
+    """Take some torch-function modes off the stack of this thread; return what puts all back.
+
+    Dynamo reads the stack, also where torch functions are switched off.
+    Checked on torch 2.4.1 and 2.15.0.
+    """
+    before = _take_all()
+    others = [mode for mode in before if not is_ours(mode)]
+    _put_all(others)
+
+    def put_back() -> None:
+        _take_all()
+        _put_all(before)
+
+    return put_back
+
+
+def _take_all() -> list[TorchFunctionMode]:
+    count = torch._C._len_torch_function_stack()
+    return [torch._C._pop_torch_function_stack() for _ in range(count)][::-1]
+
+
+def _put_all(modes: Iterable[TorchFunctionMode]) -> None:
+    for mode in modes:
+        torch._C._push_on_torch_function_stack(mode)
 
 
 def add_hooks(

@@ -33,7 +33,7 @@ class HooksBackend:
             guess = Guess(tree, LeafRule(options.leaf_modules), options)
             names = [
                 *guess.inputs,
-                *(path for path in tree.paths if path and _is_called(tree, path)),
+                *(p for p in tree.paths if p and guess.find(p) and _is_called(tree, p)),
             ]
             return NodeNames(names, names)
         names_of: dict[str, list[str]] = {}
@@ -96,9 +96,10 @@ def _has_example(options: Options) -> bool:
 
 def _is_called(tree: ModuleTree, path: str) -> bool:
     """Whether the module at ``path`` has a forward of its own."""
-    if isinstance(tree.paths[path], torch.jit.ScriptModule):
+    module = tree.paths[path]
+    if isinstance(module, torch.jit.ScriptModule) or "forward" in vars(module):
         return True
-    forward = getattr(type(tree.paths[path]), "forward", None)
+    forward = getattr(type(module), "forward", None)
     return forward is not None and forward is not nn.Module.forward
 
 

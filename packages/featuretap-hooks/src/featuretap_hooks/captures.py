@@ -66,6 +66,7 @@ class Captures:
         self._stop = stop
         self._stored = stored
         self._retained = retained
+        self._held: set[str] = set()
         # A tensor that lives inside of a deeper transform of torch.func is dead outside of it.
         self._level = functorch_level()
         self.exposed = False
@@ -122,8 +123,10 @@ class Captures:
 
     def _last(self, name: str, value: Any) -> Any:
         with no_torch_function():
-            held = name in self._retained or self._holds(value)
-            return map_tensors(value, torch.Tensor.clone) if held else value
+            if name not in self._retained and not self._holds(value):
+                return value
+            self._held.add(name)
+            return map_tensors(value, torch.Tensor.clone)
 
     def _holds(self, value: Any) -> bool:
         """Say whether a tensor in ``value`` is in the memory of one that the model keeps."""
@@ -163,11 +166,11 @@ class Captures:
                     self.values[name] = map_tensors(self.values[name], _exchange(tensor, copy))
 
     def let_go(self) -> set[str]:
-        """After a forward: copy what the model still holds; return the names."""
+        """After a forward: copy what the model still holds; return the names, and those copied before."""
         with no_torch_function():
             held = {name for name, value in self.values.items() if self._holds(value)}
         self._copy(held)
-        return held
+        return held | self._held
 
     @property
     def lost(self) -> set[str]:

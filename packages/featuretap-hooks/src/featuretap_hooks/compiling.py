@@ -44,6 +44,7 @@ class Program:
         wanted: scope and number -> node name.
         inputs: node name -> index and name of an argument.
         stop: whether the forward ends when everything is there.
+        retained: node names whose memory the model may keep, so that the next forward may write it.
         problem: why it cannot be compiled, if it cannot.
 
     """
@@ -53,6 +54,7 @@ class Program:
     wanted: dict[tuple[str, int], str] = field(default_factory=dict)
     inputs: dict[str, tuple[int, str]] = field(default_factory=dict)
     stop: bool = True
+    retained: tuple[str, ...] = ()
     problem: str = ""
 
 
@@ -68,6 +70,7 @@ class State:
         self.left = len(program.outputs) + len(program.wanted) + len(program.inputs)
         self.stop = stop
         self.outputs = program.outputs
+        self.retained = program.retained
         self.scopes: list[str] = []
         self.seen: dict[str, int] = {}
 
@@ -77,12 +80,12 @@ class State:
             self.take(path, value)
 
     def take(self, name: str, value: Any) -> None:
-        """Keep a value: a copy, unless nothing runs after it."""
+        """Keep a value: a copy, unless nothing can write it any more."""
         if name in self.values:
             return
         self.left -= 1
         if self.stop and self.left == 0:
-            self.values[name] = value
+            self.values[name] = copy_value(value) if name in self.retained else value
             raise CompiledStop
         self.values[name] = copy_value(value)
 

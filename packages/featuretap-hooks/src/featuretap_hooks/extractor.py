@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import types
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +14,7 @@ from featuretap import NodeNotReachedError
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree
 
-from ._compat import any_sharded, is_compiling
+from ._compat import any_sharded, call_uncompiled, is_compiling
 from .captures import Captures, Stop
 from .compiling import Holder, run_compiled
 from .example import watch_example
@@ -27,6 +25,7 @@ from .plan import Plan
 from .prepared import Prepared
 from .reaching import all_reached, not_reached
 from .scopes import Calls, Part
+from .signatures import with_signature
 from .watching import run_watched, watch_modules
 
 __all__ = ["HooksExtractor"]
@@ -71,7 +70,7 @@ class HooksExtractor(nn.Module):
         state["_is_nested"] = any(
             type(m) is HooksExtractor for m in self._found.tree.paths.values()
         )
-        state["forward"] = _with_signature(self, self._found.tree.signature)
+        state["forward"] = with_signature(HooksExtractor._forward, self, self._found.tree.signature)
         state["_compiled_holder"] = Holder(self)
         self._prepare()
 
@@ -240,12 +239,12 @@ class HooksExtractor(nn.Module):
         if prepared.watch.inputs:
             self._take_inputs(captures, prepared.watch.inputs, args, kwargs)
         with watch_modules(prepared.outputs, captures.take, plan.nested, careful=captures.is_first):
-            captures.take("", self._model(*args, **kwargs))
+            captures.take("", call_uncompiled(self._model)(*args, **kwargs))
 
     def _follow(self, captures: Captures, args: Any, kwargs: Any) -> None:
         """Run the model where another recorder hands over its nodes."""
         self._take_inputs(captures, self._found.inputs, args, kwargs)
-        captures.node("", self._model(*args, **kwargs))
+        captures.node("", call_uncompiled(self._model)(*args, **kwargs))
 
     def _take_inputs(
         self, captures: Captures, inputs: Mapping[str, str], args: Any, kwargs: Any
@@ -258,17 +257,19 @@ class HooksExtractor(nn.Module):
     def _record(
         self, part: Part, captures: Captures, calls: Calls | None, args: Any, kwargs: Any
     ) -> None:
-        with fast_paths(self._found.attention_layers if part.scopes is None else ()):
+        found = self._found
+        layers = found.unwatched_layers if part.scopes is None else found.compiled_layers
+        with fast_paths(layers):
             run_watched(
                 self._model,
-                self._found.tree,
+                found.tree,
                 captures,
                 args,
                 kwargs,
                 part=part,
-                places=self._found.places,
+                places=found.places,
                 calls=calls,
-                storing=self._found.storing,
+                storing=found.storing,
             )
 
     def _settle(self, plan: Plan, captures: Captures, grad: bool) -> None:
@@ -283,6 +284,8 @@ class HooksExtractor(nn.Module):
         known |= captures.copied | captures.unproven
         if lost or captures.exposed or self._found.own_code.writes_unseen:
             known |= set(plan.keys or ())  # a model that is so fickle is not trusted again
+        if captures.is_first:
+            self._prepare()
         if lost:
             names = ", ".join(map(repr, sorted(lost)))
             raise RuntimeError(
@@ -323,18 +326,6 @@ def _features(captures: Captures, keys: Mapping[str, list[str]]) -> OrderedDict[
     return OrderedDict(
         (key, value) for name, value in captures.values.items() for key in keys[name]
     )
-
-
-def _with_signature(extractor: HooksExtractor, signature: inspect.Signature) -> Any:
-    """Make a ``forward`` that shows the arguments of the model's."""
-    plain = HooksExtractor._forward
-    function = types.FunctionType(plain.__code__, plain.__globals__, "forward")
-    function.__doc__ = plain.__doc__
-    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
-    if any(p.kind is p.POSITIONAL_ONLY for p in parameters) or "self" not in signature.parameters:
-        function.__signature__ = inspect.Signature([first, *parameters])  # type: ignore[attr-defined]
-    return types.MethodType(function, extractor)
 
 
 def _rebuild(state: dict[str, Any]) -> HooksExtractor:

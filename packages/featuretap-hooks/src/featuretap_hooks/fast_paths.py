@@ -1,24 +1,32 @@
-"""Let attention layers of torch take the path that they take when nobody watches.
+"""Let attention layers of torch, and compiled modules, do what they do when nobody watches.
 
 ``nn.MultiheadAttention`` and the transformer layers leave their fused path, and with it the last bits
-of their result, when a torch-function mode is on.
+of their result, when a torch-function mode is on. What ``torch.compile`` made would compile the mode.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-from ._compat import no_torch_function
+from featuretap.untouched import is_own_hook
+
+from ._compat import (
+    compiled_module,
+    is_compiled_function,
+    is_compiled_in_place,
+    no_torch_function,
+    take_out_modes,
+)
 from .module_hooks import ModuleHooks
 
-__all__ = ["TAKES_NOTE", "fast_paths", "layers_that_take_note"]
+__all__ = ["fast_paths", "is_compiled", "layers_that_take_note", "takes_note", "without_modes"]
 
-TAKES_NOTE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+_TAKES_NOTE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
 
 class _Switch(threading.local):
@@ -43,13 +51,33 @@ class _Switch(threading.local):
 _SWITCH = _Switch()
 
 
-def layers_that_take_note(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the outermost layers that would notice a torch-function mode."""
-    if isinstance(module, TAKES_NOTE):
-        yield module
+def is_compiled(module: nn.Module) -> bool:
+    """Say whether the inside of ``module`` is compiled."""
+    return (
+        is_compiled_in_place(module)
+        or compiled_module(module) is not None
+        or is_compiled_function(vars(module).get("forward"))
+    )
+
+
+def takes_note(module: nn.Module) -> bool:
+    """Say whether ``module`` would notice a torch-function mode, so that nobody looks inside."""
+    return isinstance(module, _TAKES_NOTE) or is_compiled(module)
+
+
+def layers_that_take_note(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the outermost layers that would notice a torch-function mode.
+
+    A model that is compiled itself is none: it is run as it was before.
+    """
+    if isinstance(model, _TAKES_NOTE):
+        yield model
         return
-    for child in module.children():
-        yield from layers_that_take_note(child)
+    for child in model.children():
+        if takes_note(child):
+            yield child
+        else:
+            yield from layers_that_take_note(child)
 
 
 @contextmanager
@@ -60,8 +88,35 @@ def fast_paths(layers: Collection[nn.Module]) -> Iterator[None]:
         return
     with ModuleHooks() as hooks, _FastPaths() as paths:
         for layer in layers:
-            hooks.around(layer, paths)
+            hooks.around(layer, _Uncompiled() if is_compiled(layer) else paths)
         yield
+
+
+def without_modes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``function`` so that it runs without our modes."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        put_back = take_out_modes(is_own_hook)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            put_back()
+
+    return run
+
+
+class _Uncompiled:
+    """Keeps our torch-function modes out of compiled code."""
+
+    def __init__(self) -> None:
+        self._open: list[Callable[[], None]] = []
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._open.append(take_out_modes(is_own_hook))
+
+    def after(self, module: nn.Module, value: Any, *, raised: bool) -> None:
+        if self._open:
+            self._open.pop()()
 
 
 class _FastPaths:

@@ -9,7 +9,7 @@ from torch import nn
 from featuretap.backends import Options
 from featuretap.modules import LeafRule, ModuleTree
 
-from .fast_paths import layers_that_take_note
+from .fast_paths import is_compiled, layers_that_take_note
 from .guessing import input_names
 from .own_code import OwnCode, own_code
 from .patching import Place, places
@@ -46,9 +46,14 @@ class Findings:
         return places(self.tree, self._options)
 
     @cached_property
-    def attention_layers(self) -> list[nn.Module]:
-        """The layers that would notice a torch-function mode."""
+    def unwatched_layers(self) -> list[nn.Module]:
+        """The layers, of attention and compiled ones, that would notice a torch-function mode."""
         return list(layers_that_take_note(self.tree.model))
+
+    @cached_property
+    def compiled_layers(self) -> list[nn.Module]:
+        """Those of them that are compiled, which must not find a mode wherever they are called."""
+        return [layer for layer in self.unwatched_layers if is_compiled(layer)]
 
     @cached_property
     def modules(self) -> list[nn.Module]:

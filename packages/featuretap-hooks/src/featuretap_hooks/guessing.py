@@ -20,7 +20,7 @@ from featuretap.modules import LeafRule, ModuleTree
 from featuretap.naming import Namer, operation_name
 
 from ._compat import functions_wrapped_for_fx, namespaces_of_operators, registered_operators
-from .fast_paths import TAKES_NOTE
+from .fast_paths import takes_note
 from .index import Point, canonical
 
 __all__ = ["Guess"]
@@ -39,10 +39,10 @@ class Guess:
         for module in options.autowrap_modules:
             self._functions.update(map(operation_name, vars(module)))
         self.inputs = input_names(tree)
-        leaves = [path for path, module in tree.paths.items() if path and is_leaf(module, path)]
-        self._closed = tuple(
-            f"{path}." for path in leaves if isinstance(tree.paths[path], TAKES_NOTE)
-        )
+        modules = [(path, module) for path, module in tree.paths.items() if path]
+        closed = [path for path, module in modules if takes_note(module)]
+        self._closed = tuple(f"{path}." for path in closed)
+        leaves = [path for path, module in modules if path in closed or is_leaf(module, path)]
         leaves = list(filter(self._open, leaves))
         ends = {*leaves}
         rest = [path for path in tree.paths if self._open(path) and path not in ends]

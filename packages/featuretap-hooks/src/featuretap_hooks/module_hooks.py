@@ -4,7 +4,8 @@ Hooks, and not wrapped methods: ``child.forward(x)`` belongs to the caller's sco
 thread that runs the same model passes through them unseen.
 
 ``nn.TransformerEncoderLayer`` takes another numerical path when it sees hooks on itself or inside, so
-its ``forward`` is wrapped instead, and nothing inside it is hooked.
+its ``forward`` is wrapped instead, and nothing inside it is hooked. The hooks of a module that is
+compiled in place would be compiled; there the call is wrapped.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import nn
 
 from featuretap.untouched import HookKey
 
-from ._compat import add_hooks, remove_hooks
+from ._compat import add_hooks, is_compiled_in_place, remove_hooks
 
 __all__ = ["Around", "ModuleHooks"]
 
@@ -39,18 +40,24 @@ class Around(Protocol):
 
 
 class ModuleHooks:
-    """Watches calls of modules in this thread until it is left, whatever happened."""
+    """Watches calls of modules in this thread until it is left, whatever happened.
 
-    def __init__(self) -> None:
+    Args:
+        root: a module that is run uncompiled, also if it is compiled in place.
+
+    """
+
+    def __init__(self, root: nn.Module | None = None) -> None:
+        self._root = root
         self._thread = get_ident()
         self._hooked: list[tuple[nn.Module, HookKey]] = []
-        self._wrapped: list[tuple[nn.Module, _Watcher]] = []
+        self._wrapped: list[tuple[_Wrapper, _Watcher]] = []
 
     def after(
         self, module: nn.Module, call: Callable[[Any], None], fail: Callable[[], None]
     ) -> None:
         """Have ``call`` see what each call of ``module`` returns, and ``fail`` be told if it raises."""
-        if isinstance(module, _LOOKS_FOR_HOOKS):
+        if self._sees_hooks(module):
             self._wrap(module, _Only(call, fail))
             return
         thread = self._thread
@@ -66,7 +73,7 @@ class ModuleHooks:
 
     def around(self, module: nn.Module, watcher: Around) -> None:
         """Have ``watcher`` see each call of ``module``, also if it raises."""
-        if isinstance(module, _LOOKS_FOR_HOOKS):
+        if self._sees_hooks(module):
             self._wrap(module, watcher)
             return
         thread = self._thread
@@ -95,15 +102,20 @@ class ModuleHooks:
         self._hooked.append((module, key))
         add_hooks(module, key, before, after)
 
+    def _sees_hooks(self, module: nn.Module) -> bool:
+        if isinstance(module, _LOOKS_FOR_HOOKS):
+            return True
+        return is_compiled_in_place(module) and module is not self._root
+
     def _wrap(self, module: nn.Module, around: Around) -> None:
         watcher = _Watcher(self._thread, around)
         with _LOCK:
-            wrapper = vars(module).get("forward")
+            name = "forward" if module is self._root else _called(module)
+            wrapper = vars(module).get(name)
             if not isinstance(wrapper, _Wrapper):
-                wrapper = _Wrapper(module)
-                vars(module)["forward"] = wrapper
+                wrapper = vars(module)[name] = _Wrapper(module, name)
             wrapper.watchers.append(watcher)
-        self._wrapped.append((module, watcher))
+        self._wrapped.append((wrapper, watcher))
 
     def __enter__(self) -> ModuleHooks:
         return self
@@ -119,11 +131,14 @@ class ModuleHooks:
         if not self._wrapped:
             return
         with _LOCK:
-            for module, watcher in self._wrapped:
-                wrapper = vars(module)["forward"]
+            for wrapper, watcher in self._wrapped:
                 wrapper.watchers.remove(watcher)
                 if not wrapper.watchers:
                     wrapper.remove()
+
+
+def _called(module: nn.Module) -> str:
+    return "_compiled_call_impl" if is_compiled_in_place(module) else "forward"
 
 
 class _Only:
@@ -150,7 +165,7 @@ class _Watcher:
 
 
 class _Wrapper:
-    """Stands for ``module.forward`` while somebody watches it.
+    """Stands for ``module.forward``, or the compiled call, while somebody watches it.
 
     Attributes:
         replaced: the ``forward`` that the module has of its own, if it has one.
@@ -158,18 +173,19 @@ class _Wrapper:
 
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, name: str) -> None:
         self._module = module
-        self.replaced = vars(module).get("forward")
-        self._forward = module.forward
+        self._name = name
+        self.replaced = vars(module).get(name)
+        self._forward = getattr(module, name)
         self.watchers: list[_Watcher] = []
 
     def remove(self) -> None:
         """Put back what was there."""
         if self.replaced is None:
-            del vars(self._module)["forward"]
+            del vars(self._module)[self._name]
         else:
-            vars(self._module)["forward"] = self.replaced
+            vars(self._module)[self._name] = self.replaced
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         here = [w.around for w in self.watchers if w.thread == get_ident()]

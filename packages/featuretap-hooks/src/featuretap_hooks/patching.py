@@ -20,7 +20,8 @@ from featuretap.backends import Options
 from featuretap.modules import ModuleTree
 from featuretap.naming import operation_name
 
-from ._compat import functions_wrapped_for_fx
+from ._compat import functions_wrapped_for_fx, is_compiled_function
+from .fast_paths import without_modes
 from .recorder import Recorder
 
 __all__ = ["Place", "active_recorder", "places", "recording_functions"]
@@ -100,6 +101,8 @@ def places(tree: ModuleTree, options: Options) -> list[Place]:
     found = list(functions_wrapped_for_fx())
     for namespace in globals_.values():
         found += _named(namespace, whole)
+    for namespace in (*globals_.values(), *map(vars, tree.paths.values())):
+        found += _compiled(namespace)
     if everywhere:
         for loaded in list(sys.modules.values()):
             found += _named(vars(loaded), everywhere) if loaded is not None else []
@@ -116,6 +119,17 @@ def _place(namespace: dict[str, Any], name: str) -> Place:
 def _named(namespace: dict[str, Any], ids: set[int]) -> Iterator[tuple[dict[str, Any], str]]:
     for name, value in list(namespace.items()):
         if id(_original(value)) in ids and not name.startswith("__"):
+            yield namespace, name
+
+
+def _compiled(namespace: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    for name, value in list(namespace.items()):
+        # Dynamo's own begin with underscores; a module whose forward is compiled is a leaf.
+        if (
+            not name.startswith("_")
+            and name != "forward"
+            and is_compiled_function(_original(value))
+        ):
             yield namespace, name
 
 
@@ -142,8 +156,10 @@ def recording_functions(recorder: Recorder, found: Collection[Place]) -> Iterato
 @functools.lru_cache(maxsize=1024)
 def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
     operation = operation_name(function)
+    run = without_modes(function) if is_compiled_function(function) else function
 
-    @functools.wraps(function)
+    # Without its attributes, by which dynamo would know it for compiled.
+    @functools.wraps(function, updated=())
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         recorder = active_recorder()
         if (
@@ -151,8 +167,8 @@ def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
             or not recorder.listening
             or not recorder.takes_part((*args, *kwargs.values()))
         ):
-            return function(*args, **kwargs)
-        return recorder.run(operation, function, args, kwargs)
+            return run(*args, **kwargs)
+        return recorder.run(operation, run, args, kwargs)
 
     setattr(wrapped, _ORIGINAL, function)
     return wrapped

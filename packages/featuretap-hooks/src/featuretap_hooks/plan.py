@@ -112,7 +112,13 @@ class Watch:
         return cls(names, tuple(outputs), wanted_inputs, tuple(parameters), frozenset(scopes))
 
     def program(
-        self, keys: Mapping[str, list[str]], calls: Calls | None, tree: ModuleTree, *, stop: bool
+        self,
+        keys: Mapping[str, list[str]],
+        calls: Calls | None,
+        tree: ModuleTree,
+        *,
+        stop: bool,
+        retained: Iterable[str] = (),
     ) -> Program:
         """Say the same to dynamo."""
         operations = [name for name in self.names if name not in {*self.outputs, *self.inputs}]
@@ -135,6 +141,7 @@ class Watch:
             {places[name]: name for name in operations},
             {name: (arguments.index(given), given) for name, given in self.inputs.items()},
             stop,
+            tuple(retained),
         )
 
     def part(self, calls: Calls | None, tree: ModuleTree, is_leaf: LeafRule) -> Part:

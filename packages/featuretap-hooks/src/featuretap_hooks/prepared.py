@@ -41,7 +41,15 @@ class Prepared:
         tree = found.tree
         self.watch = Watch.of(plan.keys or (), tree, found.inputs)
         self.outputs = [(path, tree.paths[path]) for path in self.watch.outputs if path]
-        self.program = self.watch.program(plan.keys or {}, plan.calls, tree, stop=stop)
+        # Before a forward was seen every value may be in the memory of a buffer.
+        is_unknown = not plan.overwritten and not found.stored.is_empty
+        self.program = self.watch.program(
+            plan.keys or {},
+            plan.calls,
+            tree,
+            stop=stop,
+            retained=self.watch.names if is_unknown else plan.retained,
+        )
         calls = None if whole else plan.calls
         self.part = self.watch.part(calls, tree, found.is_leaf) if self.watch.scopes else None
         watched = [*self.watch.outputs, *self.watch.scopes]

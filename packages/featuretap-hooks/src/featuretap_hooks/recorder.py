@@ -11,7 +11,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,39 +23,14 @@ from featuretap.naming import Namer
 from featuretap.operations import iterates_a_tensor, name_of
 
 from ._compat import calling_modules, functorch_level, graph_target
-from .compiling import Places, counts
+from .compiling import counts
 from .dependents import Dependents
 from .instructions import formats_next
 from .own_code import UNSEEN_WRITES
+from .sinks import Notes, Sink
 from .tracked import Origin, Tracked, TrackedConstant, plain, track
 
-__all__ = ["Recorder", "Sink"]
-
-
-class Sink(Protocol):
-    """Where nodes go."""
-
-    def node(self, name: str, value: Any, module: nn.Module | None = None) -> None:
-        """Take a listed node: an operation, an input, a parameter, a call of a leaf module."""
-
-    def call(self, name: str, value: Any, module: nn.Module) -> None:
-        """Take what a call of a module that is looked into returned."""
-
-    def expose(self) -> None:
-        """Be told that the forward comes to the memory of a tensor, which no version counts."""
-
-
-class Notes(Protocol):
-    """What later forwards need to know.
-
-    Attributes:
-        places: where operations are, for compiled code.
-        constants: the plain arguments of operations, by which one is known again in the other mode.
-
-    """
-
-    places: Places
-    constants: dict[str, tuple[str, ...]]
+__all__ = ["Recorder"]
 
 
 class Recorder(TorchFunctionMode):

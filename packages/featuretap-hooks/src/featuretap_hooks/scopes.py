@@ -11,7 +11,7 @@ from featuretap.modules import LeafRule
 
 from ._compat import is_innermost_mode
 from .compiling import Places
-from .fast_paths import TAKES_NOTE
+from .fast_paths import takes_note
 from .module_hooks import ModuleHooks
 from .recorder import Recorder
 from .tracked import plain
@@ -41,8 +41,9 @@ class Part(NamedTuple):
         for path, module in modules.items():
             if closed and path.startswith(closed):
                 continue
-            leaf = path != "" and is_leaf(module, path)
-            if leaf and isinstance(module, TAKES_NOTE):
+            is_closed = path != "" and takes_note(module)
+            leaf = path != "" and (is_closed or is_leaf(module, path))
+            if is_closed:
                 closed += (f"{path}.",)
             found.append((path, module, leaf))
         return cls(scopes, found)

@@ -14,7 +14,7 @@ from torch import nn
 
 from featuretap.held import tensors_in
 
-from ._compat import storage_id
+from ._compat import no_torch_function, storage_id
 
 __all__ = ["Stored"]
 
@@ -35,6 +35,11 @@ class Stored:
         self._storages: set[int] = set()
         self._is_current = False
         self.look_again(modules)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the modules keep nothing."""
+        return not any(self._attributes.values())
 
     def begin(self) -> None:
         """Look at the buffers again, once they are asked for: another forward begins."""
@@ -58,9 +63,10 @@ class Stored:
 
     def look_again(self, modules: Iterable[nn.Module]) -> None:
         """Look at all that ``modules`` hold now."""
-        for module in modules:
-            kept = {storage_id(tensor) for tensor in tensors_in(module)}
-            self._attributes[id(module)] = kept
+        with no_torch_function():  # an outer extractor must not see this
+            for module in modules:
+                kept = {storage_id(tensor) for tensor in tensors_in(module)}
+                self._attributes[id(module)] = kept
         self._buffers = _registries(self._modules)
         # Buffers are then looked at again, and with them what is no longer kept is forgotten.
         self._known, self._is_current = None, False

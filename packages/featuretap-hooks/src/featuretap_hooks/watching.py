@@ -12,12 +12,13 @@ from torch import nn
 from featuretap._compat import indexing_shown
 from featuretap.modules import ModuleTree
 
-from ._compat import functorch_level
+from ._compat import call_uncompiled, functorch_level
 from .leftovers import make_plain
 from .module_hooks import ModuleHooks
 from .patching import Place, recording_functions
-from .recorder import Recorder, Sink
+from .recorder import Recorder
 from .scopes import Calls, Part, Scopes
+from .sinks import Sink
 
 __all__ = ["run_watched", "watch_modules"]
 
@@ -56,11 +57,11 @@ def run_watched(
         stack.callback(_finish, recorder, storing)
         stack.enter_context(recording_functions(recorder, places))
         stack.enter_context(indexing_shown())
-        hooks = stack.enter_context(ModuleHooks())
+        hooks = stack.enter_context(ModuleHooks(model))
         scopes.watch(hooks, part.modules)
         args, kwargs = _watched_arguments(recorder, tree.signature, args, kwargs)
         stack.enter_context(scopes)
-        model(*args, **kwargs)
+        call_uncompiled(model)(*args, **kwargs)
 
 
 def _finish(recorder: Recorder, storing: Collection[nn.Module]) -> None:

@@ -133,8 +133,8 @@ class _ModuleContent:
                 self.containers.append((value, _copied(value)))
             elif kind not in _LEAVES:
                 self._add_value(value, depth)
-        if depth == 0 and is_own_hook(values.get("forward")):
-            _without_own_forward(values)
+        if depth == 0:
+            _without_own_wrappers(values)
 
     def _add_value(self, value: Any, depth: int) -> None:
         if type(value) in _LEAVES:
@@ -235,6 +235,8 @@ _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
 _HOOKS = frozenset(
     name for name in vars(nn.Module()) if name.startswith("_forward") and "hooks" in name
 )
+# Where a call is wrapped that must see no hooks.
+_WRAPPED = ("forward", "_compiled_call_impl")
 _NO_HOOKS: dict[Any, Any] = {}
 _MISSING = object()
 _LEAVES = frozenset({type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter})
@@ -291,13 +293,17 @@ def _restore_hooks(registry: dict[Any, Any], kept: dict[Any, Any]) -> None:
     registry.update(kept)
 
 
-def _without_own_forward(values: dict[str, Any]) -> None:
-    """Put what a ``forward`` of featuretap stands for in its place."""
-    replaced = getattr(values["forward"], "replaced", None)
-    if replaced is not None:
-        values["forward"] = replaced
-    elif hasattr(values["forward"], "replaced"):
-        del values["forward"]
+def _without_own_wrappers(values: dict[str, Any]) -> None:
+    """Put what a wrapper of featuretap stands for in its place."""
+    for name in _WRAPPED:
+        if _is_own_wrapper(name, values.get(name)):
+            replaced = values.pop(name).replaced
+            if replaced is not None:
+                values[name] = replaced
+
+
+def _is_own_wrapper(name: str, value: Any) -> bool:
+    return name in _WRAPPED and is_own_hook(value) and hasattr(value, "replaced")
 
 
 def _restore_attributes(current: dict[str, Any], values: dict[str, Any]) -> None:
@@ -305,11 +311,11 @@ def _restore_attributes(current: dict[str, Any], values: dict[str, Any]) -> None
     if _same_items(current, values):
         return
     for name in list(current):
-        if name not in values and not (name == "forward" and is_own_hook(current.get(name))):
+        if name not in values and not _is_own_wrapper(name, current.get(name)):
             current.pop(name, None)
     for name, value in values.items():
         now = current.get(name, _MISSING)
-        if now is not value and not (name == "forward" and is_own_hook(now)):
+        if now is not value and not _is_own_wrapper(name, now):
             current[name] = value
 
 

@@ -1,0 +1,37 @@
+"""What a recorder hands its findings to."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import nn
+
+from .compiling import Places
+
+__all__ = ["Notes", "Sink"]
+
+
+class Sink(Protocol):
+    """Where nodes go."""
+
+    def node(self, name: str, value: Any, module: nn.Module | None = None) -> None:
+        """Take a listed node: an operation, an input, a parameter, a call of a leaf module."""
+
+    def call(self, name: str, value: Any, module: nn.Module) -> None:
+        """Take what a call of a module that is looked into returned."""
+
+    def expose(self) -> None:
+        """Be told that the forward comes to the memory of a tensor, which no version counts."""
+
+
+class Notes(Protocol):
+    """What later forwards need to know.
+
+    Attributes:
+        places: where operations are, for compiled code.
+        constants: the plain arguments of operations, by which one is known again in the other mode.
+
+    """
+
+    places: Places
+    constants: dict[str, tuple[str, ...]]
