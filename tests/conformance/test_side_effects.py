@@ -316,3 +316,17 @@ def test_V2_fx_refuses_what_it_would_lose_and_hooks_do_it(backend, extract, func
     features = extract(model, "")(ones())
     torch.manual_seed(0)
     assert features[""].shape == model(ones()).shape
+
+
+def test_V2_trap25_python_attributes_are_fixed_in_fx_and_live_in_hooks(backend, extract):
+    class Scaled(nn.Module):
+        scale = 2.0
+
+        def forward(self, x):
+            return x * self.scale
+
+    model = Scaled()
+    extractor = extract(model, "mul")
+    model.scale = 3.0
+    expected = 2.0 if backend == "fx" else 3.0
+    assert identical(extractor(ones())["mul"], ones() * expected)
