@@ -73,6 +73,6 @@ class Stored:
 
 
 def _registries(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
-    """Return where buffers are registered; those of TorchScript are no dicts."""
-    found = (module._buffers for module in modules)
-    return [registry for registry in found if isinstance(registry, dict) and registry]
+    """Return where buffers are registered that may be handed out, by modules that are not torch's."""
+    found = (m._buffers for m in modules if not type(m).__module__.startswith("torch."))
+    return [registry for registry in found if registry]
