@@ -11,7 +11,8 @@ forward may write it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -80,6 +81,12 @@ class Captures:
     def is_first(self) -> bool:
         """Whether it is still unknown what the model overwrites."""
         return self._overwritten is None
+
+    def features(self, keys: Mapping[str, list[str]]) -> OrderedDict[str, Any]:
+        """Return the kept values by their output keys."""
+        return OrderedDict(
+            (key, value) for name, value in self.values.items() for key in keys[name]
+        )
 
     def node(self, name: str, value: Any, module: nn.Module | None = None) -> None:
         """Keep ``value`` if it is wanted."""

@@ -23,6 +23,7 @@ from .findings import Findings
 from .patching import active_recorder
 from .plan import Plan
 from .prepared import Prepared
+from .put_back import PutBack
 from .reaching import all_reached, not_reached
 from .scopes import Calls, Part
 from .signatures import with_signature
@@ -76,9 +77,16 @@ class HooksExtractor(nn.Module):
 
     # -- passing for the model --------------------------------------------------------------------
 
-    @property  # type: ignore[misc]
+    @property
     def __class__(self) -> type:
         return type(vars(self).get("_model", self))
+
+    @__class__.setter
+    def __class__(self, kind: type) -> None:
+        raise TypeError(
+            f"the extractor cannot become a {kind.__name__}: change the model (fully_shard it, for "
+            "example), and make the extractor of it then"
+        )
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -130,6 +138,12 @@ class HooksExtractor(nn.Module):
             return run(args, kwargs)
         # Another thread may switch the mode meanwhile.
         mode = self._mode
+        if active_recorder() is not None:
+            return self._run(mode, args, kwargs)
+        with PutBack(self._plans[mode], self._found):
+            return self._run(mode, args, kwargs)
+
+    def _run(self, mode: str, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         plan = self._plans[mode]
         if not self._prepared[mode].is_current:
             self._begin_anew()
@@ -167,7 +181,7 @@ class HooksExtractor(nn.Module):
         if captures.missing and self._missing == "error":
             in_full = outer is not None or (prepared.part and prepared.part.scopes is None)
             raise self._not_reached(captures, args, kwargs, again=not in_full)
-        return _features(captures, keys)
+        return captures.features(keys)
 
     def _not_reached(
         self, captures: Captures, args: Any, kwargs: Any, *, again: bool
@@ -213,7 +227,7 @@ class HooksExtractor(nn.Module):
             captures.node(name, self._found.tree.parameters[name])
         if captures.missing and self._missing == "error":
             raise not_reached(self._model, captures.missing, captures.reached)
-        return _features(captures, keys)
+        return captures.features(keys)
 
     def _prepare(self) -> None:
         stop = self._may_stop()
@@ -320,12 +334,6 @@ class HooksExtractor(nn.Module):
             "autowrap_functions": options.autowrap_functions,
             "autowrap_modules": [module.__name__ for module in options.autowrap_modules],
         }
-
-
-def _features(captures: Captures, keys: Mapping[str, list[str]]) -> OrderedDict[str, Any]:
-    return OrderedDict(
-        (key, value) for name, value in captures.values.items() for key in keys[name]
-    )
 
 
 def _rebuild(state: dict[str, Any]) -> HooksExtractor:

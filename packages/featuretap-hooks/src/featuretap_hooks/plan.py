@@ -29,6 +29,7 @@ class Plan:
         retained: nodes that must be copied because the model keeps their memory beyond its forward.
         calls: who calls whom; ``None`` until a forward has shown it.
         nested: modules that were seen to call themselves.
+        moving: path and name of each buffer that a forward moves; ``None`` until one has shown it.
 
     """
 
@@ -39,6 +40,7 @@ class Plan:
     retained: set[str] = field(default_factory=set)
     calls: Calls | None = None
     nested: set[str] = field(default_factory=set)
+    moving: list[tuple[str, str]] | None = None
 
     def resolve(self, index: NodeIndex, mode: str, other: NodeIndex | None = None) -> None:
         """Look the request up in ``index``; ``other`` is that of the other mode, for the messages."""
@@ -67,7 +69,7 @@ class Plan:
     def forget(self) -> None:
         """Forget what forwards have shown, because the model is another one now."""
         self.overwritten, self.retained = {}, set()
-        self.calls, self.nested = None, set()
+        self.calls, self.nested, self.moving = None, set(), None
 
     def _take(self, selection: Selection) -> None:
         self.names_to_keys = selection.names_to_keys

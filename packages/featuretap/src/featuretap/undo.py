@@ -8,12 +8,14 @@ nothing moves, as in eval mode of most models.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 
 from . import _compat
+from .comparing import identical
 from .facts import may_draw
 from .faithful import RandomState
 from .inplace import is_known, leaves_trace
@@ -92,19 +94,37 @@ class Undo:
         modules: Iterable[nn.Module],
         draws: bool,
     ) -> None:
-        found = (registry.get(name) for registry, name in registries)
         with torch.no_grad():
-            self._copies = [(t, t.detach().clone()) for t in found if isinstance(t, torch.Tensor)]
+            self._copies = [
+                (registry, name, tensor, tensor.detach().clone())
+                for registry, name in registries
+                if isinstance(tensor := registry.get(name), torch.Tensor)
+            ]
         self._untouched = [Untouched(module) for module in modules]
-        self._random = RandomState() if draws else None
+        self._random = RandomState() if draws and not _is_capturing() else None
+
+    def moved(self) -> list[tuple[dict[str, Any], str]]:
+        """Return where the tensors are that have changed since."""
+        return [
+            (registry, name)
+            for registry, name, tensor, copy in self._copies
+            if registry.get(name) is not tensor or not identical(tensor, copy)
+        ]
 
     def restore(self) -> None:
         """Put everything back as it was."""
         for untouched in self._untouched:
             untouched.restore()
         with torch.no_grad():
-            for tensor, copy in self._copies:
-                with _compat.preserve_version(tensor):
+            for registry, name, tensor, copy in self._copies:
+                registry[name] = tensor
+                # Inference tensors count no versions.
+                with nullcontext() if tensor.is_inference() else _compat.preserve_version(tensor):
                     tensor.copy_(copy)
         if self._random is not None:
             self._random.restore()
+
+
+def _is_capturing() -> bool:
+    """Say whether a CUDA graph is captured, while no generator may be looked at."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
