@@ -67,7 +67,12 @@ def run_two(worker, backend, tmp_path):
         )
         for rank in (0, 1)
     ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
 
 

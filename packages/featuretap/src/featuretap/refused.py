@@ -23,6 +23,7 @@ from torch import fx, nn
 
 from . import _compat
 from .faithful import contains
+from .untouched import is_own_hook
 
 __all__ = ["called_by_model", "refused_functions", "why_not_look_into"]
 
@@ -87,7 +88,8 @@ def why_not_look_into(module: nn.Module) -> str | None:
     """Name the reason why ``module`` must be run as a whole, if there is one."""
     name = type(module).__name__
     for registry in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
-        if vars(module).get(registry):
+        hooks = vars(module).get(registry)
+        if hooks and not all(map(is_own_hook, list(hooks.values()))):
             return f"{name} has hooks, which must run with real tensors"
     if isinstance(module, torch.jit.ScriptModule):
         return f"{name} is compiled by TorchScript"

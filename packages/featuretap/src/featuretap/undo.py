@@ -75,7 +75,8 @@ def moves_of(
 
 def _buffers(path: str, module: nn.Module) -> Iterator[tuple[str, str]]:
     for inner, part in module.named_modules(prefix=path):
-        yield from ((inner, name) for name in part._buffers)
+        if isinstance(part._buffers, dict):  # TorchScript keeps its own behind a wrapper
+            yield from ((inner, name) for name in part._buffers)
 
 
 class Undo:
