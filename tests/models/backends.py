@@ -80,7 +80,7 @@ def agreement(name: str, model: nn.Module, mode: str, *args: Any) -> Agreement:
             train_return_nodes=names if mode == "train" else [""],
             eval_return_nodes=names if mode == "eval" else [""],
             backend=backend,
-            missing="skip",
+            missing="skip" if backend == "hooks" else "error",
             suppress_diff_warning=True,
         )
         torch.manual_seed(0)
