@@ -14,7 +14,13 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from featuretap._compat import compiled_module, is_method, storage_id
+from featuretap._compat import (
+    compiled_module,
+    functions_wrapped_for_fx,
+    is_compiling,
+    is_method,
+    storage_id,
+)
 
 __all__ = [
     "add_hooks",
@@ -39,14 +45,17 @@ __all__ = [
     "take_out_modes",
 ]
 
-# Dynamo knows it by identity; it moved in torch 2.3. Checked on torch 2.2.2, 2.4.1, 2.6.0 and 2.15.0.
-is_compiling: Callable[[], bool] = (
-    getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
-)
+
+def _level_of_interpreter() -> int | None:
+    top = torch._C._functorch.peek_interpreter_stack()
+    return None if top is None else top.level()
+
 
 # The depth of the ``torch.func`` transform (vmap, grad) that this thread is in; ``None`` in none.
-# Checked on torch 2.4.1 and 2.15.0.
-functorch_level: Callable[[], int | None] = torch._C._functorch.maybe_current_level
+# It got a name in torch 2.3. Checked on torch 2.2.2, 2.4.1 and 2.15.0.
+functorch_level: Callable[[], int | None] = getattr(
+    torch._C._functorch, "maybe_current_level", _level_of_interpreter
+)
 
 _CALL: types.CodeType = nn.Module.__call__.__code__
 
@@ -60,18 +69,6 @@ def calling_modules(frame: types.FrameType | None) -> Iterator[nn.Module]:
         if frame.f_code is _CALL:
             yield frame.f_locals["self"]
         frame = frame.f_back
-
-
-def functions_wrapped_for_fx() -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield namespace and name of each function that a library gave to ``torch.fx.wrap``.
-
-    Checked on torch 2.6.0, 2.13.0 and 2.15.0.
-    """
-    from torch.fx import _symbolic_trace
-
-    registered: dict[tuple[int, str], dict[str, Any]] = _symbolic_trace._wrapped_fns_to_patch
-    for (_, name), namespace in list(registered.items()):
-        yield namespace, name
 
 
 def namespaces_of_operators() -> list[Any]:
