@@ -44,7 +44,7 @@ TORCH = {
     "2.13.0": Release("0.28.0", range(10, 15)),
     "2.15.0": Release("0.29.2", range(11, 15)),
 }
-OLDEST, HOOKS_SINCE, MIDDLE, NEWEST = "2.0.1", "2.6.0", "2.13.0", "2.15.0"
+OLDEST, HOOKS_SINCE, MIDDLE, NEWEST = "2.0.1", "2.4.1", "2.13.0", "2.15.0"
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"

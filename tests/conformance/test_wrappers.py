@@ -145,7 +145,7 @@ def test_M4_autocast_around_the_call_is_as_around_the_model(extract, name):
 
 def old_weight_norm(layer):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore")  # deprecated, by one category or another
         return nn.utils.weight_norm(layer)
 
 

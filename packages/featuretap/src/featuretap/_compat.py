@@ -23,6 +23,7 @@ __all__ = [
     "draws_random_numbers",
     "functions_wrapped_for_fx",
     "indexing_shown",
+    "is_bookkeeping_of_checkpoints",
     "is_compiling",
     "is_method",
     "own_schemas",
@@ -207,6 +208,15 @@ def indexing_shown() -> Iterator[None]:
             if not _SHOWN_TO:
                 for name in _INDEXING:
                     delattr(torch.Tensor, name)
+
+
+def is_bookkeeping_of_checkpoints(function: type) -> bool:
+    """Say whether an autograd function only saves what a non-reentrant checkpoint was given.
+
+    Without gradients in its result the checkpoint runs its function as it is. It is there from torch
+    2.1 on; checked on torch 2.2.2 and 2.4.1, newer ones call it differently.
+    """
+    return (function.__module__, function.__name__) == ("torch.utils.checkpoint", "_NoopSaveInputs")
 
 
 def is_method(func: Callable[..., Any]) -> bool:
