@@ -190,6 +190,17 @@ def minimums(session: nox.Session, package: str) -> None:
 
 
 @session(python=python_for(NEWEST))
+def coverage(session: nox.Session) -> None:
+    """Count the lines of both packages that the tests run, those in other processes aside."""
+    install(session, NEWEST, "test", "models", "cli", "coverage")
+    # Failures are injected by a trace function, which takes the place of the one that counts.
+    folders = ["tests/conformance", "tests/core", "tests/hooks"]
+    ignored = "--ignore=tests/conformance/test_failures.py"
+    session.run("coverage", "run", "-m", "pytest", *folders, ignored)
+    session.run("coverage", "report")
+
+
+@session(python=python_for(NEWEST))
 def cuda(session: nox.Session) -> None:
     """Run all tests on a GPU; without one this fails."""
     install(session, NEWEST, "test", "models", "cli", "peers")

@@ -169,8 +169,7 @@ class HooksExtractor(nn.Module):
                 self._follow(captures, args, kwargs)
             else:
                 self._watch(plan, prepared, captures, calls, args, kwargs)
-            for name in sorted(captures.missing & self._found.tree.parameters.keys()):
-                captures.node(name, self._found.tree.parameters[name])
+            self._take_parameters(captures)
         except Stop as stop:
             if stop.args != (captures,):
                 raise
@@ -223,8 +222,7 @@ class HooksExtractor(nn.Module):
         keys = plan.keys
         captures = Captures(keys, set(keys), stop=False, stored=self._found.stored)
         self._watch(plan, self._prepared[self._mode], captures, None, args, kwargs)
-        for name in sorted(captures.missing & self._found.tree.parameters.keys()):
-            captures.node(name, self._found.tree.parameters[name])
+        self._take_parameters(captures)
         if captures.missing and self._missing == "error":
             raise not_reached(self._model, captures.missing, captures.reached)
         return captures.features(keys)
@@ -259,6 +257,10 @@ class HooksExtractor(nn.Module):
         """Run the model where another recorder hands over its nodes."""
         self._take_inputs(captures, self._found.inputs, args, kwargs)
         captures.node("", call_uncompiled(self._model)(*args, **kwargs))
+
+    def _take_parameters(self, captures: Captures) -> None:
+        for name in sorted(captures.missing & self._found.tree.parameters.keys()):
+            captures.node(name, self._found.tree.parameters[name])
 
     def _take_inputs(
         self, captures: Captures, inputs: Mapping[str, str], args: Any, kwargs: Any

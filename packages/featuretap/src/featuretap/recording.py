@@ -110,6 +110,11 @@ class Recording:
             del self.auto_leaves[path]
         return set(erased)
 
+    def returned_by_call(self, value: Any) -> None:
+        """Let the output be what the model's own ``__call__`` made of that of its forward."""
+        call = next(call for call in self._module_calls() if not call.path)
+        call.value, call.position = value, len(self.events) - 1
+
     # -- modes ----------------------------------------------------------------------------------
 
     @property

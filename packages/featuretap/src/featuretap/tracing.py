@@ -148,15 +148,9 @@ class FeatureTracer(fx.Tracer):
         def forward() -> None:
             value = self.root(*args, **kwargs)
             if type(self.root).__call__ is not nn.Module.__call__:
-                self._return_from_call(value)
+                self.recording.returned_by_call(freeze(value, self._real.node))
 
         return forward, []
-
-    def _return_from_call(self, value: Any) -> None:
-        """Let the output of the model be what its own ``__call__`` made of that of its forward."""
-        events = self.recording.events
-        call = next(event for event in events if isinstance(event, ModuleCall) and not event.path)
-        call.value, call.position = freeze(value, self._real.node), len(events) - 1
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a call of ``m`` is one node: the user's choice, or a module of ``torch.nn``."""
