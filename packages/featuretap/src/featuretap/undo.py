@@ -128,4 +128,5 @@ class Undo:
 
 def _is_capturing() -> bool:
     """Say whether a CUDA graph is captured, while no generator may be looked at."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return in_use and torch.cuda.is_current_stream_capturing()
