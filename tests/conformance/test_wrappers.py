@@ -61,18 +61,14 @@ def run_two(worker, backend, tmp_path):
     """Run a worker in two processes that find each other in a file."""
     command = [sys.executable, str(Path(__file__).with_name(worker)), backend]
     processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store")], stderr=subprocess.PIPE, text=True
-        )
-        for rank in (0, 1)
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store")]) for rank in (0, 1)
     ]
     try:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
-            process.communicate()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+            process.wait()
 
 
 def test_M4_trap35_ddp_with_default_settings_on_two_processes(backend, tmp_path):
