@@ -40,7 +40,8 @@ TORCH = {
     "2.4.1": Release("0.19.1", range(10, 13)),
     "2.6.0": Release("0.21.0", range(10, 14)),
     "2.8.0": Release("0.23.0", range(10, 14)),
-    "2.10.0": Release("0.25.0", range(10, 15)),
+    # On Python 3.13.0 its dynamo takes no notice of ``eval()``, of a plain module either.
+    "2.10.0": Release("0.25.0", range(10, 13)),
     "2.13.0": Release("0.28.0", range(10, 15)),
     "2.15.0": Release("0.29.2", range(11, 15)),
 }
@@ -194,7 +195,8 @@ def coverage(session: nox.Session) -> None:
     """Count the lines of both packages that the tests run, those in other processes aside."""
     install(session, NEWEST, "test", "models", "cli", "coverage")
     # Failures are injected by a trace function, which takes the place of the one that counts.
-    folders = ["tests/conformance", "tests/core", "tests/hooks"]
+    drop_in = "tests/models/test_torchvision.py"
+    folders = ["tests/conformance", "tests/core", "tests/hooks", drop_in]
     ignored = "--ignore=tests/conformance/test_failures.py"
     session.run("coverage", "run", "-m", "pytest", *folders, ignored)
     session.run("coverage", "report")

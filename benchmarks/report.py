@@ -127,7 +127,7 @@ def cases_of(runs: Iterable[Mapping[str, Any]]) -> list[Case]:
 def report(runs: Sequence[Mapping[str, Any]], old: str = "") -> str:
     """Return the whole report as markdown; what was written by hand is taken from the old one."""
     cases = cases_of(runs)
-    parts = ["# What featuretap costs", *map(machine, runs), INTRODUCTION.rstrip()]
+    parts = ["# What featuretap costs", *dict.fromkeys(map(machine, runs)), INTRODUCTION.rstrip()]
     for topic, explanation in TOPICS.items():
         rows = [row(case) for case in cases if case["topic"] == topic]
         if rows:
