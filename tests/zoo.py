@@ -433,6 +433,37 @@ class MadeInForward(ZooModel):
 
 
 @zoo
+class FoundAtRandom(ZooModel):
+    """What random models found: ``**=``, a view made without gradients of what is written, sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = linear(1)
+
+    def forward(self, x):
+        y = self.lin(x)
+        with torch.no_grad():
+            _ = y.view(-1)
+        y.mul_(2)
+        z = x - 1
+        z **= 2
+        return y.reshape(x.size(0), -1) + z
+
+    def reference(self, x):
+        y, z = self.lin(x), x - 1
+        return {
+            "lin": y,
+            "view": y.view(-1),
+            "mul_": y * 2,
+            "sub": z,
+            "pow": z**2,
+            "size": x.size(0),
+            "reshape": y * 2,
+            "add": y * 2 + z**2,
+        }
+
+
+@zoo
 class Sizes(ZooModel):
     """Sizes are nodes of their own (N3)."""
 
