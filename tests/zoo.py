@@ -432,6 +432,17 @@ class MadeInForward(ZooModel):
         return {"mul": a, "mul_1": a * torch.tensor([1.0, 2.0, 3.0, 4.0])}
 
 
+class ViewMadeWithoutGradients(nn.Module):
+    """Returns views that autograd lets nobody look at any more."""
+
+    def forward(self, y):
+        with torch.no_grad():
+            view = y.view(-1)
+        later = view[1:]
+        y.mul_(2)
+        return view, later
+
+
 @zoo
 class FoundAtRandom(ZooModel):
     """What random models found: ``**=``, a view made without gradients of what is written, sizes."""
@@ -439,12 +450,12 @@ class FoundAtRandom(ZooModel):
     def __init__(self) -> None:
         super().__init__()
         self.lin = linear(1)
+        self.part = ViewMadeWithoutGradients()
 
     def forward(self, x):
         y = self.lin(x)
-        with torch.no_grad():
-            _ = y.view(-1)
-        y.mul_(2)
+        self.part(y)
+        y.add_(1)
         z = x - 1
         z **= 2
         return y.reshape(x.size(0), -1) + z
@@ -453,13 +464,16 @@ class FoundAtRandom(ZooModel):
         y, z = self.lin(x), x - 1
         return {
             "lin": y,
-            "view": y.view(-1),
-            "mul_": y * 2,
+            "part.view": y.view(-1),
+            "part.getitem": y.view(-1)[1:],
+            "part.mul_": y * 2,
+            "part": (y.view(-1) * 2, y.view(-1)[1:] * 2),
+            "add_": y * 2 + 1,
             "sub": z,
             "pow": z**2,
             "size": x.size(0),
-            "reshape": y * 2,
-            "add": y * 2 + z**2,
+            "reshape": y * 2 + 1,
+            "add": y * 2 + 1 + z**2,
         }
 
 

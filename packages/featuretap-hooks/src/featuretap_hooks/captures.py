@@ -133,7 +133,7 @@ class Captures:
             if name not in self._retained and not self._holds(value):
                 return value
             self._held.add(name)
-            return map_tensors(value, torch.Tensor.clone)
+            return copy_from_region(value)
 
     def _holds(self, value: Any) -> bool:
         """Say whether a tensor in ``value`` is in the memory of one that the model keeps."""
@@ -150,7 +150,7 @@ class Captures:
 
     def _keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if self._overwritten is None:
-            self._beside.append((name, tensor, tensor.clone(), _version(tensor)))
+            self._beside.append((name, tensor, copy_from_region(tensor), _version(tensor)))
             return tensor
         if (
             self.exposed
@@ -160,7 +160,8 @@ class Captures:
             or self._stored.holds(tensor)
         ):
             # Inference tensors have no version counter that would tell.
-            return tensor.clone()
+            copied: torch.Tensor = copy_from_region(tensor)
+            return copied
         self._kept.append((name, tensor, tensor._version))
         return tensor
 

@@ -119,6 +119,8 @@ class Pruning:
     def _build(self, kept: set[fx.Node], consume: bool) -> fx.Graph:
         graph = self._strip(kept) if consume else fx.Graph()
         last_write = self._last_writes(kept)
+        has_regions = any("featuretap_regions" in node.meta for node in kept)
+        copy = copy_from_region if has_regions else copy_value
         nodes: dict[fx.Node, fx.Node] = {}
 
         def take(node: fx.Node) -> fx.Node:
@@ -137,7 +139,7 @@ class Pruning:
                 if id(point) not in values:
                     following = latest.next if latest else None
                     with graph.inserting_before(following) if following else nullcontext():
-                        values[id(point)] = self._capture(point, graph, nodes, last_write)
+                        values[id(point)] = self._capture(point, graph, nodes, last_write, copy)
                     latest = following.prev if following else None
             self._note_calls(position, latest, nodes)
         graph.output({key: values[id(point)] for key, point in self._selection.items()})
@@ -174,6 +176,7 @@ class Pruning:
         graph: fx.Graph,
         nodes: dict[fx.Node, fx.Node],
         last_write: Mapping[Any, int],
+        copy: Callable[[Any], Any],
     ) -> Any:
         value = thaw(point.value, graph, nodes)
         overwritten = any(
@@ -182,10 +185,9 @@ class Pruning:
         )
         if not overwritten:
             return value
-        in_region = isinstance(point.value, fx.Node) and point.value.meta.get("featuretap_regions")
-        copy = graph.call_function(copy_from_region if in_region else copy_value, (value,))
-        copy.meta = {"featuretap_name": point.name}
-        return copy
+        copied = graph.call_function(copy, (value,))
+        copied.meta = {"featuretap_name": point.name}
+        return copied
 
     def _is_buffer(self, node: fx.Node) -> bool:
         """Say whether ``node`` is a buffer, which any later module may move unseen by the graph."""

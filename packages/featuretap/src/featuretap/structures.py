@@ -141,9 +141,10 @@ def copy_value(value: Any) -> Any:
 
 
 def copy_from_region(value: Any) -> Any:
-    """Copy like :func:`copy_value` what was made where gradients may be off.
+    """Copy like :func:`copy_value` in a forward that may have switched gradients off.
 
-    Autograd does not let one look at a view that was made there once its base is written.
+    Autograd does not let one look at a view that was made then, nor at a view of it, once its base
+    is written.
     """
     return map_tensors(value, _clone_or_detach)
 
