@@ -23,6 +23,7 @@ from featuretap._compat import (
 )
 
 __all__ = [
+    "CALLERS_OF_FORWARD",
     "add_hooks",
     "any_sharded",
     "call_uncompiled",
@@ -32,12 +33,15 @@ __all__ = [
     "functions_wrapped_for_fx",
     "functorch_level",
     "graph_target",
+    "has_global_hooks",
+    "is_called_plainly",
     "is_compiled_function",
     "is_compiled_in_place",
     "is_compiling",
-    "is_innermost_mode",
     "namespaces_of_operators",
     "no_torch_function",
+    "pop_mode",
+    "push_mode",
     "registered_operators",
     "remove_hooks",
     "run_by_dynamo",
@@ -99,12 +103,9 @@ def graph_target(func: Callable[..., Any]) -> Any:
     return func.__name__ if is_method(func) else func
 
 
-def no_torch_function() -> Any:
-    """Return a context manager that switches torch-function modes off in this thread.
-
-    Checked on torch 2.6.0, 2.13.0 and 2.15.0.
-    """
-    return torch._C.DisableTorchFunction()
+# A context manager that switches torch-function modes off in this thread.
+# Checked on torch 2.6.0, 2.13.0 and 2.15.0.
+no_torch_function: Callable[[], Any] = torch._C.DisableTorchFunction
 
 
 def any_sharded(modules: Iterable[nn.Module]) -> bool:
@@ -118,6 +119,47 @@ def any_sharded(modules: Iterable[nn.Module]) -> bool:
     found = (getattr(fsdp, name, None) for name in ("FullyShardedDataParallel", "FSDPModule"))
     kinds = tuple(kind for kind in found if kind is not None)
     return any(isinstance(module, kinds) for module in modules)
+
+
+def _callers_of_forward() -> frozenset[types.CodeType]:
+    """Return the code from which torch runs the forward of a module that is called.
+
+    Where there are hooks it runs in a function inside of ``_call_impl``; under ``torch.jit.trace`` in
+    ``_slow_forward``. Checked on torch 2.4.1 and 2.15.0.
+    """
+    names = ("_wrapped_call_impl", "_call_impl", "_slow_forward")
+    codes = [getattr(nn.Module, name).__code__ for name in names]
+    inner = [c for code in codes for c in code.co_consts if isinstance(c, types.CodeType)]
+    return frozenset([*codes, *inner])
+
+
+CALLERS_OF_FORWARD = _callers_of_forward()
+
+
+def is_called_plainly(module: nn.Module) -> bool:
+    """Say whether a call of ``module`` runs its forward and nothing else: no hooks, no compiled code.
+
+    Reads the registries that ``nn.Module.__call__`` reads. Checked on torch 2.4.1 and 2.15.0.
+    """
+    attributes = module.__dict__
+    return not (
+        attributes["_forward_hooks"]
+        or attributes["_forward_pre_hooks"]
+        or attributes["_backward_hooks"]
+        or attributes["_backward_pre_hooks"]
+        or attributes.get("_compiled_call_impl")
+    )
+
+
+def has_global_hooks() -> bool:
+    """Say whether there are hooks on all modules. Checked on torch 2.4.1 and 2.15.0."""
+    every = torch.nn.modules.module
+    return bool(
+        every._global_forward_hooks
+        or every._global_forward_pre_hooks
+        or every._global_backward_hooks
+        or every._global_backward_pre_hooks
+    )
 
 
 def is_compiled_in_place(module: nn.Module) -> bool:
@@ -226,10 +268,20 @@ def dynamo_follows_exceptions() -> bool:
     return hasattr(user_defined, "UserDefinedExceptionClassVariable")
 
 
-def is_innermost_mode(mode: TorchFunctionMode) -> bool:
-    """Say whether ``mode`` is the torch-function mode that sees operations first, in this thread.
+def pop_mode(mode: TorchFunctionMode) -> bool:
+    """Take ``mode`` off the stack of this thread, if it is on top; say whether it was.
 
-    Checked on torch 2.6.0, 2.13.0 and 2.15.0.
+    Checked on torch 2.4.1 and 2.15.0.
     """
-    count = torch._C._len_torch_function_stack()
-    return count > 0 and torch._C._get_function_stack_at(count - 1) is mode
+    if not torch._C._len_torch_function_stack():
+        return False
+    top = torch._C._pop_torch_function_stack()
+    if top is mode:
+        return True
+    torch._C._push_on_torch_function_stack(top)
+    return False
+
+
+def push_mode(mode: TorchFunctionMode) -> None:
+    """Put ``mode`` on the stack of this thread. Checked as :func:`pop_mode`."""
+    torch._C._push_on_torch_function_stack(mode)

@@ -84,14 +84,17 @@ class Captures:
 
     def features(self, keys: Mapping[str, list[str]]) -> OrderedDict[str, Any]:
         """Return the kept values by their output keys."""
-        return OrderedDict(
-            (key, value) for name, value in self.values.items() for key in keys[name]
-        )
+        features = OrderedDict()
+        for name, value in self.values.items():
+            for key in keys[name]:
+                features[key] = value
+        return features
 
     def node(self, name: str, value: Any, module: nn.Module | None = None) -> None:
         """Keep ``value`` if it is wanted."""
         self.reached.append(name)
-        self.take(name, value)
+        if name in self.missing:
+            self.take(name, value)
 
     def call(self, name: str, value: Any, module: nn.Module) -> None:
         """Keep ``value`` if it is wanted."""

@@ -43,10 +43,15 @@ class Dependents:
         self._marked: dict[int, weakref.ref[torch.Tensor]] = {}
         self._independent: dict[int, tuple[weakref.ref[torch.Tensor], str]] = {}
         self._devices: dict[int, tuple[torch.device, Tracked]] = {}
-        self._dtypes: dict[torch.dtype, Tracked] = {}
+        self._dtypes: dict[str, dict[torch.dtype, Tracked]] = {}
 
-    def add_stored(self, module: nn.Module, path: str) -> None:
-        """Look at what a module holds now: ``torch.func.functional_call`` exchanges it."""
+    def enter(self, module: nn.Module, path: str) -> None:
+        """Begin with a forward.
+
+        Looks at what the module holds now, for ``torch.func.functional_call`` exchanges it, and
+        forgets the dtypes that its last forward read: the same may have another source in this one.
+        """
+        self._dtypes.pop(path, None)
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in self.parameters:
                 self.parameters = {**self.parameters, id(parameter): join(path, name)}
@@ -68,20 +73,21 @@ class Dependents:
         for tensor in _tensors(value):
             self._independent[id(tensor)] = (weakref.ref(tensor), scope)
 
-    def remember(self, value: Any, source: Tracked) -> None:
-        """Remember a device or dtype that was read off a marked tensor.
+    def remember(self, value: Any, source: Tracked, scope: str) -> None:
+        """Remember a device or dtype that was read off a marked tensor, in the forward of ``scope``.
 
         These cannot carry a mark. A device is told by identity, torch makes a new object at each read;
-        a dtype by value, until the forward of the scope is over.
+        a dtype by value, in this forward of the scope.
         """
         if isinstance(value, torch.device):
             self._devices[id(value)] = (value, source)
         elif isinstance(value, torch.dtype):
-            self._dtypes[value] = source
+            self._dtypes.setdefault(scope, {})[value] = source
 
-    def forget_dtypes(self) -> None:
-        """Forget dtypes: another scope runs, where the same dtype has another source."""
-        self._dtypes.clear()
+    def is_result(self, value: Any) -> bool:
+        """Say whether ``value`` is a tensor that was marked, and nothing more."""
+        found = self._marked.get(id(value))
+        return found is not None and found() is value and id(value) not in self.parameters
 
     def is_marked(self, tensor: torch.Tensor, scope: str) -> bool:
         """Say whether ``tensor``, which ``scope`` uses, depends on an input or a parameter."""
@@ -118,8 +124,8 @@ class Dependents:
         elif isinstance(value, torch.device):
             if id(value) in self._devices:
                 found.append(self._devices[id(value)][1])
-        elif isinstance(value, torch.dtype) and value in self._dtypes:
-            found.append(self._dtypes[value])
+        elif isinstance(value, torch.dtype) and value in self._dtypes.get(scope, ()):
+            found.append(self._dtypes[scope][value])
         return found
 
 

@@ -22,7 +22,7 @@ from ._compat import (
     no_torch_function,
     take_out_modes,
 )
-from .module_hooks import ModuleHooks
+from .module_hooks import Around, ModuleHooks
 
 __all__ = ["fast_paths", "is_compiled", "layers_that_take_note", "takes_note", "without_modes"]
 
@@ -105,7 +105,7 @@ def without_modes(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-class _Uncompiled:
+class _Uncompiled(Around):
     """Keeps our torch-function modes out of compiled code."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class _Uncompiled:
             self._open.pop()()
 
 
-class _FastPaths:
+class _FastPaths(Around):
     """Switches our torch-function modes off inside the layers that would notice them."""
 
     def __init__(self) -> None:

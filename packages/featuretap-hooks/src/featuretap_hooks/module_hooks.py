@@ -1,27 +1,40 @@
-"""Forward hooks that are there only during one forward, and know their thread.
+"""Watches calls of modules, only during one forward and only in its thread.
 
-Hooks, and not wrapped methods: ``child.forward(x)`` belongs to the caller's scope, as in fx. Another
-thread that runs the same model passes through them unseen.
+Two means. A *hook* is what torch runs around a module's forward; what the user's own hooks do is the
+inside of the module, so ours come first and last. A *wrapped forward* stands in the instance for
+``forward`` where nobody else hooks: torch's path for hooks costs five times as much. It acts only when
+the module is called: ``child.forward(x)`` belongs to the caller's scope, as in fx. Another thread that
+runs the same model passes through either unseen.
 
-``nn.TransformerEncoderLayer`` takes another numerical path when it sees hooks on itself or inside, so
-its ``forward`` is wrapped instead, and nothing inside it is hooked. The hooks of a module that is
-compiled in place would be compiled; there the call is wrapped.
+``nn.TransformerEncoderLayer`` takes another numerical path when it sees hooks on itself or inside, and
+the hooks of a module that is compiled in place would be compiled; these are always wrapped.
 """
 
 from __future__ import annotations
 
+import copy
+import inspect
 import threading
-from collections.abc import Callable
-from sys import exc_info
+from collections.abc import Callable, Iterable
+from functools import partial
+from sys import _getframe, exc_info
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
 from featuretap.untouched import HookKey
 
-from ._compat import add_hooks, is_compiled_in_place, remove_hooks
+from ._compat import (
+    CALLERS_OF_FORWARD,
+    add_hooks,
+    has_global_hooks,
+    is_called_plainly,
+    is_compiled_in_place,
+    is_compiling,
+    remove_hooks,
+)
 
 __all__ = ["Around", "ModuleHooks"]
 
@@ -29,7 +42,7 @@ _LOOKS_FOR_HOOKS = (nn.TransformerEncoderLayer,)
 _LOCK = threading.Lock()
 
 
-class Around(Protocol):
+class Around:
     """What is told of each call of a module."""
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -37,6 +50,17 @@ class Around(Protocol):
 
     def after(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
         """See what was returned; may return something else."""
+
+    def call(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run ``forward``, and see both sides of it."""
+        args, kwargs = self.before(module, args, kwargs) or (args, kwargs)
+        try:
+            value = forward(*args, **kwargs)
+        except BaseException:
+            self.after(module, None, raised=True)
+            raise
+        changed = self.after(module, value, raised=False)
+        return value if changed is None else changed
 
 
 class ModuleHooks:
@@ -52,13 +76,16 @@ class ModuleHooks:
         self._thread = get_ident()
         self._hooked: list[tuple[nn.Module, HookKey]] = []
         self._wrapped: list[tuple[_Wrapper, _Watcher]] = []
+        # ``torch.export`` stands proxies for modules, which a wrapped forward would not know.
+        self._may_wrap = not is_compiling() and not has_global_hooks()
 
     def after(
         self, module: nn.Module, call: Callable[[Any], None], fail: Callable[[], None]
     ) -> None:
         """Have ``call`` see what each call of ``module`` returns, and ``fail`` be told if it raises."""
-        if self._sees_hooks(module):
-            self._wrap(module, _Only(call, fail))
+        name = self._sees_hooks(module)
+        if name is not None:
+            self._wrap(module, name, _Only(call, fail))
             return
         thread = self._thread
 
@@ -73,11 +100,24 @@ class ModuleHooks:
 
     def around(self, module: nn.Module, watcher: Around) -> None:
         """Have ``watcher`` see each call of ``module``, also if it raises."""
-        if self._sees_hooks(module):
-            self._wrap(module, watcher)
-            return
+        self.around_each([(module, watcher)])
+
+    def around_each(self, watchers: Iterable[tuple[nn.Module, Around]]) -> None:
+        """Have each watcher see each call of its module."""
+        for module, watcher in watchers:
+            own = module.__dict__.get("forward")
+            is_plain = self._may_wrap and (own is None or type(own) is _Wrapper)
+            if is_plain and is_called_plainly(module):
+                self._wrap(module, "forward", watcher)
+                continue
+            name = self._sees_hooks(module)
+            if name is None:
+                self._hook(module, watcher)
+            else:
+                self._wrap(module, name, watcher)
+
+    def _hook(self, module: nn.Module, watcher: Around) -> None:
         thread = self._thread
-        # What the user's own hooks do is the inside of the module, so ours come first and last.
         handling: list[BaseException | None] = []
 
         # Another thread that runs the module may be between the two registries that these are in.
@@ -102,19 +142,20 @@ class ModuleHooks:
         self._hooked.append((module, key))
         add_hooks(module, key, before, after)
 
-    def _sees_hooks(self, module: nn.Module) -> bool:
-        if isinstance(module, _LOOKS_FOR_HOOKS):
-            return True
-        return is_compiled_in_place(module) and module is not self._root
+    def _sees_hooks(self, module: nn.Module) -> str | None:
+        """Name the attribute to wrap, if ``module`` must not be hooked."""
+        if is_compiled_in_place(module) and module is not self._root:
+            return "_compiled_call_impl"
+        return "forward" if isinstance(module, _LOOKS_FOR_HOOKS) else None
 
-    def _wrap(self, module: nn.Module, around: Around) -> None:
-        watcher = _Watcher(self._thread, around)
+    def _wrap(self, module: nn.Module, name: str, around: Around) -> None:
+        watcher = (self._thread, around.call)
+        attributes = module.__dict__
         with _LOCK:
-            name = "forward" if module is self._root else _called(module)
-            wrapper = vars(module).get(name)
-            if not isinstance(wrapper, _Wrapper):
-                wrapper = vars(module)[name] = _Wrapper(module, name)
-            wrapper.watchers.append(watcher)
+            wrapper = attributes.get(name)
+            if type(wrapper) is not _Wrapper:
+                wrapper = attributes[name] = _Wrapper(module, name, attributes.get(name))
+            wrapper.watchers += (watcher,)
         self._wrapped.append((wrapper, watcher))
 
     def __enter__(self) -> ModuleHooks:
@@ -132,36 +173,25 @@ class ModuleHooks:
             return
         with _LOCK:
             for wrapper, watcher in self._wrapped:
-                wrapper.watchers.remove(watcher)
-                if not wrapper.watchers:
-                    wrapper.remove()
+                wrapper.remove(watcher)
 
 
-def _called(module: nn.Module) -> str:
-    return "_compiled_call_impl" if is_compiled_in_place(module) else "forward"
-
-
-class _Only:
+class _Only(Around):
     """Tells a function what was returned, and another of a failure."""
 
     def __init__(self, call: Callable[[Any], None], fail: Callable[[], None]) -> None:
-        self._call = call
-        self._fail = fail
-
-    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        pass
+        self._returned = call
+        self._failed = fail
 
     def after(self, module: nn.Module, value: Any, *, raised: bool) -> None:
         if raised:
-            self._fail()
+            self._failed()
         else:
-            self._call(value)
+            self._returned(value)
 
 
-class _Watcher:
-    def __init__(self, thread: int, around: Around) -> None:
-        self.thread = thread
-        self.around = around
+# The thread that a forward runs in, and what runs there in the place of the forward of a module.
+_Watcher = tuple[int, Callable[[nn.Module, Callable[..., Any], Any, Any], Any]]
 
 
 class _Wrapper:
@@ -173,31 +203,68 @@ class _Wrapper:
 
     """
 
-    def __init__(self, module: nn.Module, name: str) -> None:
+    def __init__(self, module: nn.Module, name: str, replaced: Any) -> None:
         self._module = module
         self._name = name
-        self.replaced = vars(module).get(name)
+        self.replaced = replaced
         self._forward = getattr(module, name)
-        self.watchers: list[_Watcher] = []
+        self.watchers: tuple[_Watcher, ...] = ()
 
-    def remove(self) -> None:
-        """Put back what was there."""
+    def remove(self, watcher: _Watcher) -> None:
+        """Let one of those who watch go; put back what was there after the last."""
+        if len(self.watchers) > 1:
+            self.watchers = tuple(other for other in self.watchers if other is not watcher)
+            return
+        attributes = self._module.__dict__
+        if attributes.get(self._name) is not self:
+            return
         if self.replaced is None:
-            del vars(self._module)[self._name]
+            del attributes[self._name]
         else:
-            vars(self._module)[self._name] = self.replaced
+            attributes[self._name] = self.replaced
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        here = [w.around for w in self.watchers if w.thread == get_ident()]
-        for around in here:
-            args, kwargs = around.before(self._module, args, kwargs) or (args, kwargs)
-        try:
-            value = self._forward(*args, **kwargs)
-        except Exception:
-            for around in reversed(here):
-                around.after(self._module, None, raised=True)
-            raise
-        for around in here:
-            changed = around.after(self._module, value, raised=False)
-            value = value if changed is None else changed
-        return value
+        frame = _getframe(1)
+        if frame.f_code not in CALLERS_OF_FORWARD:
+            return self._forward(*args, **kwargs)
+        if frame.f_locals["self"] is not self._module:
+            return self._of(frame.f_locals["self"])(*args, **kwargs)
+        here, outermost, run = get_ident(), None, self._forward
+        for thread, call in self.watchers:
+            if thread == here:
+                # Who came later is further outside.
+                if outermost is not None:
+                    run = partial(_run, outermost, self._module, run)
+                outermost = call
+        if outermost is None:
+            return run(*args, **kwargs)
+        return outermost(self._module, run, args, kwargs)
+
+    def _of(self, other: nn.Module) -> Callable[..., Any]:
+        """Return the same of a shallow copy, which was made while somebody watched the module."""
+        if self.replaced is not None:
+            return self.replaced  # type: ignore[no-any-return]
+        return partial(getattr(type(other), self._name), other)
+
+    # What is looked up on a forward: its signature, its code, its globals.
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._forward)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_forward":
+            raise AttributeError(name)
+        return getattr(self._forward, name)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return copy.deepcopy(self._forward, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return getattr, (self._module, self._name)
+
+
+def _run(
+    call: Callable[..., Any], module: nn.Module, forward: Any, *args: Any, **kwargs: Any
+) -> Any:
+    return call(module, forward, args, kwargs)

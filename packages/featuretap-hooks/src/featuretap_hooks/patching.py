@@ -52,15 +52,13 @@ class _Installed:
         self.forwards += 1
         for place in found:
             present = place.namespace.get(place.name, _MISSING)
-            if present is place.original:
-                self._replace(place)
-            elif present is not place.wrapper:
-                self._replace(_place(place.namespace, place.name))
-
-    def _replace(self, place: Place) -> None:
-        if place.wrapper is not None:
-            place.namespace[place.name] = place.wrapper
-            self.places.append(place)
+            if present is place.wrapper:
+                continue
+            is_known = present is place.original
+            now = place if is_known else _place(place.namespace, place.name)
+            if now.wrapper is not None:
+                now.namespace[now.name] = now.wrapper
+                self.places.append(now)
 
     def remove(self) -> None:
         self.forwards -= 1

@@ -45,6 +45,7 @@ class Recorder(TorchFunctionMode):
 
     Attributes:
         scope: the path of the module whose forward runs.
+        busy: whether something runs whose operations are none of the scope's.
         has_tracked: whether something was given out that remembers where it came from.
 
     """
@@ -68,10 +69,10 @@ class Recorder(TorchFunctionMode):
         self._module: nn.Module | None = None
         self.scope = ""
         self._inside = False
-        self._busy = False
+        self.busy = False
         self._live = True
         self._shared: dict[str, Sink] = {}
-        self._level = functorch_level()
+        self.level = functorch_level()
         self._counted: dict[str, int] = {}
         # ``x.shape`` is given out pending; the sources of one forward share what can be shared.
         self._origins: dict[str, Origin] = {}
@@ -85,16 +86,16 @@ class Recorder(TorchFunctionMode):
         """Whether an operation made now, in this thread, is a node of a scope."""
         return (
             self._inside
-            and not self._busy
+            and not self.busy
             and self._live
-            and functorch_level() == self._level
+            and functorch_level() == self.level
             and threading.get_ident() == self._thread
         )
 
     @property
     def is_deeper(self) -> bool:
         """Whether the forward is inside of a transform of ``torch.func`` of its own."""
-        return functorch_level() != self._level
+        return functorch_level() != self.level
 
     def go_deeper(self) -> None:
         """Know that something runs inside of such a transform, where nothing is a node."""
@@ -122,13 +123,12 @@ class Recorder(TorchFunctionMode):
     def enter_scope(self, module: nn.Module, scope: str | None) -> None:
         """Begin with a forward; the scope is ``None`` inside of a leaf module, where nothing is a node."""
         if scope is not None:
-            self._dependents.add_stored(module, scope)
+            self._dependents.enter(module, scope)
         self.move_to(module, scope)
 
     def move_to(self, module: nn.Module | None, scope: str | None) -> None:
         """Be where the forward is."""
         self._module, self.scope, self._inside = module, scope or "", scope is not None
-        self._dependents.forget_dtypes()
 
     def _track(self, value: Any) -> Any:
         self.has_tracked = True
@@ -167,7 +167,12 @@ class Recorder(TorchFunctionMode):
 
     def enter_leaf(self, path: str, args: Any, kwargs: Any) -> str | None:
         """Name a call of a leaf module; ``None`` if it is no node."""
-        if self.takes_part((*args, *kwargs.values())) or path in self._tree.with_parameters:
+        is_usual = len(args) == 1 and not kwargs and self._dependents.is_result(args[0])
+        if (
+            is_usual
+            or self.takes_part((*args, *kwargs.values()))
+            or path in self._tree.with_parameters
+        ):
             return self._namer.module(path)
         return None
 
@@ -180,7 +185,10 @@ class Recorder(TorchFunctionMode):
         if name is None:
             return None
         self._dependents.mark(value)
-        self._node(name, value, module)
+        if self._shared:
+            self._node(name, value, module)
+        else:
+            self._sink.node(name, value, module)
         return self._track(value) if type(value) is not torch.Tensor and self.listening else None
 
     def leave_call(self, name: str, value: Any, module: nn.Module) -> None:
@@ -249,10 +257,10 @@ class Recorder(TorchFunctionMode):
         """Run ``func``, and record it if it is a node of the scope that runs."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in UNSEEN_WRITES and not self._busy:
+        if name in UNSEEN_WRITES and not self.busy:
             self._expose()
         if not self.listening:
-            if functorch_level() != self._level:
+            if functorch_level() != self.level:
                 self.go_deeper()
             return func(*args, **kwargs)
         frame = sys._getframe(1)
@@ -293,11 +301,11 @@ class Recorder(TorchFunctionMode):
         """
         given = args
         args, kwargs = plain(tuple(args)), plain(kwargs)
-        self._busy = True
+        self.busy = True
         try:
             value = func(*args, **kwargs)
         finally:
-            self._busy = False
+            self.busy = False
         if "out" in kwargs or (args and not self._dependents.sources(args[0], self.scope, [])):
             for written in written_arguments(graph_target(func), args, kwargs):
                 self._dependents.mark(written)
@@ -340,7 +348,7 @@ class Recorder(TorchFunctionMode):
         self.has_tracked = True
         tracked = track(value, Origin(self, self.scope, pending=True, parameter=parameter))
         if isinstance(tracked, TrackedConstant):
-            self._dependents.remember(value, tracked)
+            self._dependents.remember(value, tracked, self.scope)
         elif tracked is not value:
             return tracked
         if formats_next(frame):

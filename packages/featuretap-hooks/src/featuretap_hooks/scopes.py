@@ -9,10 +9,10 @@ from torch import nn
 
 from featuretap.modules import LeafRule
 
-from ._compat import is_innermost_mode
+from ._compat import functorch_level, pop_mode, push_mode
 from .compiling import Places
 from .fast_paths import takes_note
-from .module_hooks import ModuleHooks
+from .module_hooks import Around, ModuleHooks
 from .recorder import Recorder
 from .tracked import plain
 
@@ -93,28 +93,27 @@ class Scopes:
         scopes: frozenset[str] | None = None,
         calls: Calls | None = None,
     ) -> None:
-        self._recorder = recorder
+        self.recorder = recorder
         self._scopes = scopes
-        self._open: list[_Open] = []
-        self._recording = False
-        self._calls = calls
+        self.opened: list[_Open] = []
+        self.is_on = False
+        self.calls = calls
 
     def __enter__(self) -> Scopes:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._switch(False)
-        if self._calls is not None:
-            self._calls.foreign |= self._recorder.foreign
+        if self.calls is not None:
+            self.calls.foreign |= self.recorder.foreign
 
     def _switch(self, on: bool) -> None:
-        if on and not self._recording:
-            self._recorder.__enter__()  # type: ignore[no-untyped-call]
-            self._recording = True
+        if on and not self.is_on:
+            push_mode(self.recorder)
+            self.is_on = True
         # Where a mode of the model's own lies on top, ours stays on: then it does not listen.
-        elif self._recording and not on and is_innermost_mode(self._recorder):
-            self._recorder.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            self._recording = False
+        elif self.is_on and not on and pop_mode(self.recorder):
+            self.is_on = False
 
     def _follow(self, scope: str | None) -> None:
         """Have the recorder on while the forward of a wanted scope runs."""
@@ -122,13 +121,18 @@ class Scopes:
 
     def watch(self, hooks: ModuleHooks, modules: Iterable[tuple[str, nn.Module, bool]]) -> None:
         """Open and close a scope at each call of each of ``modules``."""
-        for path, module, is_leaf in modules:
-            hooks.around(module, _Call(self, path, is_leaf))
+        hooks.around_each(
+            (
+                module,
+                (_LeafCall if is_leaf and _is_torchs(module) else _Call)(self, path, is_leaf),
+            )
+            for path, module, is_leaf in modules
+        )
 
     def open(self, module: nn.Module, path: str, is_leaf: bool, args: Any, kwargs: Any) -> Any:
         """Begin a call."""
-        recorder = self._recorder
-        outer = self._open[-1] if self._open else None
+        recorder = self.recorder
+        outer = self.opened[-1] if self.opened else None
         is_leaf_call = is_leaf and (outer is None or outer.scope is not None)
         name: str | None
         if recorder.is_deeper:
@@ -138,14 +142,14 @@ class Scopes:
             name = recorder.enter_leaf(path, args, kwargs)
         else:
             name = recorder.enter_call(path)
-        if self._calls is not None:
-            self._calls.add(path, outer.scope if outer else None)
+        if self.calls is not None:
+            self.calls.add(path, outer.scope if outer else None)
         scope = None if is_leaf or (outer is not None and outer.scope is None) else path
-        self._open.append(_Open(module, name, scope, is_leaf_call))
+        self.opened.append(_Open(module, name, scope, is_leaf_call))
         recorder.enter_scope(module, scope)
         self._follow(scope)
         # What a leaf does with sizes is its own business.
-        return _plain_arguments(args, kwargs) if is_leaf else None
+        return _plain_arguments(args, kwargs) if is_leaf and recorder.has_tracked else None
 
     def close(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
         """End a call."""
@@ -153,13 +157,13 @@ class Scopes:
         if entry is None or raised or entry.name is None:
             return None
         if entry.is_leaf:
-            return self._recorder.leave_leaf(entry.name, value, module)
-        self._recorder.leave_call(entry.name, value, module)
+            return self.recorder.leave_leaf(entry.name, value, module)
+        self.recorder.leave_call(entry.name, value, module)
         return None
 
     def _close(self, module: nn.Module) -> _Open | None:
         """Close the scope of ``module`` and those that an exception left open inside it."""
-        opened = self._open
+        opened = self.opened
         if not opened or (
             opened[-1].module is not module and all(entry.module is not module for entry in opened)
         ):
@@ -168,7 +172,7 @@ class Scopes:
         while entry.module is not module:
             entry = opened.pop()
         scope = opened[-1].scope if opened else None
-        self._recorder.move_to(opened[-1].module if opened else None, scope)
+        self.recorder.move_to(opened[-1].module if opened else None, scope)
         self._follow(scope)
         return entry
 
@@ -183,7 +187,7 @@ class _Open(NamedTuple):
     is_leaf: bool
 
 
-class _Call:
+class _Call(Around):
     """Tells the scopes of the calls of one module."""
 
     def __init__(self, scopes: Scopes, path: str, is_leaf: bool) -> None:
@@ -196,6 +200,36 @@ class _Call:
 
     def after(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
         return self._scopes.close(module, value, raised=raised)
+
+
+class _LeafCall(_Call):
+    """The same of a leaf that calls no other module: most calls, so as little as possible is done."""
+
+    def call(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        scopes = self._scopes
+        recorder, opened = scopes.recorder, scopes.opened
+        if functorch_level() != recorder.level or (opened and opened[-1].scope is None):
+            return super().call(module, forward, args, kwargs)
+        if scopes.calls is not None:
+            scopes.calls.add(self._path, opened[-1].scope if opened else None)
+        name = recorder.enter_leaf(self._path, args, kwargs)
+        if recorder.has_tracked:
+            args, kwargs = plain(args), plain(kwargs)
+        is_on = scopes.is_on and pop_mode(recorder)
+        recorder.busy = True
+        try:
+            value = forward(*args, **kwargs)
+        finally:
+            recorder.busy = False
+            if is_on:
+                push_mode(recorder)
+        changed = recorder.leave_leaf(name, value, module)
+        return value if changed is None else changed
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    """Say whether ``module`` is one of torch's own that calls no other."""
+    return not module._modules and type(module).__module__.startswith("torch.nn.modules.")
 
 
 def _plain_arguments(args: Any, kwargs: Any) -> tuple[Any, Any] | None:

@@ -14,7 +14,7 @@ from featuretap.modules import ModuleTree
 
 from ._compat import call_uncompiled, functorch_level
 from .leftovers import make_plain
-from .module_hooks import ModuleHooks
+from .module_hooks import Around, ModuleHooks
 from .patching import Place, recording_functions
 from .recorder import Recorder
 from .scopes import Calls, Part, Scopes
@@ -116,7 +116,7 @@ class _FirstReturned:
         self._failed = True
 
 
-class _FirstCall:
+class _FirstCall(Around):
     """Takes what the first call of a module returned, also if that is not the first to return."""
 
     def __init__(self, path: str, take: Callable[[str, Any], None], nested: set[str]) -> None:

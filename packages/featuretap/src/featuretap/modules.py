@@ -87,7 +87,7 @@ class ModuleTree:
         for name, buffer in self._stored("_buffers"):
             names.setdefault(id(buffer), name)
         for path, module in self.paths.items():
-            for attribute, value in vars(module).items():
+            for attribute, value in list(vars(module).items()):
                 if isinstance(value, torch.Tensor):
                     names.setdefault(id(value), join(path, attribute))
         return names
@@ -101,7 +101,7 @@ class ModuleTree:
     def storages(self) -> dict[int, list[torch.Tensor]]:
         """The tensors of the model by the storage they are in, of which they may be views."""
         tensors: dict[int, list[torch.Tensor]] = {}
-        stored = [value for module in self.paths.values() for value in vars(module).values()]
+        stored = [value for module in self.paths.values() for value in list(vars(module).values())]
         for tensor in (*self.model.parameters(), *self.model.buffers(), *stored):
             if isinstance(tensor, torch.Tensor):
                 tensors.setdefault(_compat.storage_id(tensor), []).append(tensor)

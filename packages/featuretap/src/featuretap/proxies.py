@@ -64,6 +64,8 @@ class FeatureProxy(fx.Proxy):
             and not hasattr(_known_kind(self, f"whether a value has .{k}"), k)
         ):
             raise AttributeError(k)
+        if k == "grad_fn" and called_by_model(frame):
+            raise _refusal(self, "the forward looks at .grad_fn, which no stand-in has")
         attribute = FeatureAttribute(self, k)
         if k in TENSOR_ATTRIBUTES and called_by_model(frame):
             # A tensor of its own from now on, unlike a size, which stays the same until it is used.

@@ -6,19 +6,22 @@ What is kept, looking backwards from the last selected point:
 2. a write to storage that something kept reads later (fx's own dead-code pass drops these);
 3. what leaves a trace behind: random draws, state of the model, assertions.
 
-A selected value is copied where something kept later writes its storage, and only there.
+A selected value is copied where something kept later writes its storage, or the model keeps that
+storage for its next call, and only there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 from torch import fx, nn
 
-from .inplace import NO_EFFECT, Effect, StorageClasses, effect_of, leaves_trace
+from .held import tensors_in
+from .inplace import NO_EFFECT, Effect, StorageClasses, effect_of, is_known, leaves_trace
 from .recording import ModuleCall, Point, Recording
 from .structures import copy_from_region, copy_value, map_nodes, nodes_in, thaw
 
@@ -48,6 +51,9 @@ class Pruning:
             if isinstance(event, ModuleCall):
                 self._ending_at.setdefault(event.position, []).append(event)
         self._storage = StorageClasses()
+        self._opaque = {path for path, module in _called(recording) if not is_known(module)}
+        # What the model keeps beyond a call: the next one may write it.
+        self._kept_by_model: list[Any] = list(filter(self._keeps_tensors, self._opaque))
         # The caller sees what is written to an argument, and may pass one tensor as two arguments.
         self._state: list[fx.Node] = list(recording.placeholders.values())
         for placeholder in self._state[1:]:
@@ -82,8 +88,13 @@ class Pruning:
             return NO_EFFECT
         if event.op == "get_attr":
             # All reads of one attribute are the same tensor.
-            self._storage.join(event, str(event.target))
+            target = str(event.target)
+            self._storage.join(event, target)
             self._state.append(event)
+            for path in filter(partial(_is_inside, target), self._opaque):
+                self._storage.join(event, path)
+            if target not in self._recording.tree.parameters:
+                self._kept_by_model.append(event)
         effect = effect_of(event, self._module(event))
         for shared in effect.shares:
             self._storage.join(event, shared)
@@ -179,19 +190,36 @@ class Pruning:
         copy: Callable[[Any], Any],
     ) -> Any:
         value = thaw(point.value, graph, nodes)
-        overwritten = any(
-            last_write.get(self._storage.of(node), -1) > point.position or self._is_buffer(node)
-            for node in nodes_in(point.value)
-        )
-        if not overwritten:
+        storages = set(map(self._storage.of, nodes_in(point.value)))
+        is_overwritten = any(last_write.get(found, -1) > point.position for found in storages)
+        if not is_overwritten and storages.isdisjoint(self._lasting):
             return value
         copied = graph.call_function(copy, (value,))
         copied.meta = {"featuretap_name": point.name}
         return copied
 
-    def _is_buffer(self, node: fx.Node) -> bool:
-        """Say whether ``node`` is a buffer, which any later module may move unseen by the graph."""
-        return node.op == "get_attr" and node.target not in self._recording.tree.parameters
+    @cached_property
+    def _lasting(self) -> set[Any]:
+        """The storages that the model keeps, which the next call may write, or a module unseen."""
+        return set(map(self._storage.of, self._kept_by_model))
+
+    def _keeps_tensors(self, path: str) -> bool:
+        """Say whether code of the user's own runs in a leaf that keeps tensors, and may return one."""
+        return any(
+            next(tensors_in(part), None) is not None
+            for part in self._recording.tree.paths[path].modules()
+            if not type(part).__module__.startswith("torch.")
+        )
+
+
+def _called(recording: Recording) -> Iterator[tuple[str, nn.Module]]:
+    for event in recording.events:
+        if isinstance(event, fx.Node) and event.op == "call_module":
+            yield str(event.target), recording.tree.paths[str(event.target)]
+
+
+def _is_inside(target: str, path: str) -> bool:
+    return target.startswith(f"{path}.")
 
 
 def _has_storage(argument: object) -> bool:

@@ -51,6 +51,11 @@ _ONE_TRACE = threading.RLock()
 _ATTEMPTS = 3
 _LITERALS = frozenset({type(None), bool, int, float, str})
 
+_NOT_OF_A_GRAPH = {
+    "backward": "the forward calls backward(), which a graph would not do",
+    "numpy": "the forward leaves torch for NumPy, where a graph does not follow",
+}
+
 
 class FeatureTracer(fx.Tracer):
     """Records one forward of a module, in the mode that its ``training`` flags say.
@@ -208,7 +213,7 @@ class FeatureTracer(fx.Tracer):
                 moved = self._guard.model.reassigned_tensors(module)
                 if moved:
                     raise self.refusal(
-                        f"the forward assigns {moved}, which the next call would read"
+                        f"the forward changes {moved}, which the next call would read"
                     )
                 call.value = freeze(value, self._real.node)
                 call.position = len(self.recording.events) - 1
@@ -273,8 +278,8 @@ class FeatureTracer(fx.Tracer):
         type_expr: Any = None,
     ) -> fx.Node:
         """Append a node that remembers where it was made."""
-        if kind == "call_method" and target == "backward":
-            raise self.refusal("the forward calls backward(), which a graph would not do")
+        if kind == "call_method" and target in _NOT_OF_A_GRAPH:
+            raise self.refusal(_NOT_OF_A_GRAPH[target])
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         meta = node.meta
         meta["nn_module_stack"] = self._module_stack

@@ -80,14 +80,24 @@ class Untouched:
             if content is not None and not _same_items(*content.attributes[0]):
                 before = content.attributes[0][1]
                 changed = [
-                    name for name, value in vars(part).items() if before.get(name) is not value
+                    name
+                    for name, value in _copied(vars(part)).items()
+                    if before.get(name) is not value
                 ]
                 return changed[0] if changed else ""
         return ""
 
     def reassigned_tensors(self, module: nn.Module) -> str:
-        """Name a buffer, or a tensor the module reads in its forward, that was set to another one."""
+        """Name what the forward of ``module`` changed that its next call would read.
+
+        A buffer or tensor that was set to another one, a number that is counted, a container that
+        was filled, the ``training`` flag of the module or of one it calls.
+        """
         content = self._modules.get(id(module))
+        for name, part in (("", module), *module._modules.items()):
+            kept = self._modules.get(id(part))
+            if part is not None and kept is not None and kept.flag != part.training:
+                return f"the training flag of {name or 'itself'}"
         return content.reassigned(module) if content is not None else ""
 
 
@@ -118,7 +128,9 @@ class _ModuleContent:
                 attributes["training"] = flag
 
     def _add_object(self, owner: object, depth: int) -> None:
-        values = dict(vars(owner))
+        values = _copied(vars(owner))
+        if depth == 0:
+            _without_own_wrappers(values)
         self.attributes.append((vars(owner), values))
         for name, value in values.items():
             kind = type(value)
@@ -133,8 +145,6 @@ class _ModuleContent:
                 self.containers.append((value, _copied(value)))
             elif kind not in _LEAVES:
                 self._add_value(value, depth)
-        if depth == 0:
-            _without_own_wrappers(values)
 
     def _add_value(self, value: Any, depth: int) -> None:
         if type(value) in _LEAVES:
@@ -154,16 +164,25 @@ class _ModuleContent:
 
     def reassigned(self, module: nn.Module) -> str:
         before = self.attributes[0][1]
-        buffers = module._buffers
         for container, content in self.containers:
-            if container is buffers and not _same_items(buffers, content):
-                changed = [name for name in buffers if buffers[name] is not content.get(name)]
+            if container is module._buffers and not _same_items(container, content):
+                changed = [name for name in container if container[name] is not content.get(name)]
                 return f"the buffer {', '.join(changed)}"
-        for name, value in vars(module).items():
-            if before.get(name, value) is not value and isinstance(value, (torch.Tensor, fx.Proxy)):
-                code = getattr(type(module).forward, "__code__", None)
+            if container not in (module._parameters, module._modules) and _was_filled(
+                container, content
+            ):
+                return "what it puts into a container"
+        if any(_was_filled(container, {}) for container in self.empty if container):
+            return "what it puts into a container"
+        code = getattr(type(module).forward, "__code__", None)
+        for name, value in _copied(vars(module)).items():
+            if before.get(name, value) is value:
+                continue
+            if isinstance(value, (torch.Tensor, fx.Proxy)):
                 if code is None or _reads(code, name):
                     return f".{name}"
+            elif _is_counted(before[name], value) and _reads_before_setting(code, name):
+                return f".{name}"
         return ""
 
     def restore(self) -> None:
@@ -239,6 +258,7 @@ _HOOKS = frozenset(
 _WRAPPED = ("forward", "_compiled_call_impl")
 _NO_HOOKS: dict[Any, Any] = {}
 _MISSING = object()
+_NUMBERS = frozenset({bool, int, float, str})
 _LEAVES = frozenset({type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter})
 _NOT_OPENED = (
     nn.Module,
@@ -257,6 +277,25 @@ def _reads(code: types.CodeType, name: str) -> bool:
         for instruction in dis.get_instructions(code)
         if "ATTR" in instruction.opname or "METHOD" in instruction.opname
     )
+
+
+def _reads_before_setting(code: types.CodeType | None, name: str) -> bool:
+    """Say whether ``code`` reads the attribute ``name`` where it has not set it: ``self.n += 1``."""
+    for instruction in dis.get_instructions(code) if code is not None else ():
+        if instruction.argval == name and "ATTR" in instruction.opname:
+            return not instruction.opname.startswith(("STORE", "DELETE"))
+    return False
+
+
+def _is_counted(before: Any, now: Any) -> bool:
+    return type(before) in _NUMBERS and type(now) in _NUMBERS and before != now
+
+
+def _was_filled(container: Any, content: Any) -> bool:
+    """Say whether a stand-in was put into a container, or a sequence has another length now."""
+    if isinstance(container, (list, deque)) and len(container) != len(content):
+        return True
+    return any(isinstance(item, fx.Proxy) for item in items_of(container))
 
 
 def _same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
@@ -310,8 +349,8 @@ def _restore_attributes(current: dict[str, Any], values: dict[str, Any]) -> None
     """Put attributes back one by one, for another thread may be using the others."""
     if _same_items(current, values):
         return
-    for name in list(current):
-        if name not in values and not _is_own_wrapper(name, current.get(name)):
+    for name, now in _copied(current).items():
+        if name not in values and not _is_own_wrapper(name, now):
             current.pop(name, None)
     for name, value in values.items():
         now = current.get(name, _MISSING)
