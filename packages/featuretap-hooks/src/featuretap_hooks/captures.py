@@ -172,7 +172,9 @@ class Captures:
         """After the first forward: put copies in the place of tensors that were overwritten."""
         with no_torch_function():
             for name, tensor, copy, version in self._beside:
-                if _version(tensor) != version or not _identical(tensor, copy):
+                is_same = _version(tensor) == version and _identical(tensor, copy)
+                # ``detach_`` takes the gradient from a tensor, and counts no version.
+                if not is_same or tensor.requires_grad != copy.requires_grad:
                     self.copied.add(name)
                     self.values[name] = map_tensors(self.values[name], _exchange(tensor, copy))
 

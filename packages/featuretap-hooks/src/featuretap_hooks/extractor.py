@@ -177,6 +177,8 @@ class HooksExtractor(nn.Module):
             plan.calls = calls
             self._prepare()
         self._settle(plan, captures, grad)
+        if outer is not None:
+            outer.mark(captures.values)
         if captures.missing and self._missing == "error":
             in_full = outer is not None or (prepared.part and prepared.part.scopes is None)
             raise self._not_reached(captures, args, kwargs, again=not in_full)
@@ -311,7 +313,9 @@ class HooksExtractor(nn.Module):
 
     def _may_stop(self) -> bool:
         # Sharded modules gather and free their parameters around each forward, which must then end.
-        return bool(self._early_stop) and not any_sharded(self._found.tree.paths.values())
+        found = self._found
+        must_end = found.own_code.switches or any_sharded(found.tree.paths.values())
+        return bool(self._early_stop) and not must_end
 
     # -- copies -----------------------------------------------------------------------------------
 

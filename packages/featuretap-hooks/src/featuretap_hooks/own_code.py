@@ -31,6 +31,11 @@ _ELSEWHERE = frozenset(
     "__init__ __new__ __init_subclass__ __getstate__ __setstate__ __reduce__ __reduce_ex__ __copy__ "
     "__deepcopy__ __repr__ __str__ __dir__ __del__".split()
 )
+_SWITCHES = frozenset(
+    "train eval requires_grad_ set_default_dtype set_grad_enabled __enter__ register_forward_hook "
+    "register_forward_pre_hook".split()
+)
+_SWITCHED = frozenset("data requires_grad training".split())
 _NOT_THE_USERS = ("torch", "featuretap", "featuretap_hooks")
 
 
@@ -41,12 +46,15 @@ class OwnCode(NamedTuple):
         writes_unseen: whether tensors may be written in ways that their version does not show.
         setters: classes whose methods set attributes of their own instance.
         stores_elsewhere: whether something may be put into a container, or set on another object.
+        switches: whether something may be switched over for a while: a flag, a hook, the default dtype.
+            Such a forward must not end half-way.
 
     """
 
     writes_unseen: bool
     setters: frozenset[type]
     stores_elsewhere: bool
+    switches: bool
 
     def storing(self, modules: Iterable[nn.Module]) -> list[nn.Module]:
         """Return those of ``modules`` that may hold something else after a forward than before."""
@@ -59,6 +67,7 @@ class _Facts(NamedTuple):
     names: frozenset[str]
     sets_own: bool
     sets_other: bool
+    sets: frozenset[str]
 
 
 def own_code(modules: Iterable[nn.Module]) -> OwnCode:
@@ -75,6 +84,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
     seen: set[Any] = set()
     names: set[str] = set()
     setters: set[type] = set()
+    sets: set[str] = set()
     stores_elsewhere = False
     while waiting:
         kind, function = waiting.pop()
@@ -86,6 +96,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
             continue
         seen.add(function)
         names |= facts.names
+        sets |= facts.sets
         for name in facts.names:
             waiting += by_name.pop(name, ())
             called = function.__globals__.get(name)
@@ -95,6 +106,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         not names.isdisjoint(UNSEEN_WRITES),
         frozenset(setters),
         stores_elsewhere or not names.isdisjoint(_PUTS_INTO),
+        not names.isdisjoint(_SWITCHES) or not sets.isdisjoint(_SWITCHED),
     )
 
 
@@ -142,13 +154,17 @@ def _facts(code: types.CodeType) -> _Facts:
     own = code.co_varnames[0] if code.co_argcount else ""
     names: set[str] = set()
     targets: list[str] = []
+    sets: set[str] = set()
     for part in _nested(code):
         names.update(part.co_names)
         targets += _targets(part)
+        found = (i for i in dis.get_instructions(part) if i.opname == "STORE_ATTR")
+        sets.update(str(instruction.argval) for instruction in found)
     return _Facts(
         frozenset(names),
         own != "" and own in targets,
         any(target != own for target in targets),
+        frozenset(sets),
     )
 
 

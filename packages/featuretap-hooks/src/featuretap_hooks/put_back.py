@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
+from featuretap.ambient import Ambient
 from featuretap.undo import Undo
 
 from .captures import Stop
@@ -26,7 +27,10 @@ class PutBack:
         self._found = found
 
     def __enter__(self) -> PutBack:
-        self._undo = Undo(self._places(), self._found.storing, draws=True)
+        found = self._found
+        modules = found.modules if found.own_code.switches else found.storing
+        self._undo = Undo(self._places(), modules, draws=True)
+        self._ambient = Ambient()
         return self
 
     def _places(self) -> Iterator[tuple[dict[str, Any], str]]:
@@ -48,6 +52,7 @@ class PutBack:
         # An extractor around this one has all it wants: that is no failure.
         if kind is not None and not issubclass(kind, Stop):
             self._undo.restore()
+            self._ambient.restore()
         elif self._plan.moving is None:
             moved = {(id(registry), name) for registry, name in self._undo.moved()}
             paths = self._found.tree.paths

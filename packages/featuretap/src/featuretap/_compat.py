@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 __all__ = [
     "aten_schemas",
     "autocast_arguments",
+    "autocast_state",
     "compiled_module",
     "draws_random_numbers",
     "functions_wrapped_for_fx",
@@ -28,6 +29,7 @@ __all__ = [
     "is_method",
     "own_schemas",
     "preserve_version",
+    "set_autocast_state",
     "settings_of_kernels",
     "storage_id",
 ]
@@ -94,6 +96,36 @@ def autocast_arguments(manager: torch.autocast) -> tuple[tuple[str, Any], ...]:
         ("enabled", manager._enabled),
         ("cache_enabled", manager._cache_enabled),
     )
+
+
+def autocast_state() -> tuple[Any, ...]:
+    """Return whether autocast is on, and to which dtype, for the CPU and for CUDA.
+
+    The functions take a device since torch 2.4. Checked on torch 2.0.1, 2.4.1 and 2.15.0.
+    """
+    if hasattr(torch, "get_autocast_dtype"):
+        return tuple(
+            (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+            for device in ("cpu", "cuda")
+        )
+    return (
+        (torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()),
+        (torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()),
+    )
+
+
+def set_autocast_state(state: tuple[Any, ...]) -> None:
+    """Set what :func:`autocast_state` returned. Checked on the same."""
+    (cpu, cpu_dtype), (cuda, cuda_dtype) = state
+    if hasattr(torch, "get_autocast_dtype"):
+        for device, enabled, dtype in (("cpu", cpu, cpu_dtype), ("cuda", cuda, cuda_dtype)):
+            torch.set_autocast_enabled(device, enabled)
+            torch.set_autocast_dtype(device, dtype)
+        return
+    torch.set_autocast_cpu_enabled(cpu)
+    torch.set_autocast_cpu_dtype(cpu_dtype)
+    torch.set_autocast_enabled(cuda)
+    torch.set_autocast_gpu_dtype(cuda_dtype)
 
 
 def compiled_module(module: nn.Module) -> nn.Module | None:

@@ -280,6 +280,8 @@ class FeatureTracer(fx.Tracer):
         """Append a node that remembers where it was made."""
         if kind == "call_method" and target in _NOT_OF_A_GRAPH:
             raise self.refusal(_NOT_OF_A_GRAPH[target])
+        if target == "requires_grad_" and kind == "call_method" and args[0].op == "get_attr":
+            raise self.refusal("the forward freezes or unfreezes what the model keeps")
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         meta = node.meta
         meta["nn_module_stack"] = self._module_stack

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dis
 import operator
 import types
 from collections import OrderedDict, deque
@@ -14,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from .held import items_of, rewinder
+from .state import is_state, only_fills, was_filled
 
 __all__ = ["HookKey", "Untouched", "is_own_hook"]
 
@@ -96,7 +96,8 @@ class Untouched:
         content = self._modules.get(id(module))
         for name, part in (("", module), *module._modules.items()):
             kept = self._modules.get(id(part))
-            if part is not None and kept is not None and kept.flag != part.training:
+            # Not through the attribute: that read would count as the forward's.
+            if kept is not None and kept.flag != vars(part).get("training", kept.flag):
                 return f"the training flag of {name or 'itself'}"
         return content.reassigned(module) if content is not None else ""
 
@@ -164,24 +165,22 @@ class _ModuleContent:
 
     def reassigned(self, module: nn.Module) -> str:
         before = self.attributes[0][1]
+        code = getattr(type(module).forward, "__code__", None)
         for container, content in self.containers:
             if container is module._buffers and not _same_items(container, content):
                 changed = [name for name in container if container[name] is not content.get(name)]
                 return f"the buffer {', '.join(changed)}"
-            if container not in (module._parameters, module._modules) and _was_filled(
-                container, content
-            ):
-                return "what it puts into a container"
-        if any(_was_filled(container, {}) for container in self.empty if container):
-            return "what it puts into a container"
-        code = getattr(type(module).forward, "__code__", None)
+        for container, content in (*self.containers, *((empty, {}) for empty in self.empty)):
+            if was_filled(container, content):
+                names = [name for name, value in before.items() if value is container]
+                if not names or not only_fills(code, names[0]):
+                    return "what it puts into a container"
+        for current, earlier in self.attributes[1:]:
+            for name, value in _copied(current).items():
+                if isinstance(value, fx.Proxy) and earlier.get(name) is not value:
+                    return f".{name} of an object that it keeps"
         for name, value in _copied(vars(module)).items():
-            if before.get(name, value) is value:
-                continue
-            if isinstance(value, (torch.Tensor, fx.Proxy)):
-                if code is None or _reads(code, name):
-                    return f".{name}"
-            elif _is_counted(before[name], value) and _reads_before_setting(code, name):
+            if before.get(name, value) is not value and is_state(code, name, before[name], value):
                 return f".{name}"
         return ""
 
@@ -258,7 +257,6 @@ _HOOKS = frozenset(
 _WRAPPED = ("forward", "_compiled_call_impl")
 _NO_HOOKS: dict[Any, Any] = {}
 _MISSING = object()
-_NUMBERS = frozenset({bool, int, float, str})
 _LEAVES = frozenset({type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter})
 _NOT_OPENED = (
     nn.Module,
@@ -268,34 +266,6 @@ _NOT_OPENED = (
     types.FunctionType,
     types.MethodType,
 )
-
-
-def _reads(code: types.CodeType, name: str) -> bool:
-    """Say whether a function reads an attribute called ``name``, besides setting it."""
-    return any(
-        instruction.argval == name and not instruction.opname.startswith(("STORE", "DELETE"))
-        for instruction in dis.get_instructions(code)
-        if "ATTR" in instruction.opname or "METHOD" in instruction.opname
-    )
-
-
-def _reads_before_setting(code: types.CodeType | None, name: str) -> bool:
-    """Say whether ``code`` reads the attribute ``name`` where it has not set it: ``self.n += 1``."""
-    for instruction in dis.get_instructions(code) if code is not None else ():
-        if instruction.argval == name and "ATTR" in instruction.opname:
-            return not instruction.opname.startswith(("STORE", "DELETE"))
-    return False
-
-
-def _is_counted(before: Any, now: Any) -> bool:
-    return type(before) in _NUMBERS and type(now) in _NUMBERS and before != now
-
-
-def _was_filled(container: Any, content: Any) -> bool:
-    """Say whether a stand-in was put into a container, or a sequence has another length now."""
-    if isinstance(container, (list, deque)) and len(container) != len(content):
-        return True
-    return any(isinstance(item, fx.Proxy) for item in items_of(container))
 
 
 def _same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:

@@ -1,0 +1,354 @@
+"""Rules V1, V2, M5: what the model keeps from one call to the next."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import featuretap
+from support import identical, snapshot
+
+FX_ONLY = pytest.mark.only("fx", why="hooks record nothing, and refuse nothing")
+
+
+class Net(nn.Module):
+    """Keeps a bit of everything; each test gives it another forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.drop = nn.Dropout(0.5)
+        self.keeper = Keeper()
+        self.register_buffer("last", torch.zeros(4))
+        self.plain = torch.zeros(4)
+        self.cache = {}
+        self.nested = {"inner": {}}
+        self.helper = Helper()
+        self.log = []
+        self.count = 0
+
+
+class Helper:
+    """Keeps what it is given."""
+
+
+class Keeper(nn.Module):
+    """Counts in a buffer, returns it, and cannot be looked into."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(4))
+
+    def forward(self, x):
+        try:
+            self.calls.add_(x[0])
+        except IndexError:
+            return x
+        return self.calls
+
+
+def net(function):
+    torch.manual_seed(0)
+    return type("Stateful", (Net,), {"forward": function})()
+
+
+# -- V1: memory that the next call writes ------------------------------------------------------------
+
+
+def buffer_itself(self, x):
+    return self.last.copy_(x[0]) + 1
+
+
+def view_of_a_buffer(self, x):
+    self.last.copy_(x[0])
+    return self.last.view(2, 2) + self.lin(x).sum()
+
+
+def plain_attribute(self, x):
+    return torch.mul(x[0], 3, out=self.plain) + 1
+
+
+def view_of_statistics(self, x):
+    seen = self.norm.running_mean.expand_as(x)
+    return self.norm(x) + seen + self.lin(x)
+
+
+def returned_by_a_leaf(self, x):
+    return self.keeper(self.lin(x)) * 1
+
+
+def view_of_what_a_leaf_keeps(self, x):
+    seen = self.keeper.calls.expand_as(x)
+    return self.keeper(x) + seen
+
+
+LASTING = [
+    (buffer_itself, ["copy_"]),
+    (view_of_a_buffer, ["sum"]),
+    (plain_attribute, ["mul"]),
+    (view_of_statistics, ["expand_as", "norm"]),
+    (returned_by_a_leaf, ["keeper"]),
+    (view_of_what_a_leaf_keeps, ["expand_as", "keeper"]),
+]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("function", "nodes"), LASTING, ids=lambda v: getattr(v, "__name__", ""))
+def test_V1_a_feature_keeps_its_value_through_the_next_call(extract, function, nodes, training):
+    model = net(function).train(training)
+    extractor = extract(copy.deepcopy(model), [*nodes, ""])
+    alone = {name: extract(copy.deepcopy(model), [name]) for name in nodes}
+    for step in range(3):
+        x = torch.full((3, 4), float(step)) + torch.arange(4.0)
+        expected = model(x).clone()
+        features = extractor(x)
+        single = {name: one(x)[name] for name, one in alone.items()}
+        at_once = {name: value.clone() for name, value in features.items()}
+        one_by_one = {name: value.clone() for name, value in single.items()}
+        assert torch.equal(features[""], expected)
+        extractor(x + 7)
+        model(x + 7)
+        for one in alone.values():
+            one(x + 7)
+        assert identical(dict(features), at_once)
+        assert identical(single, one_by_one)
+
+
+def test_V1_a_view_of_statistics_has_the_value_from_before_the_layer_moves_them(extract):
+    features = extract(net(view_of_statistics).train(), ["expand_as", "norm"])(torch.ones(3, 4))
+    assert torch.equal(features["expand_as"], torch.zeros(3, 4))
+
+
+def test_V1_a_leaf_whose_result_is_not_used_moves_what_is_read_later(extract):
+    def function(self, x):
+        self.keeper(x)
+        return self.keeper.calls + self.lin(x)
+
+    model = net(function).eval()
+    extractor, x = extract(copy.deepcopy(model), [""]), torch.ones(3, 4)
+    for _ in range(2):
+        assert torch.equal(extractor(x)[""], model(x))
+
+
+# -- V2: state in Python -----------------------------------------------------------------------------
+
+
+def counts(self, x):
+    self.count += 1
+    return self.lin(x) * self.count
+
+
+def fills_a_dict(self, x):
+    y = self.lin(x)
+    if "last" in self.cache:
+        y = y + self.cache["last"]
+    self.cache["last"] = y
+    return y * 1
+
+
+def fills_a_list(self, x):
+    self.log.append(1)
+    return self.lin(x) * len(self.log)
+
+
+def flips_a_flag(self, x):
+    y = self.norm(self.lin(x))
+    self.norm.train(not self.norm.training)
+    return y * 1
+
+
+def freezes_for_a_while(self, x):
+    self.lin.weight.requires_grad_(False)
+    y = self.lin(x)
+    self.lin.weight.requires_grad_(True)
+    return y + 1
+
+
+def fills_an_object(self, x):
+    if not hasattr(self.helper, "first"):
+        self.helper.first = self.lin(x)
+    return self.lin(x) + self.helper.first
+
+
+def fills_a_dict_in_a_dict(self, x):
+    return self.lin(x) + self.nested["inner"].setdefault("first", x * 2)
+
+
+STATEFUL = [
+    (counts, r"changes \.count"),
+    (fills_a_dict, "changes what it puts into a container"),
+    (fills_a_list, "changes what it puts into a container"),
+    (fills_an_object, r"changes \.first of an object that it keeps"),
+    (fills_a_dict_in_a_dict, "changes what it puts into a container"),
+    (flips_a_flag, "changes the training flag of norm"),
+    (freezes_for_a_while, "freezes or unfreezes"),
+]
+
+
+@FX_ONLY
+@pytest.mark.parametrize(("function", "reason"), STATEFUL, ids=lambda v: getattr(v, "__name__", ""))
+def test_E2_V2_state_that_a_graph_would_not_move_is_refused(extract, function, reason):
+    model = net(function)
+    before = snapshot(model)
+    with pytest.raises(featuretap.UntraceableModelError, match=reason):
+        extract(model, "")
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("function", [function for function, _ in STATEFUL])
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.only("hooks", why="fx refuses the model, and auto turns to hooks")
+def test_V2_auto_serves_state_as_the_real_forward_has_it(function, inside):
+    torch.manual_seed(0)
+    model = nn.Sequential(net(function)) if inside else net(function)
+    model.train()
+    twin, x = copy.deepcopy(model), torch.arange(12.0).reshape(3, 4)
+    # A module inside that fx refuses is a leaf of fx.
+    warns = contextlib.nullcontext() if inside else pytest.warns(featuretap.FallbackWarning)
+    with warns:
+        extractor = featuretap.create_feature_extractor(model, [""])
+    for _ in range(3):
+        assert torch.equal(extractor(x)[""], twin(x))
+
+
+# -- M5: what is switched for a while ----------------------------------------------------------------
+
+
+def switches_a_flag(self, x):
+    was = self.drop.training
+    self.drop.eval()
+    y = self.drop(x)
+    self.drop.train(was)
+    return self.lin(y)
+
+
+def exchanges_data(self, x):
+    old = self.lin.weight.data
+    self.lin.weight.data = old * 2
+    y = self.lin(x)
+    self.lin.weight.data = old
+    return y * 1
+
+
+def switches_gradients(self, x):
+    torch.set_grad_enabled(False)
+    y = self.lin(x)
+    torch.set_grad_enabled(True)
+    return y * 3
+
+
+def switches_the_default_dtype(self, x):
+    torch.set_default_dtype(torch.float64)
+    y = self.lin(x)
+    torch.set_default_dtype(torch.float32)
+    return y * 3
+
+
+def enters_autocast(self, x):
+    region = torch.autocast("cpu", torch.bfloat16)
+    region.__enter__()
+    y = self.lin(x)
+    region.__exit__(None, None, None)
+    return y * 3
+
+
+def hooks_for_a_while(self, x):
+    handle = self.lin.register_forward_hook(lambda *_: None)
+    y = self.lin(x)
+    handle.remove()
+    return y * 3
+
+
+SWITCHING = [
+    (switches_a_flag, "drop"),
+    (exchanges_data, "lin"),
+    (freezes_for_a_while, "lin"),
+    (switches_gradients, "lin"),
+    (switches_the_default_dtype, "lin"),
+    (enters_autocast, "lin"),
+    (hooks_for_a_while, "lin"),
+]
+
+
+def state_of_process():
+    takes_device = hasattr(torch, "get_autocast_dtype")
+    autocast = torch.is_autocast_enabled("cpu") if takes_device else torch.is_autocast_cpu_enabled()
+    return torch.is_grad_enabled(), torch.get_default_dtype(), autocast
+
+
+@pytest.mark.parametrize("example", [False, True])
+@pytest.mark.parametrize(("function", "node"), SWITCHING, ids=lambda v: getattr(v, "__name__", ""))
+def test_M5_C1_a_forward_that_ends_early_leaves_nothing_switched(extract, function, node, example):
+    model, x = net(function).train(), torch.ones(3, 4)
+    before, process = snapshot(model), state_of_process()
+    options = {"example_args": (x,)} if example else {}
+    # fx refuses some of these, in one mode or in both.
+    refused = (featuretap.UntraceableModelError, featuretap.NodeNotFoundError)
+    extractor = None
+    with contextlib.suppress(refused):
+        extractor = extract(model, [node], **options)
+    assert snapshot(model) == before
+    assert state_of_process() == process
+    for _ in range(2 if extractor else 0):
+        with contextlib.suppress(refused):
+            extractor(x)
+        assert snapshot(model) == before
+        assert state_of_process() == process
+
+
+@pytest.mark.only("hooks", why="fx refuses such a forward")
+def test_M5_a_forward_that_fails_leaves_nothing_switched(extract):
+    def function(self, x):
+        self.drop.eval()
+        torch.set_grad_enabled(False)
+        y = self.lin(x)
+        torch.set_grad_enabled(True)
+        return y.sum(7)
+
+    model = net(function).train()
+    before, process = snapshot(model), state_of_process()
+    extractor = extract(model, ["lin", ""])
+    with pytest.raises(IndexError):
+        extractor(torch.ones(3, 4))
+    assert snapshot(model) == before
+    assert state_of_process() == process
+
+
+# -- V3 ------------------------------------------------------------------------------------------------
+
+
+def test_V3_detach_in_place_takes_no_gradient_from_a_feature_before_it(extract):
+    def function(self, x):
+        y = self.lin(x) * 2
+        y.detach_()
+        return F.relu(y)
+
+    model = net(function)
+    extractor = extract(model, ["mul", "detach_", "relu"])
+    for _ in range(2):
+        features = extractor(torch.ones(3, 4))
+        assert features["mul"].requires_grad
+        assert not features["detach_"].requires_grad
+
+
+@pytest.mark.only("hooks", why="a graph inside of a graph has its own test")
+def test_M6_N1_what_is_made_of_the_features_of_an_inner_extractor_is_a_node(extract):
+    class Outer(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x)["0"].mul(2)
+
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.ones(2, 4)
+    for example in ({}, {"example_args": (x,)}):
+        outer = extract(Outer(extract(model, ["0"])), ["inner.0", "mul"], **example)
+        for _ in range(3):
+            assert torch.equal(outer(x)["mul"], model[0](x) * 2)
