@@ -12,7 +12,7 @@ from featuretap.modules import LeafRule, ModuleTree
 from .fast_paths import is_compiled, layers_that_take_note
 from .guessing import input_names
 from .own_code import OwnCode, own_code
-from .patching import Place, places
+from .patching import Namespace, places
 from .stored import Stored
 
 __all__ = ["Findings"]
@@ -41,7 +41,7 @@ class Findings:
         return input_names(self.tree)
 
     @cached_property
-    def places(self) -> list[Place]:
+    def places(self) -> list[Namespace]:
         """Where functions that are one node each are looked up."""
         return places(self.tree, self._options)
 

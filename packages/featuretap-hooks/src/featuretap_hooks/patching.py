@@ -9,10 +9,11 @@ from __future__ import annotations
 import builtins
 import functools
 import math
+import operator
 import sys
 import threading
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from ._compat import functions_wrapped_for_fx, is_compiled_function
 from .fast_paths import without_modes
 from .recorder import Recorder
 
-__all__ = ["Place", "active_recorder", "places", "recording_functions"]
+__all__ = ["Namespace", "active_recorder", "places", "recording_functions"]
 
 _LOCK = threading.Lock()
 _ACTIVE = threading.local()
@@ -41,16 +42,53 @@ class Place(NamedTuple):
     wrapper: Any
 
 
+class Namespace:
+    """The places of one namespace, most often exchanged all at once.
+
+    Args:
+        namespace: where they are.
+        places: each of them.
+
+    """
+
+    def __init__(self, namespace: dict[str, Any], places: Sequence[Place]) -> None:
+        self.places = places
+        self._namespace = namespace
+        self._names = [place.name for place in places]
+        self._present = [place.original for place in places]
+        self._originals = dict(zip(self._names, self._present, strict=True))
+        self._wrappers = {p.name: p.wrapper for p in places if p.wrapper is not None}
+
+    def wrap(self) -> bool:
+        """Put the wrappers there, if everything is as it was found; say whether that is so."""
+        if not all(map(operator.is_, map(self._namespace.get, self._names), self._present)):
+            return False
+        self._namespace.update(self._wrappers)
+        return True
+
+    def put_back(self) -> None:
+        """Undo :meth:`wrap`."""
+        self._namespace.update(self._originals)
+
+
 class _Installed:
     """What is replaced now, by how many forwards at once; all is put back after the last."""
 
     def __init__(self) -> None:
         self.forwards = 0
-        self.places: list[Place] = []
+        self.whole: list[Namespace] = []
+        self.single: list[Place] = []
 
-    def add(self, found: Iterable[Place]) -> None:
+    def add(self, found: Iterable[Namespace]) -> None:
         self.forwards += 1
-        for place in found:
+        for together in found:
+            if together.wrap():
+                self.whole.append(together)
+            else:
+                self._replace_each(together.places)
+
+    def _replace_each(self, places: Iterable[Place]) -> None:
+        for place in places:
             present = place.namespace.get(place.name, _MISSING)
             if present is place.wrapper:
                 continue
@@ -58,18 +96,21 @@ class _Installed:
             now = place if is_known else _place(place.namespace, place.name)
             if now.wrapper is not None:
                 now.namespace[now.name] = now.wrapper
-                self.places.append(now)
+                self.single.append(now)
 
     def remove(self) -> None:
         self.forwards -= 1
         if self.forwards:
             return
-        for namespace, name, original, _ in self.places:
+        for namespace, name, original, _ in self.single:
             if original is _MISSING:
                 namespace.pop(name, None)
             else:
                 namespace[name] = original
-        self.places.clear()
+        for together in self.whole:
+            together.put_back()
+        self.single.clear()
+        self.whole.clear()
 
 
 _INSTALLED = _Installed()
@@ -80,7 +121,7 @@ def active_recorder() -> Recorder | None:
     return getattr(_ACTIVE, "recorder", None)
 
 
-def places(tree: ModuleTree, options: Options) -> list[Place]:
+def places(tree: ModuleTree, options: Options) -> list[Namespace]:
     """Find where the forwards of a model look up functions that are one node each."""
     operators = sys.modules.get("torchvision.ops")
     modules = [math, *([operators] if operators else []), *options.autowrap_modules]
@@ -104,8 +145,14 @@ def places(tree: ModuleTree, options: Options) -> list[Place]:
     if everywhere:
         for loaded in list(sys.modules.values()):
             found += _named(vars(loaded), everywhere) if loaded is not None else []
-    by_key = {(id(namespace), name): namespace for namespace, name in found}
-    return [_place(namespace, name) for (_, name), namespace in by_key.items()]
+    names: dict[int, set[str]] = {}
+    namespaces = {id(namespace): namespace for namespace, _ in found}
+    for namespace, name in found:
+        names.setdefault(id(namespace), set()).add(name)
+    return [
+        Namespace(namespace, [_place(namespace, name) for name in sorted(names[key])])
+        for key, namespace in namespaces.items()
+    ]
 
 
 def _place(namespace: dict[str, Any], name: str) -> Place:
@@ -137,7 +184,7 @@ def _original(value: Any) -> Any:
 
 
 @contextmanager
-def recording_functions(recorder: Recorder, found: Collection[Place]) -> Iterator[None]:
+def recording_functions(recorder: Recorder, found: Collection[Namespace]) -> Iterator[None]:
     """While entered, calls of the functions at these places are recorded as one node each."""
     outer = active_recorder()
     _ACTIVE.recorder = recorder

@@ -15,7 +15,7 @@ from featuretap.modules import ModuleTree
 from ._compat import call_uncompiled, functorch_level
 from .leftovers import make_plain
 from .module_hooks import Around, ModuleHooks
-from .patching import Place, recording_functions
+from .patching import Namespace, recording_functions
 from .recorder import Recorder
 from .scopes import Calls, Part, Scopes
 from .sinks import Sink
@@ -33,7 +33,7 @@ def run_watched(
     kwargs: Mapping[str, Any],
     *,
     part: Part,
-    places: Collection[Place],
+    places: Collection[Namespace],
     calls: Calls | None = None,
     storing: Collection[nn.Module] = (),
 ) -> None:
