@@ -1,0 +1,122 @@
+"""Forwards that are wrapped while somebody watches: what others see of them."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from featuretap_hooks import create_feature_extractor, get_graph_node_names
+
+X = torch.arange(8.0).reshape(2, 4)
+
+
+class Inside(nn.Module):
+    """Does something with a sibling while it is watched."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+        self.function = function
+        self.seen = None
+
+    def forward(self, x):
+        y = self.lin(x)
+        self.seen = self.function(self.lin)
+        return y + 1
+
+
+def deep(module):
+    return copy.deepcopy(module)
+
+
+def pickled(module):
+    return pickle.loads(pickle.dumps(module))
+
+
+@pytest.mark.parametrize("way", [copy.copy, deep, pickled])
+def test_M5_a_copy_made_while_the_module_is_watched_is_a_module_of_its_own(way):
+    model = Inside(way)
+    create_feature_extractor(model, ["add"])(X)
+    other = model.seen
+    if way is copy.copy:
+        other._parameters = dict(other._parameters)
+    other.weight = nn.Parameter(torch.eye(4))
+    other.bias = nn.Parameter(torch.zeros(4))
+    assert torch.equal(other(X), X)
+    assert "forward" not in vars(model.lin)
+
+
+def test_M5_a_copy_that_is_called_while_the_original_is_watched_has_its_own_weights():
+    def zeroed(module):
+        other = copy.copy(module)
+        other._parameters = {name: torch.zeros_like(p) for name, p in module._parameters.items()}
+        return other(X)
+
+    model = Inside(zeroed)
+    create_feature_extractor(model, ["add"])(X)
+    assert torch.equal(model.seen, torch.zeros(2, 4))
+
+
+def test_M5_a_watched_forward_has_its_signature_its_code_and_its_module():
+    def look(module):
+        forward = module.forward
+        return inspect.signature(forward), forward.__code__, forward.__self__, forward.__globals__
+
+    model = Inside(look)
+    expected = look(model.lin)
+    create_feature_extractor(model, ["add"])(X)
+    assert model.seen == expected
+
+
+def test_N1_a_forward_that_is_called_directly_is_the_callers():
+    class Direct(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+            self.lin = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.lin.forward(self.block.forward(x)) + 1
+
+    names = list(get_graph_node_names(Direct(), example_args=(X,)))
+    assert names == ["x", "block.0", "block.1", "lin.weight", "lin.bias", "linear", "add"]
+
+
+def test_M5_a_forward_that_the_model_itself_exchanges_stays_exchanged():
+    model = Inside(lambda module: vars(module).update(forward=torch.relu))
+    create_feature_extractor(model, ["add"])(X)
+    assert vars(model.lin)["forward"] is torch.relu
+
+
+def test_V1_a_hook_that_is_there_before_is_the_inside_of_the_module():
+    model = Inside(lambda module: None)
+    model.lin.register_forward_hook(lambda module, args, value: value * 2)
+    features = create_feature_extractor(model, ["lin", "add"])(X)
+    assert torch.equal(features["lin"], model.lin(X))
+    assert torch.equal(features["add"], model(X))
+
+
+def test_M5_an_error_deep_inside_leaves_every_scope():
+    class Catches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Sequential(nn.Linear(4, 4), nn.Flatten(5))
+            self.lin = nn.Linear(4, 4)
+
+        def forward(self, x):
+            try:
+                x = self.block(x)
+            except IndexError:
+                x = x * 2
+            return self.lin(x) + 1
+
+    model = Catches()
+    features = create_feature_extractor(model, ["mul", "lin", "add"])(X)
+    assert torch.equal(features["mul"], X * 2)
+    assert torch.equal(features["add"], model(X))
+    assert all("forward" not in vars(module) for module in model.modules())
