@@ -17,6 +17,7 @@ from featuretap.placeholders import check_argument_names
 from .example import MODES, Seen, watch_modes
 from .extractor import HooksExtractor
 from .guessing import Guess
+from .module_hooks import is_wrapped
 from .parts import needed_part
 from .plan import Plan
 
@@ -97,7 +98,9 @@ def _has_example(options: Options) -> bool:
 def _is_called(tree: ModuleTree, path: str) -> bool:
     """Whether the module at ``path`` has a forward of its own."""
     module = tree.paths[path]
-    if isinstance(module, torch.jit.ScriptModule) or "forward" in vars(module):
+    # Another thread may watch the module, and have wrapped a forward that is none.
+    own = vars(module).get("forward")
+    if isinstance(module, torch.jit.ScriptModule) or not (own is None or is_wrapped(own)):
         return True
     forward = getattr(type(module), "forward", None)
     return forward is not None and forward is not nn.Module.forward

@@ -36,7 +36,7 @@ from ._compat import (
     remove_hooks,
 )
 
-__all__ = ["Around", "ModuleHooks"]
+__all__ = ["Around", "ModuleHooks", "is_wrapped"]
 
 _LOOKS_FOR_HOOKS = (nn.TransformerEncoderLayer,)
 _LOCK = threading.Lock()
@@ -106,7 +106,7 @@ class ModuleHooks:
         """Have each watcher see each call of its module."""
         for module, watcher in watchers:
             own = module.__dict__.get("forward")
-            is_plain = self._may_wrap and (own is None or type(own) is _Wrapper)
+            is_plain = self._may_wrap and (own is None or is_wrapped(own))
             if is_plain and is_called_plainly(module):
                 self._wrap(module, "forward", watcher)
                 continue
@@ -262,6 +262,11 @@ class _Wrapper:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return getattr, (self._module, self._name)
+
+
+def is_wrapped(forward: Any) -> bool:
+    """Say whether ``forward`` stands for the one of a module that somebody watches."""
+    return type(forward) is _Wrapper
 
 
 def _run(
