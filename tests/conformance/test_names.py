@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import featuretap
 from support import copied, identical
 from zoo import ZOO, DynamicInside, NestedScopes, ReusedModules
 
@@ -199,25 +198,3 @@ def test_M6_trap12_every_name_of_the_zoo_survives_an_extractor_of_a_pickled_extr
     features = twice(*copied(args))
     for key, value in expected.items():
         assert identical(features[key], value), key
-
-
-@pytest.mark.only("hooks", why="compares the two")
-def test_N9_a_dtype_that_was_read_before_other_modules_ran_is_still_known():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lin = nn.Linear(3, 3)
-            self.block = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
-
-        def forward(self, x):
-            dtype = x.dtype
-            y = self.lin(x)
-            z = y.to(dtype)
-            return self.block(z).to(dtype) + z.sum(dtype=dtype)
-
-    model, x = Net().eval(), torch.randn(2, 3)
-    expected = list(featuretap.get_graph_node_names(model, backend="fx"))
-    assert "getattr" in expected
-    assert (
-        list(featuretap.get_graph_node_names(model, backend="hooks", example_args=(x,))) == expected
-    )

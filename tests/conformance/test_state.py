@@ -127,7 +127,7 @@ def test_V1_a_view_of_statistics_has_the_value_from_before_the_layer_moves_them(
 
 def test_V1_a_leaf_whose_result_is_not_used_moves_what_is_read_later(extract):
     def function(self, x):
-        self.keeper(x)
+        self.keeper(self.lin(x))
         return self.keeper.calls + self.lin(x)
 
     model = net(function).eval()
@@ -204,7 +204,7 @@ def test_E2_V2_state_that_a_graph_would_not_move_is_refused(extract, function, r
 @pytest.mark.parametrize("function", [function for function, _ in STATEFUL])
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.only("hooks", why="fx refuses the model, and auto turns to hooks")
-def test_V2_auto_serves_state_as_the_real_forward_has_it(function, inside):
+def test_V2_auto_serves_state_as_the_real_forward_has_it(backend, function, inside):
     torch.manual_seed(0)
     model = nn.Sequential(net(function)) if inside else net(function)
     model.train()
@@ -303,21 +303,28 @@ def test_M5_C1_a_forward_that_ends_early_leaves_nothing_switched(extract, functi
 
 
 @pytest.mark.only("hooks", why="fx refuses such a forward")
-def test_M5_a_forward_that_fails_leaves_nothing_switched(extract):
+def test_M5_a_forward_that_fails_leaves_nothing_switched(extract, names_of):
     def function(self, x):
         self.drop.eval()
+        self.lin.weight.requires_grad_(False)
         torch.set_grad_enabled(False)
-        y = self.lin(x)
+        y = self.lin(x).sum(7)
         torch.set_grad_enabled(True)
-        return y.sum(7)
+        return y
 
     model = net(function).train()
     before, process = snapshot(model), state_of_process()
-    extractor = extract(model, ["lin", ""])
-    with pytest.raises(IndexError):
-        extractor(torch.ones(3, 4))
-    assert snapshot(model) == before
-    assert state_of_process() == process
+    extractor, x = extract(model, ["lin", ""]), torch.ones(3, 4)
+    for fails in (
+        lambda: extractor(x),
+        lambda: names_of(model, example_args=(x,)),
+        lambda: extract(model, ["lin", ""], example_args=(x,)),
+        lambda: featuretap.verify(extractor, model, x),
+    ):
+        with pytest.raises((IndexError, featuretap.UntraceableModelError), match="out of range"):
+            fails()
+        assert snapshot(model) == before
+        assert state_of_process() == process
 
 
 # -- V3 ------------------------------------------------------------------------------------------------
@@ -345,10 +352,13 @@ def test_M6_N1_what_is_made_of_the_features_of_an_inner_extractor_is_a_node(extr
             self.inner = inner
 
         def forward(self, x):
-            return self.inner(x)["0"].mul(2)
+            return self.inner(x)["add"].mul(2)
 
-    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.ones(2, 4)
+    def function(self, x):
+        return self.lin(x) + 1
+
+    model, x = net(function), torch.ones(2, 4)
     for example in ({}, {"example_args": (x,)}):
-        outer = extract(Outer(extract(model, ["0"])), ["inner.0", "mul"], **example)
+        outer = extract(Outer(extract(model, ["add"])), ["inner.add", "mul"], **example)
         for _ in range(3):
-            assert torch.equal(outer(x)["mul"], model[0](x) * 2)
+            assert torch.equal(outer(x)["mul"], model(x) * 2)

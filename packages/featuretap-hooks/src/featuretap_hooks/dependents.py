@@ -84,6 +84,11 @@ class Dependents:
         elif isinstance(value, torch.dtype):
             self._dtypes.setdefault(scope, {})[value] = source
 
+    def forget(self) -> None:
+        """Let go of what was remembered: the forward is over."""
+        self._devices.clear()
+        self._dtypes.clear()
+
     def is_result(self, value: Any) -> bool:
         """Say whether ``value`` is a tensor that was marked, and nothing more."""
         found = self._marked.get(id(value))

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from featuretap import UntraceableModelError
 from featuretap._compat import preserve_version
 from featuretap.alignment import aligned
+from featuretap.ambient import Ambient, GradientFlags
 from featuretap.backends import Options
 from featuretap.comparing import identical
 from featuretap.errors import FAILS_ON_EXAMPLE
@@ -149,6 +150,8 @@ def watch_example(
         stack.callback(RandomState().restore)
         stack.callback(saved.restore)
         stack.callback(Untouched(model).restore)
+        stack.callback(GradientFlags(tree.parameters.values()).restore)
+        stack.callback(Ambient().restore)
         stack.enter_context(fast_paths(list(layers_that_take_note(model))))
         stack.enter_context(_SaveWritten(tree, saved))
         run_watched(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from featuretap.ambient import Ambient
+from featuretap.ambient import Ambient, GradientFlags
 from featuretap.undo import Undo
 
 from .captures import Stop
@@ -28,9 +28,10 @@ class PutBack:
 
     def __enter__(self) -> PutBack:
         found = self._found
-        modules = found.modules if found.own_code.switches else found.storing
-        self._undo = Undo(self._places(), modules, draws=True)
+        switches = found.own_code.switches
+        self._undo = Undo(self._places(), found.modules if switches else found.storing, draws=True)
         self._ambient = Ambient()
+        self._flags = GradientFlags(found.tree.parameters.values() if switches else ())
         return self
 
     def _places(self) -> Iterator[tuple[dict[str, Any], str]]:
@@ -53,6 +54,7 @@ class PutBack:
         if kind is not None and not issubclass(kind, Stop):
             self._undo.restore()
             self._ambient.restore()
+            self._flags.restore()
         elif self._plan.moving is None:
             moved = {(id(registry), name) for registry, name in self._undo.moved()}
             paths = self._found.tree.paths

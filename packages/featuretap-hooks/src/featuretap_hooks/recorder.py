@@ -138,8 +138,13 @@ class Recorder(TorchFunctionMode):
         return track(value, origin)
 
     def finish(self) -> None:
-        """Stop listening for good; tracked values that live on are inert."""
+        """Stop listening for good; tracked values that live on are inert.
+
+        What knows this recorder is let go, so that the features die with their last user.
+        """
         self._live = False
+        self._origins.clear()
+        self._dependents.forget()
 
     # -- nodes that are no torch function ----------------------------------------------------------
 

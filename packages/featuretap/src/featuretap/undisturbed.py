@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from . import _compat
-from .ambient import Ambient
+from .ambient import Ambient, GradientFlags
 from .comparing import identical
 from .faithful import RandomState, foreign_random_state
 from .held import tensors_in
@@ -32,10 +32,10 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(restore_foreign)
         stack.callback(random.restore)
+        stack.callback(GradientFlags(stored.values()).restore)
         stack.callback(Ambient().restore)
         for tensor, copy in copies:
             # Inference tensors count no versions, and nothing outside of inference mode writes them.
-            stack.callback(_put_flag_back, tensor, tensor.requires_grad)
             if not tensor.is_inference():
                 stack.enter_context(_compat.preserve_version(tensor))
                 stack.callback(_put_back, tensor, copy)
@@ -51,11 +51,6 @@ def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
         yield from tensors
     for module in tree.paths.values():
         yield from tensors_in(module)
-
-
-def _put_flag_back(tensor: torch.Tensor, requires_grad: bool) -> None:
-    if tensor.is_leaf and tensor.requires_grad != requires_grad:
-        tensor.requires_grad_(requires_grad)
 
 
 def _put_back(tensor: torch.Tensor, copy: torch.Tensor) -> None:

@@ -1,15 +1,18 @@
-"""Forwards that are wrapped while somebody watches: what others see of them."""
+"""Calls that are watched: what others see of them, what is known afterwards, what is let go."""
 
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import pickle
+import weakref
 
 import pytest
 import torch
 from torch import nn
 
+import featuretap
 from featuretap_hooks import create_feature_extractor, get_graph_node_names
 
 X = torch.arange(8.0).reshape(2, 4)
@@ -43,6 +46,7 @@ def test_M5_a_copy_made_while_the_module_is_watched_is_a_module_of_its_own(way):
     model = Inside(way)
     create_feature_extractor(model, ["add"])(X)
     other = model.seen
+    assert way is copy.copy or other.forward.__self__ is other
     if way is copy.copy:
         other._parameters = dict(other._parameters)
     other.weight = nn.Parameter(torch.eye(4))
@@ -93,6 +97,31 @@ def test_M5_a_forward_that_the_model_itself_exchanges_stays_exchanged():
     assert vars(model.lin)["forward"] is torch.relu
 
 
+@pytest.mark.parametrize("nodes", [["add", "lin", "getattr"], ["add"], ["lin"]])
+def test_C1_features_die_with_their_last_user(nodes):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.lin(x) + 1
+            return y.to(x.dtype).view(x.shape[0], -1).to(x.device)
+
+    extractor = create_feature_extractor(Net(), [*nodes, ""])
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            features = extractor(X)
+            tensors = [v for v in features.values() if isinstance(v, torch.Tensor)]
+            alive = list(map(weakref.ref, tensors))
+            del features, tensors
+            assert [reference() for reference in alive] == [None] * len(alive)
+    finally:
+        gc.enable()
+
+
 def test_V1_a_hook_that_is_there_before_is_the_inside_of_the_module():
     model = Inside(lambda module: None)
     model.lin.register_forward_hook(lambda module, args, value: value * 2)
@@ -120,3 +149,24 @@ def test_M5_an_error_deep_inside_leaves_every_scope():
     assert torch.equal(features["mul"], X * 2)
     assert torch.equal(features["add"], model(X))
     assert all("forward" not in vars(module) for module in model.modules())
+
+
+def test_N9_a_dtype_that_was_read_before_other_modules_ran_is_still_known():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(3, 3)
+            self.block = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+
+        def forward(self, x):
+            dtype = x.dtype
+            y = self.lin(x)
+            z = y.to(dtype)
+            return self.block(z).to(dtype) + z.sum(dtype=dtype)
+
+    model, x = Net().eval(), torch.randn(2, 3)
+    expected = list(featuretap.get_graph_node_names(model, backend="fx"))
+    assert "getattr" in expected
+    assert (
+        list(featuretap.get_graph_node_names(model, backend="hooks", example_args=(x,))) == expected
+    )
