@@ -201,6 +201,21 @@ def test_E2_V2_state_that_a_graph_would_not_move_is_refused(extract, function, r
     assert snapshot(model) == before
 
 
+@FX_ONLY
+def test_V2_a_cache_of_what_is_made_of_parameters_is_recorded(extract):
+    def function(self, x):
+        if "weight" not in self.cache:
+            self.cache["weight"] = self.lin.weight * 2
+        return F.linear(x, self.cache["weight"])
+
+    model, x = net(function), torch.ones(3, 4)
+    extractor = extract(model, "")
+    assert torch.equal(extractor(x)[""], copy.deepcopy(model)(x))
+    with torch.no_grad():
+        model.lin.weight.mul_(3)
+    assert torch.equal(extractor(x)[""], model(x))
+
+
 @pytest.mark.parametrize("function", [function for function, _ in STATEFUL])
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.only("hooks", why="fx refuses the model, and auto turns to hooks")
@@ -323,6 +338,7 @@ def test_M5_a_forward_that_fails_leaves_nothing_switched(extract, names_of):
     ):
         with pytest.raises((IndexError, featuretap.UntraceableModelError), match="out of range"):
             fails()
+        assert model.lin.weight.requires_grad
         assert snapshot(model) == before
         assert state_of_process() == process
 

@@ -15,7 +15,7 @@ from torch import fx
 
 from .held import items_of
 
-__all__ = ["is_state", "only_fills", "was_filled"]
+__all__ = ["is_of_this_call", "is_state", "only_fills", "was_filled"]
 
 _NUMBERS = frozenset({bool, int, float, str})
 _FILL = frozenset({"append", "appendleft", "extend"})
@@ -38,10 +38,26 @@ def is_state(code: types.CodeType | None, name: str, before: Any, now: Any) -> b
 
 
 def was_filled(container: Any, before: Any) -> bool:
-    """Say whether a stand-in was put into a container, or a sequence has another length than before."""
+    """Say whether something of this call was put into a container, or a sequence got another length.
+
+    What is made of parameters alone is the same in the next call: a cache of that is no state.
+    """
     if isinstance(container, (list, deque)) and len(container) != len(before):
         return True
-    return bool(container) and any(isinstance(item, fx.Proxy) for item in items_of(container))
+    return bool(container) and any(map(is_of_this_call, items_of(container)))
+
+
+def is_of_this_call(value: Any) -> bool:
+    """Say whether ``value`` is a stand-in for something that depends on the arguments of the call."""
+    waiting = [value.node] if isinstance(value, fx.Proxy) else []
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node.op == "placeholder":
+            return True
+        waiting += [found for found in node.all_input_nodes if found not in seen]
+        seen.update(waiting)
+    return False
 
 
 def only_fills(code: types.CodeType | None, name: str) -> bool:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from .held import items_of, rewinder
-from .state import is_state, only_fills, was_filled
+from .state import is_of_this_call, is_state, only_fills, was_filled
 
 __all__ = ["HookKey", "Untouched", "is_own_hook"]
 
@@ -177,7 +177,7 @@ class _ModuleContent:
                     return "what it puts into a container"
         for current, earlier in self.attributes[1:]:
             for name, value in _copied(current).items():
-                if isinstance(value, fx.Proxy) and earlier.get(name) is not value:
+                if earlier.get(name) is not value and is_of_this_call(value):
                     return f".{name} of an object that it keeps"
         for name, value in _copied(vars(module)).items():
             if before.get(name, value) is not value and is_state(code, name, before[name], value):
