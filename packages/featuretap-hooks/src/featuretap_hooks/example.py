@@ -31,6 +31,7 @@ from .fast_paths import fast_paths, layers_that_take_note
 from .index import Index
 from .patching import places
 from .scopes import Calls, Part
+from .signatures import Arguments
 from .watching import run_watched
 
 __all__ = ["MODES", "Seen", "watch_example", "watch_modes"]
@@ -161,6 +162,7 @@ def watch_example(
             copy_value(tuple(args)),
             copy_value(dict(kwargs)),
             part=Part.of(None, tree.paths, LeafRule(options.leaf_modules)),
+            arguments=Arguments(tree.signature),
             places=places(tree, options),
             calls=seen.calls,
         )

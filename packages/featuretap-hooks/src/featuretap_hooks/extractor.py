@@ -285,6 +285,7 @@ class HooksExtractor(nn.Module):
                 args,
                 kwargs,
                 part=part,
+                arguments=found.arguments,
                 places=found.places,
                 calls=calls,
                 storing=found.storing,

@@ -13,6 +13,7 @@ from .fast_paths import is_compiled, layers_that_take_note
 from .guessing import input_names
 from .own_code import OwnCode, own_code
 from .patching import Namespace, places
+from .signatures import Arguments
 from .stored import Stored
 
 __all__ = ["Findings"]
@@ -39,6 +40,11 @@ class Findings:
     def inputs(self) -> dict[str, str]:
         """Node name -> argument of the model."""
         return input_names(self.tree)
+
+    @cached_property
+    def arguments(self) -> Arguments:
+        """The arguments that the forward of the model takes."""
+        return Arguments(self.tree.signature)
 
     @cached_property
     def places(self) -> list[Namespace]:

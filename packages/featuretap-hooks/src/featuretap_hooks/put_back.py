@@ -30,8 +30,9 @@ class PutBack:
         found = self._found
         switches = found.own_code.switches
         self._undo = Undo(self._places(), found.modules if switches else found.storing, draws=True)
-        self._ambient = Ambient()
-        self._flags = GradientFlags(found.tree.parameters.values() if switches else ())
+        self._switched: list[Ambient | GradientFlags] = []
+        if switches:
+            self._switched = [Ambient(), GradientFlags(found.tree.parameters.values())]
         return self
 
     def _places(self) -> Iterator[tuple[dict[str, Any], str]]:
@@ -53,8 +54,8 @@ class PutBack:
         # An extractor around this one has all it wants: that is no failure.
         if kind is not None and not issubclass(kind, Stop):
             self._undo.restore()
-            self._ambient.restore()
-            self._flags.restore()
+            for switched in self._switched:
+                switched.restore()
         elif self._plan.moving is None:
             moved = {(id(registry), name) for registry, name in self._undo.moved()}
             paths = self._found.tree.paths

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,11 +17,10 @@ from .module_hooks import Around, ModuleHooks
 from .patching import Namespace, recording_functions
 from .recorder import Recorder
 from .scopes import Calls, Part, Scopes
+from .signatures import Arguments
 from .sinks import Sink
 
 __all__ = ["run_watched", "watch_modules"]
-
-_FIXED_DEFAULTS = (type(None), bool, str)
 
 
 def run_watched(
@@ -33,6 +31,7 @@ def run_watched(
     kwargs: Mapping[str, Any],
     *,
     part: Part,
+    arguments: Arguments,
     places: Collection[Namespace],
     calls: Calls | None = None,
     storing: Collection[nn.Module] = (),
@@ -46,6 +45,7 @@ def run_watched(
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
         part: what is recorded.
+        arguments: those that the forward takes.
         places: where functions that are one node each are looked up.
         calls: filled with who calls whom.
         storing: the modules that may keep something of what the forward computes.
@@ -59,7 +59,7 @@ def run_watched(
         stack.enter_context(indexing_shown())
         hooks = stack.enter_context(ModuleHooks(model))
         scopes.watch(hooks, part.modules)
-        args, kwargs = _watched_arguments(recorder, tree.signature, args, kwargs)
+        args, kwargs = arguments.watched(recorder, args, kwargs)
         stack.enter_context(scopes)
         call_uncompiled(model)(*args, **kwargs)
 
@@ -68,33 +68,6 @@ def _finish(recorder: Recorder, storing: Collection[nn.Module]) -> None:
     recorder.finish()
     if recorder.has_tracked:
         make_plain(storing)
-
-
-def _watched_arguments(
-    recorder: Recorder,
-    signature: inspect.Signature,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """Name the arguments and return them marked."""
-    bound = signature.bind(*args, **kwargs)
-    complete = inspect.BoundArguments(signature, bound.arguments.copy())
-    complete.apply_defaults()
-    parameters = signature.parameters
-    named = {
-        name: value
-        for name, value in complete.arguments.items()
-        if parameters[name].kind
-        not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    }
-    fixed = [name for name in named if isinstance(parameters[name].default, _FIXED_DEFAULTS)]
-    watched = recorder.inputs(named, fixed)
-    for name, value in bound.arguments.items():
-        if name in watched:
-            bound.arguments[name] = watched[name]
-        else:
-            recorder.mark(value)
-    return bound.args, bound.kwargs
 
 
 class _FirstReturned:

@@ -95,12 +95,11 @@ class Undo:
         modules: Iterable[nn.Module],
         draws: bool,
     ) -> None:
-        with torch.no_grad():
-            self._copies = [
-                (registry, name, tensor, tensor.detach().clone())
-                for registry, name in registries
-                if isinstance(tensor := registry.get(name), torch.Tensor)
-            ]
+        self._copies = [
+            (registry, name, tensor, tensor.detach().clone())
+            for registry, name in registries
+            if isinstance(tensor := registry.get(name), torch.Tensor)
+        ]
         self._untouched = [Untouched(module) for module in modules]
         self._random = RandomState() if draws and not _is_capturing() else None
 
