@@ -180,6 +180,13 @@ def fills_a_dict_in_a_dict(self, x):
     return self.lin(x) + self.nested["inner"].setdefault("first", x * 2)
 
 
+def doubles_by_a_hook(self, x):
+    handle = self.lin.register_forward_hook(lambda module, args, value: value * 2)
+    y = self.lin(x)
+    handle.remove()
+    return y + 1
+
+
 STATEFUL = [
     (counts, r"changes \.count"),
     (fills_a_dict, "changes what it puts into a container"),
@@ -188,6 +195,7 @@ STATEFUL = [
     (fills_a_dict_in_a_dict, "changes what it puts into a container"),
     (flips_a_flag, "changes the training flag of norm"),
     (freezes_for_a_while, "freezes or unfreezes"),
+    (doubles_by_a_hook, "sets ._forward_hooks of 'lin'"),
 ]
 
 

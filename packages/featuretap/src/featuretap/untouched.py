@@ -77,6 +77,9 @@ class Untouched:
         """Name an attribute of ``module`` or of a module inside it that is not what it was."""
         for part in module.modules() if module._modules else (module,):
             content = self._modules.get(id(part))
+            for registry, kept in content.hooks if content is not None else ():
+                if (registry or kept) and not _same_items(_without_own(registry), kept):
+                    return next(name for name, value in vars(part).items() if value is registry)
             if content is not None and not _same_items(*content.attributes[0]):
                 before = content.attributes[0][1]
                 changed = [
