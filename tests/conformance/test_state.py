@@ -180,6 +180,18 @@ def fills_a_dict_in_a_dict(self, x):
     return self.lin(x) + self.nested["inner"].setdefault("first", x * 2)
 
 
+def exchanges_parameters(self, x):
+    doubled = {name: parameter * 2 for name, parameter in self.lin.named_parameters()}
+    return self.lin(torch.func.functional_call(self.lin, doubled, (x,)))
+
+
+def freezes_a_module_for_a_while(self, x):
+    self.lin.requires_grad_(False)
+    y = self.lin(x)
+    self.lin.requires_grad_(True)
+    return y + 1
+
+
 def doubles_by_a_hook(self, x):
     handle = self.lin.register_forward_hook(lambda module, args, value: value * 2)
     y = self.lin(x)
@@ -195,6 +207,8 @@ STATEFUL = [
     (fills_a_dict_in_a_dict, "changes what it puts into a container"),
     (flips_a_flag, "changes the training flag of norm"),
     (freezes_for_a_while, "freezes or unfreezes"),
+    (freezes_a_module_for_a_while, "freezes or unfreezes"),
+    (exchanges_parameters, "sets ._parameters of 'lin'"),
     (doubles_by_a_hook, "sets ._forward_hooks of 'lin'"),
 ]
 
@@ -207,6 +221,7 @@ def test_E2_V2_state_that_a_graph_would_not_move_is_refused(extract, function, r
     with pytest.raises(featuretap.UntraceableModelError, match=reason):
         extract(model, "")
     assert snapshot(model) == before
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 @FX_ONLY

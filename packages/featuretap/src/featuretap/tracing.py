@@ -27,6 +27,7 @@ import torch
 from torch import fx, nn
 
 from . import _compat
+from .ambient import GradientFlags
 from .errors import UntraceableModelError
 from .faithful import Guard, RealTensorMode, SavedTensors, TrainingReads
 from .messages import explain_failure, failure_location, untraceable
@@ -113,6 +114,7 @@ class FeatureTracer(fx.Tracer):
             # Neither the caller's grad mode nor its autocast may leak into what is recorded.
             reads = TrainingReads()
             stack.callback(Surroundings(tree.paths.values()).restore)
+            stack.callback(GradientFlags(tree.parameters.values()).restore)
             stack.enter_context(guard)
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())

@@ -77,9 +77,9 @@ class Untouched:
         """Name an attribute of ``module`` or of a module inside it that is not what it was."""
         for part in module.modules() if module._modules else (module,):
             content = self._modules.get(id(part))
-            for registry, kept in content.hooks if content is not None else ():
-                if (registry or kept) and not _same_items(_without_own(registry), kept):
-                    return next(name for name, value in vars(part).items() if value is registry)
+            changed_registry = content.changed_registry(part) if content is not None else ""
+            if changed_registry:
+                return changed_registry
             if content is not None and not _same_items(*content.attributes[0]):
                 before = content.attributes[0][1]
                 changed = [
@@ -165,6 +165,18 @@ class _ModuleContent:
             self.rewinders.append(rewind)
         elif depth < _DEPTH and hasattr(value, "__dict__") and not isinstance(value, _NOT_OPENED):
             self._add_object(value, depth + 1)
+
+    def changed_registry(self, module: nn.Module) -> str:
+        """Name where hooks, parameters or buffers of ``module`` are others than before."""
+        for registry, kept in self.hooks:
+            if (registry or kept) and not _same_items(_without_own(registry), kept):
+                return next(name for name, value in vars(module).items() if value is registry)
+        for registry, kept in self.containers:
+            # ``torch.func.functional_call`` exchanges what is in these.
+            for name in ("_parameters", "_buffers"):
+                if registry is vars(module).get(name) and not _same_items(registry, kept):
+                    return name
+        return ""
 
     def reassigned(self, module: nn.Module) -> str:
         before = self.attributes[0][1]
