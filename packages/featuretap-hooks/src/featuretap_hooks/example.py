@@ -28,10 +28,9 @@ from featuretap.untouched import Untouched
 
 from . import _compat
 from .fast_paths import fast_paths, layers_that_take_note
+from .findings import Findings
 from .index import Index
-from .patching import places
 from .scopes import Calls, Part
-from .signatures import Arguments
 from .watching import run_watched
 
 __all__ = ["MODES", "Seen", "watch_example", "watch_modes"]
@@ -39,6 +38,7 @@ __all__ = ["MODES", "Seen", "watch_example", "watch_modes"]
 MODES = ("train", "eval")
 # It switches the model's mode and puts it back; two threads must not do that to one model at once.
 _ONE_AT_A_TIME = threading.RLock()
+_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 _COUNTER = re.compile(r"_[0-9]+$")
 
 
@@ -91,19 +91,31 @@ class _Saved:
     """Tensors of the model, with content and version, to be put back."""
 
     def __init__(self) -> None:
-        self._content: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._content: dict[int, tuple[torch.Tensor, torch.Tensor, bool]] = {}
+        self._memory: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._versions = ExitStack()
 
     def save(self, tensor: torch.Tensor) -> None:
         """Keep a copy of ``tensor`` as it is now."""
         if id(tensor) not in self._content:
-            self._content[id(tensor)] = (tensor, tensor.detach().clone())
+            self._content[id(tensor)] = (tensor, tensor.detach().clone(), tensor.is_leaf)
             if not tensor.is_inference():
                 self._versions.enter_context(preserve_version(tensor))
 
+    def save_memory(self, tensor: torch.Tensor) -> None:
+        """Keep the memory of ``tensor`` too, which is about to get another: ``tensor.data = x``."""
+        self.save(tensor)
+        with _compat.no_torch_function():
+            self._memory.setdefault(id(tensor), (tensor, tensor.data))
+
     def restore(self) -> None:
         """Put back what was saved and is not the same any more."""
-        for tensor, content in self._content.values():
+        for tensor, memory in self._memory.values():
+            tensor.data = memory
+        for tensor, content, was_leaf in self._content.values():
+            # A buffer that a result was written to would keep the graph of the forward alive.
+            if was_leaf and not tensor.is_leaf and not tensor._is_view():
+                tensor.detach_()
             if not identical(tensor, content):
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                     tensor.copy_(content)
@@ -127,6 +139,8 @@ class _SaveWritten(TorchFunctionMode):
     ) -> Any:
         """Save what ``func`` is about to write."""
         kwargs = kwargs or {}
+        if func == _SET_DATA and id(args[0]) in self._tree.tensor_names:
+            self._saved.save_memory(args[0])
         for written in written_arguments(_compat.graph_target(func), args, kwargs):
             if isinstance(written, torch.Tensor):
                 for stored in self._tree.storages.get(_compat.storage_id(written), ()):
@@ -156,14 +170,11 @@ def watch_example(
         stack.enter_context(fast_paths(list(layers_that_take_note(model))))
         stack.enter_context(_SaveWritten(tree, saved))
         run_watched(
-            model,
-            tree,
+            Findings(tree, options),
             seen.index,
             copy_value(tuple(args)),
             copy_value(dict(kwargs)),
             part=Part.of(None, tree.paths, LeafRule(options.leaf_modules)),
-            arguments=Arguments(tree.signature),
-            places=places(tree, options),
             calls=seen.calls,
         )
     seen.calls.count = None

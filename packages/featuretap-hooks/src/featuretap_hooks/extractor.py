@@ -278,18 +278,7 @@ class HooksExtractor(nn.Module):
         found = self._found
         layers = found.unwatched_layers if part.scopes is None else found.compiled_layers
         with fast_paths(layers):
-            run_watched(
-                self._model,
-                found.tree,
-                captures,
-                args,
-                kwargs,
-                part=part,
-                arguments=found.arguments,
-                places=found.places,
-                calls=calls,
-                storing=found.storing,
-            )
+            run_watched(found, captures, args, kwargs, part=part, calls=calls)
 
     def _settle(self, plan: Plan, captures: Captures, grad: bool) -> None:
         """Learn from the forward; a value that was lost in it is an error."""

@@ -68,16 +68,17 @@ class ModuleHooks:
 
     Args:
         root: a module that is run uncompiled, also if it is compiled in place.
+        may_wrap: whether a forward may be wrapped where hooks would do.
 
     """
 
-    def __init__(self, root: nn.Module | None = None) -> None:
+    def __init__(self, root: nn.Module | None = None, *, may_wrap: bool = False) -> None:
         self._root = root
         self._thread = get_ident()
         self._hooked: list[tuple[nn.Module, HookKey]] = []
         self._wrapped: list[tuple[_Wrapper, _Watcher]] = []
         # ``torch.export`` stands proxies for modules, which a wrapped forward would not know.
-        self._may_wrap = not is_compiling() and not has_global_hooks()
+        self._may_wrap = may_wrap and not is_compiling() and not has_global_hooks()
 
     def after(
         self, module: nn.Module, call: Callable[[Any], None], fail: Callable[[], None]

@@ -35,7 +35,13 @@ _SWITCHES = frozenset(
     "train eval requires_grad_ set_default_dtype set_grad_enabled __enter__ register_forward_hook "
     "register_forward_pre_hook".split()
 )
-_SWITCHED = frozenset("data requires_grad training".split())
+_SWITCHED = frozenset("data forward requires_grad training".split())
+# Ways to change, or to look at, what a call of a module runs.
+_REWIRES = frozenset(
+    "__dict__ vars __getattribute__ register_forward_hook register_forward_pre_hook "
+    "register_module_forward_hook register_module_forward_pre_hook".split()
+)
+_REWIRED = frozenset("forward __class__".split())
 _NOT_THE_USERS = ("torch", "featuretap", "featuretap_hooks")
 
 
@@ -48,6 +54,7 @@ class OwnCode(NamedTuple):
         stores_elsewhere: whether something may be put into a container, or set on another object.
         switches: whether something may be switched over for a while: a flag, a hook, the default dtype.
             Such a forward must not end half-way.
+        rewires: whether something may change what a call of a module runs, or look at it.
 
     """
 
@@ -55,6 +62,7 @@ class OwnCode(NamedTuple):
     setters: frozenset[type]
     stores_elsewhere: bool
     switches: bool
+    rewires: bool
 
     def storing(self, modules: Iterable[nn.Module]) -> list[nn.Module]:
         """Return those of ``modules`` that may hold something else after a forward than before."""
@@ -82,7 +90,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         if name == "forward" or (name.startswith("__") and name.endswith("__")):
             waiting += by_name.pop(name)
     seen: set[Any] = set()
-    names: set[str] = set()
+    names: set[str] = {"__getattribute__"} & by_name.keys()
     setters: set[type] = set()
     sets: set[str] = set()
     stores_elsewhere = False
@@ -107,6 +115,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         frozenset(setters),
         stores_elsewhere or not names.isdisjoint(_PUTS_INTO),
         not names.isdisjoint(_SWITCHES) or not sets.isdisjoint(_SWITCHED),
+        not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
     )
 
 

@@ -9,65 +9,57 @@ from typing import Any
 from torch import nn
 
 from featuretap._compat import indexing_shown
-from featuretap.modules import ModuleTree
 
 from ._compat import call_uncompiled, functorch_level
+from .findings import Findings
 from .leftovers import make_plain
 from .module_hooks import Around, ModuleHooks
-from .patching import Namespace, recording_functions
+from .patching import recording_functions
 from .recorder import Recorder
 from .scopes import Calls, Part, Scopes
-from .signatures import Arguments
 from .sinks import Sink
 
 __all__ = ["run_watched", "watch_modules"]
 
 
 def run_watched(
-    model: nn.Module,
-    tree: ModuleTree,
+    found: Findings,
     sink: Sink,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     *,
     part: Part,
-    arguments: Arguments,
-    places: Collection[Namespace],
     calls: Calls | None = None,
-    storing: Collection[nn.Module] = (),
 ) -> None:
-    """Run ``model`` and hand every node to ``sink``.
+    """Run a model and hand every node to ``sink``.
 
     Args:
-        model: what is called.
-        tree: its modules.
+        found: what is known of the model.
         sink: where nodes go.
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
         part: what is recorded.
-        arguments: those that the forward takes.
-        places: where functions that are one node each are looked up.
         calls: filled with who calls whom.
-        storing: the modules that may keep something of what the forward computes.
 
     """
-    recorder = Recorder(tree, sink, confined=part.scopes is not None, notes=calls)
+    model = found.tree.model
+    recorder = Recorder(found.tree, sink, confined=part.scopes is not None, notes=calls)
     scopes = Scopes(recorder, part.scopes, calls)
     with ExitStack() as stack:
-        stack.callback(_finish, recorder, storing)
-        stack.enter_context(recording_functions(recorder, places))
+        stack.callback(_finish, recorder, found)
+        stack.enter_context(recording_functions(recorder, found.places))
         stack.enter_context(indexing_shown())
-        hooks = stack.enter_context(ModuleHooks(model))
+        hooks = stack.enter_context(ModuleHooks(model, may_wrap=not found.own_code.rewires))
         scopes.watch(hooks, part.modules)
-        args, kwargs = arguments.watched(recorder, args, kwargs)
+        args, kwargs = found.arguments.watched(recorder, args, kwargs)
         stack.enter_context(scopes)
         call_uncompiled(model)(*args, **kwargs)
 
 
-def _finish(recorder: Recorder, storing: Collection[nn.Module]) -> None:
+def _finish(recorder: Recorder, found: Findings) -> None:
     recorder.finish()
     if recorder.has_tracked:
-        make_plain(storing)
+        make_plain(found.storing)
 
 
 class _FirstReturned:

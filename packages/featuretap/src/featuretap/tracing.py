@@ -212,7 +212,7 @@ class FeatureTracer(fx.Tracer):
                 value = self._run(module, forward, args, kwargs)
                 if self._swallowed is not None:
                     raise self._swallowed
-                moved = self._guard.model.reassigned_tensors(module)
+                moved = self._guard.model.moved_state(module)
                 if moved:
                     raise self.refusal(
                         f"the forward changes {moved}, which the next call would read"

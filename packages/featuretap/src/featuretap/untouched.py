@@ -90,7 +90,7 @@ class Untouched:
                 return changed[0] if changed else ""
         return ""
 
-    def reassigned_tensors(self, module: nn.Module) -> str:
+    def moved_state(self, module: nn.Module) -> str:
         """Name what the forward of ``module`` changed that its next call would read.
 
         A buffer or tensor that was set to another one, a number that is counted, a container that
@@ -102,7 +102,7 @@ class Untouched:
             # Not through the attribute: that read would count as the forward's.
             if kept is not None and kept.flag != vars(part).get("training", kept.flag):
                 return f"the training flag of {name or 'itself'}"
-        return content.reassigned(module) if content is not None else ""
+        return content.moved_state(module) if content is not None else ""
 
 
 class _ModuleContent:
@@ -178,7 +178,7 @@ class _ModuleContent:
                     return name
         return ""
 
-    def reassigned(self, module: nn.Module) -> str:
+    def moved_state(self, module: nn.Module) -> str:
         before = self.attributes[0][1]
         code = getattr(type(module).forward, "__code__", None)
         for container, content in self.containers:
@@ -248,7 +248,7 @@ class _ScriptContent(_ModuleContent):
             if getattr(self.module, name) is not buffer:
                 setattr(self.module, name, buffer)
 
-    def reassigned(self, module: nn.Module) -> str:
+    def moved_state(self, module: nn.Module) -> str:
         return ""
 
     def _restore_flag(self) -> None:

@@ -1,0 +1,48 @@
+"""Models that keep something from one call to the next; each test gives them another forward."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    """Keeps a bit of everything; each test gives it another forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.drop = nn.Dropout(0.5)
+        self.keeper = Keeper()
+        self.register_buffer("last", torch.zeros(4))
+        self.plain = torch.zeros(4)
+        self.cache = {}
+        self.nested = {"inner": {}}
+        self.helper = Helper()
+        self.log = []
+        self.count = 0
+
+
+class Helper:
+    """Keeps what it is given."""
+
+
+class Keeper(nn.Module):
+    """Counts in a buffer, returns it, and cannot be looked into."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(4))
+
+    def forward(self, x):
+        try:
+            self.calls.add_(x[0])
+        except IndexError:
+            return x
+        return self.calls
+
+
+def net(function):
+    torch.manual_seed(0)
+    return type("Stateful", (Net,), {"forward": function})()
