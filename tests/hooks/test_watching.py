@@ -249,3 +249,17 @@ def test_V1_a_global_hook_that_the_forward_registers_is_seen_in_every_call():
         extractor = create_feature_extractor(model, nodes)
         for _ in range(3):
             assert torch.equal(extractor(X)["lin"], model.lin(X) * 2)
+
+
+def test_V1_a_forward_behind_getattribute_is_followed():
+    class Tripled(nn.Linear):
+        def __getattribute__(self, name):
+            value = super().__getattribute__(name)
+            return (lambda x: value(x) * 3) if name == "forward" else value
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Tripled(4, 4), nn.Tanh())
+    for nodes in (["0", "1"], ["1", "0.linear"]):
+        extractor = create_feature_extractor(model, nodes)
+        for _ in range(2):
+            assert torch.equal(extractor(X)["1"], model(X))

@@ -90,7 +90,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         if name == "forward" or (name.startswith("__") and name.endswith("__")):
             waiting += by_name.pop(name)
     seen: set[Any] = set()
-    names: set[str] = {"__getattribute__"} & by_name.keys()
+    names: set[str] = set()
     setters: set[type] = set()
     sets: set[str] = set()
     stores_elsewhere = False
