@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import random
+
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,10 +27,42 @@ class Net(nn.Module):
         self.helper = Helper()
         self.log = []
         self.count = 0
+        self.steps = [0.5, 2.0]
+        self.tally = collections.Counter()
+        self.seen = set()
+        self.slotted = Slotted()
+        self.array = np.ones(2)
+        self.dice = random.Random(0)
+        self.draws = np.random.default_rng(0)
+
+    def step(self):
+        """Count, out of sight of the forward."""
+        self.count += 1
+
+    @contextlib.contextmanager
+    def counted(self):
+        """Count for a while."""
+        self.count = 1
+        yield
+        self.count = 0
+
+    @property
+    def factor(self):
+        """What was counted."""
+        return self.count + 1
 
 
 class Helper:
     """Keeps what it is given."""
+
+
+class Slotted:
+    """The same, with slots."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self):
+        self.calls = 0
 
 
 class Keeper(nn.Module):

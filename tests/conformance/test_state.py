@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.overrides import TorchFunctionMode
 
 import featuretap
 from stateful import net
@@ -158,7 +161,119 @@ def doubles_by_a_hook(self, x):
     return y + 1
 
 
+def counts_in_a_method(self, x):
+    self.step()
+    return self.lin(x) * self.factor
+
+
+def counts_by_name(self, x):
+    setattr(self, "count", getattr(self, "count") + 1)  # noqa: B009, B010
+    return self.lin(x) * vars(self)["count"]
+
+
+def counts_in_an_object(self, x):
+    self.slotted.calls += 1
+    return self.lin(x) * self.slotted.calls
+
+
+def counts_in_a_counter(self, x):
+    self.tally["calls"] += 1
+    return self.lin(x) * self.tally["calls"]
+
+
+def fills_a_set(self, x):
+    self.seen.add(len(self.seen))
+    return self.lin(x) * len(self.seen)
+
+
+def rotates_a_list(self, x):
+    self.steps.append(self.steps.pop(0))
+    return self.lin(x) * self.steps[0]
+
+
+def counts_in_an_array(self, x):
+    self.array += 1
+    return self.lin(x) * float(self.array[0])
+
+
+def throws_dice_of_its_own(self, x):
+    return self.lin(x) * self.dice.random()
+
+
+def draws_from_a_generator_of_its_own(self, x):
+    return self.lin(x) * float(self.draws.random())
+
+
+def keeps_an_attribute_that_was_not_there(self, x):
+    y = self.lin(x)
+    if hasattr(self, "first"):
+        y = y + self.first
+    self.first = y
+    return y * 1
+
+
+def keeps_an_average(self, x):
+    self.plain = self.plain * 0.5 + 1
+    return self.lin(x) + self.plain
+
+
+def exchanges_submodules(self, x):
+    y = self.norm(self.lin(x))
+    self.lin, self.norm = self.norm, self.lin
+    return y * 1
+
+
+def sets_data_of_a_buffer(self, x):
+    self.last.data = self.last + 1
+    return self.lin(x) + self.last
+
+
+def sets_data_of_a_buffer_to_a_feature(self, x):
+    self.last.data = x[0]
+    return self.lin(x) + self.last
+
+
+def hooks_every_module(self, x):
+    handle = register_module_forward_hook(lambda module, args, value: value * 2)
+    y = self.lin(x)
+    handle.remove()
+    return y * 1
+
+
+class Doubles(TorchFunctionMode):
+    """Doubles what is added."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        value = func(*args, **(kwargs or {}))
+        return value * 2 if getattr(func, "__name__", "") == "add" else value
+
+
+def enters_a_mode_of_its_own(self, x):
+    with Doubles():
+        return torch.add(self.lin(x), 1)
+
+
+def counts_iterations(self, x):
+    return self.lin(x) * next(self.numbers)
+
+
 STATEFUL = [
+    (counts_in_a_method, r"changes \.count"),
+    (counts_by_name, r"changes \.count"),
+    (counts_in_an_object, "changes an object that it keeps"),
+    (counts_in_a_counter, "changes what it puts into a container"),
+    (fills_a_set, "changes what it puts into a container"),
+    (rotates_a_list, "changes what it puts into a container"),
+    (counts_in_an_array, "changes an array that it keeps"),
+    (throws_dice_of_its_own, "changes random numbers of its own"),
+    (draws_from_a_generator_of_its_own, "changes random numbers of NumPy's of its own"),
+    (keeps_an_attribute_that_was_not_there, r"changes \.first"),
+    (keeps_an_average, r"changes \.plain"),
+    (exchanges_submodules, "changes its modules: lin, norm"),
+    (sets_data_of_a_buffer, "assignment to an attribute of a tensor"),
+    (sets_data_of_a_buffer_to_a_feature, "assignment to an attribute of a tensor"),
+    (hooks_every_module, "hooks for every module"),
+    (enters_a_mode_of_its_own, "enters a mode of its own"),
     (counts, r"changes \.count"),
     (fills_a_dict, "changes what it puts into a container"),
     (fills_a_list, "changes what it puts into a container"),
@@ -196,6 +311,54 @@ def test_V2_a_cache_of_what_is_made_of_parameters_is_recorded(extract):
     with torch.no_grad():
         model.lin.weight.mul_(3)
     assert torch.equal(extractor(x)[""], model(x))
+
+
+@FX_ONLY
+def test_E2_V2_an_iterator_that_moves_is_refused(extract):
+    model = net(counts_iterations)
+    model.numbers = itertools.count()
+    with pytest.raises(featuretap.UntraceableModelError, match="changes an iterator that it keeps"):
+        extract(model, "")
+
+
+# -- no state ----------------------------------------------------------------------------------------
+
+
+def sets_before_it_reads(self, x):
+    self.count = 3 if self.training else 2
+    self.first = self.lin(x) * self.count
+    return self.first + 1
+
+
+def refills_a_list(self, x):
+    self.log.clear()
+    self.log.append(self.lin(x))
+    return self.log[0] + 1
+
+
+def follows_the_device(self, x):
+    self.plain = self.plain.to(x.device)
+    return self.lin(x) + self.plain
+
+
+def notes_on_a_leaf(self, x):
+    self.lin.last_input = x
+    return self.lin(x) + 1
+
+
+NO_STATE = [sets_before_it_reads, refills_a_list, follows_the_device, notes_on_a_leaf]
+
+
+@pytest.mark.parametrize("function", NO_STATE)
+@pytest.mark.parametrize("ran_before", [False, True])
+def test_V2_what_is_set_before_it_is_read_is_no_state(extract, function, ran_before):
+    model, x = net(function).eval(), torch.arange(12.0).reshape(3, 4)
+    twin = copy.deepcopy(model)
+    if ran_before:
+        model(x)
+    extractor = extract(model, "")
+    for step in range(3):
+        assert torch.equal(extractor(x + step)[""], twin(x + step))
 
 
 @pytest.mark.parametrize("function", [function for function, _ in STATEFUL])

@@ -66,7 +66,55 @@ def hooks_for_a_while(self, x):
     return y * 3
 
 
+def scales_a_weight(self, x):
+    with torch.no_grad():
+        self.lin.weight.mul_(2)
+    y = self.lin(x)
+    with torch.no_grad():
+        self.lin.weight.div_(2)
+    return y * 3
+
+
+def overwrites_a_weight(self, x):
+    kept = self.lin.weight.detach().clone()
+    with torch.no_grad():
+        self.lin.weight.copy_(kept * 2)
+        y = self.lin(x)
+        self.lin.weight.copy_(kept)
+    return y * 3
+
+
+def converts_a_module(self, x):
+    self.lin.double()
+    y = self.lin(x.double())
+    self.lin.float()
+    return y * 3
+
+
+def sets_a_rate(self, x):
+    self.drop.p = 0.25
+    y = self.drop(x)
+    self.drop.p = 0.5
+    return self.lin(y)
+
+
+def sets_an_attribute_in_a_region(self, x):
+    with self.counted():
+        y = self.lin(x)
+    return y * 3
+
+
+def exchanges_submodules_for_a_while(self, x):
+    self.lin, self.drop = self.drop, self.lin
+    y = self.lin(x)
+    self.lin, self.drop = self.drop, self.lin
+    return y * 3
+
+
 SWITCHING = [
+    (converts_a_module, "lin"),
+    (sets_an_attribute_in_a_region, "lin"),
+    (exchanges_submodules_for_a_while, "drop"),
     (switches_a_flag, "drop"),
     (exchanges_data, "lin"),
     (freezes_for_a_while, "lin"),
@@ -87,6 +135,7 @@ def state_of_process():
 @pytest.mark.parametrize(("function", "node"), SWITCHING, ids=lambda v: getattr(v, "__name__", ""))
 def test_M5_C1_a_forward_that_ends_early_leaves_nothing_switched(extract, function, node, example):
     model, x = net(function).train(), torch.ones(3, 4)
+    torch.manual_seed(1)
     before, process = snapshot(model), state_of_process()
     options = {"example_args": (x,)} if example else {}
     # fx refuses some of these, in one mode or in both.
@@ -99,8 +148,49 @@ def test_M5_C1_a_forward_that_ends_early_leaves_nothing_switched(extract, functi
     for _ in range(2 if extractor else 0):
         with contextlib.suppress(refused):
             extractor(x)
+        torch.manual_seed(1)  # some of them draw
         assert snapshot(model) == before
         assert state_of_process() == process
+
+
+@pytest.mark.parametrize(
+    ("function", "node"),
+    [(scales_a_weight, "lin"), (overwrites_a_weight, "lin"), (sets_a_rate, "drop")],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_M5_C1_what_is_written_and_written_back_is_back_after_an_early_end(extract, function, node):
+    model, x = net(function).train(), torch.ones(3, 4)
+    weight = model.lin.weight.detach().clone()
+    torch.manual_seed(1)
+    expected = model(x)
+    refused = (featuretap.UntraceableModelError, featuretap.NodeNotFoundError)
+    with contextlib.suppress(refused):
+        extractor, whole = extract(model, [node]), extract(model, [node, ""])
+        for _ in range(3):
+            torch.manual_seed(1)
+            features = whole(x)
+            torch.manual_seed(1)
+            assert torch.equal(extractor(x)[node], features[node])
+            assert torch.equal(features[""], expected)
+            assert torch.equal(model.lin.weight, weight)
+            assert model.drop.p == 0.5
+
+
+@pytest.mark.only("hooks", why="fx refuses such a forward")
+def test_V1_a_feature_that_is_a_parameter_outlives_a_forward_that_writes_it(extract):
+    def function(self, x):
+        with torch.no_grad():
+            self.lin.weight.add_(1)
+        return F.linear(x, self.lin.weight) + self.lin.weight.view(4, 4)[0]
+
+    model, x = net(function), torch.ones(3, 4)
+    extractor = extract(model, ["lin.weight", "view", ""])
+    for _ in range(3):
+        features = extractor(x)
+        kept = {name: value.clone() for name, value in features.items()}
+        model(x)
+        extractor(x)
+        assert all(torch.equal(value, kept[name]) for name, value in features.items())
 
 
 @pytest.mark.only("hooks", why="fx refuses such a forward")

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 import featuretap_hooks
+from featuretap.content import is_own_hook
 from featuretap.undisturbed import undisturbed
-from featuretap.untouched import Untouched, is_own_hook
+from featuretap.untouched import Untouched
 from support import identical, snapshot
 
 create = featuretap_hooks.create_feature_extractor

@@ -33,7 +33,6 @@ __all__ = [
     "functions_wrapped_for_fx",
     "functorch_level",
     "graph_target",
-    "has_global_hooks",
     "is_called_plainly",
     "is_compiled_function",
     "is_compiled_in_place",
@@ -148,17 +147,6 @@ def is_called_plainly(module: nn.Module) -> bool:
         or attributes["_backward_hooks"]
         or attributes["_backward_pre_hooks"]
         or attributes.get("_compiled_call_impl")
-    )
-
-
-def has_global_hooks() -> bool:
-    """Say whether there are hooks on all modules. Checked on torch 2.4.1 and 2.15.0."""
-    every = torch.nn.modules.module
-    return bool(
-        every._global_forward_hooks
-        or every._global_forward_pre_hooks
-        or every._global_backward_hooks
-        or every._global_backward_pre_hooks
     )
 
 

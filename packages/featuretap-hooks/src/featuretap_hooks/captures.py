@@ -22,7 +22,7 @@ from torch import nn
 from featuretap.structures import copy_from_region, map_tensors
 
 from ._compat import functorch_level, no_torch_function
-from .stored import Stored
+from .stored import Stored, Weights
 from .tracked import plain
 
 __all__ = ["Captures", "Stop"]
@@ -40,6 +40,7 @@ class Captures:
         overwritten: names known to be overwritten; ``None`` if that is still to be learned.
         stop: whether to end the forward when all wanted values are there.
         stored: what the model keeps.
+        weights: whether the forward writes parameters; it then goes to its end.
         retained: names known to be kept by the model beyond its forward.
 
     Attributes:
@@ -59,6 +60,7 @@ class Captures:
         *,
         stop: bool,
         stored: Stored,
+        weights: Weights | None = None,
         retained: Collection[str] = (),
     ) -> None:
         self.missing = set(wanted)
@@ -66,6 +68,7 @@ class Captures:
         self._overwritten = overwritten
         self._stop = stop
         self._stored = stored
+        self._weights = weights
         self._retained = retained
         self._held: set[str] = set()
         # A tensor that lives inside of a deeper transform of torch.func is dead outside of it.
@@ -81,6 +84,11 @@ class Captures:
     def is_first(self) -> bool:
         """Whether it is still unknown what the model overwrites."""
         return self._overwritten is None
+
+    @property
+    def weights_moved(self) -> bool:
+        """Whether the forward has written parameters until now."""
+        return self._weights is not None and self._weights.moved
 
     def features(self, keys: Mapping[str, list[str]]) -> OrderedDict[str, Any]:
         """Return the kept values by their output keys."""
@@ -105,7 +113,7 @@ class Captures:
         if name not in self.missing or functorch_level() != self._level:
             return
         self.missing.discard(name)
-        if not self.missing and self._stop:
+        if not self.missing and self._stop and not self.weights_moved:
             # Nothing runs any more that could write it, this time.
             self.values[name] = self._last(name, plain(value))
             self.unproven.add(name)

@@ -27,6 +27,7 @@ from .put_back import PutBack
 from .reaching import all_reached, not_reached
 from .scopes import Calls, Part
 from .signatures import with_signature
+from .stored import Weights
 from .watching import run_watched, watch_modules
 
 __all__ = ["HooksExtractor"]
@@ -161,7 +162,12 @@ class HooksExtractor(nn.Module):
         stored = self._found.stored
         stored.begin()
         captures = Captures(
-            keys, known, stop=self._may_stop(), stored=stored, retained=plan.retained
+            keys,
+            known,
+            stop=self._may_stop(),
+            stored=stored,
+            weights=Weights(self._found.tree.parameters.values()),
+            retained=plan.retained,
         )
         calls = Calls() if plan.calls is None else None
         try:
@@ -283,6 +289,9 @@ class HooksExtractor(nn.Module):
     def _settle(self, plan: Plan, captures: Captures, grad: bool) -> None:
         """Learn from the forward; a value that was lost in it is an error."""
         captures.compare()
+        if captures.weights_moved:
+            self._found.stored.add_weights(self._found.tree.parameters.values())
+            plan.retained |= captures.let_go()
         changed = self._found.modules if captures.is_first else self._found.storing
         if changed:
             self._found.stored.look_again(changed)

@@ -24,12 +24,12 @@ from typing import Any
 
 from torch import nn
 
-from featuretap.untouched import HookKey
+from featuretap._compat import hooks_of_every_module
+from featuretap.content import HookKey
 
 from ._compat import (
     CALLERS_OF_FORWARD,
     add_hooks,
-    has_global_hooks,
     is_called_plainly,
     is_compiled_in_place,
     is_compiling,
@@ -78,7 +78,7 @@ class ModuleHooks:
         self._hooked: list[tuple[nn.Module, HookKey]] = []
         self._wrapped: list[tuple[_Wrapper, _Watcher]] = []
         # ``torch.export`` stands proxies for modules, which a wrapped forward would not know.
-        self._may_wrap = may_wrap and not is_compiling() and not has_global_hooks()
+        self._may_wrap = may_wrap and not is_compiling() and not any(hooks_of_every_module())
 
     def after(
         self, module: nn.Module, call: Callable[[Any], None], fail: Callable[[], None]

@@ -33,7 +33,7 @@ _ELSEWHERE = frozenset(
 )
 _SWITCHES = frozenset(
     "train eval requires_grad_ set_default_dtype set_grad_enabled __enter__ register_forward_hook "
-    "register_forward_pre_hook".split()
+    "register_forward_pre_hook register_module_forward_hook register_module_forward_pre_hook".split()
 )
 _SWITCHED = frozenset("data forward requires_grad training".split())
 # Ways to change, or to look at, what a call of a module runs.
@@ -52,7 +52,8 @@ class OwnCode(NamedTuple):
         writes_unseen: whether tensors may be written in ways that their version does not show.
         setters: classes whose methods set attributes of their own instance.
         stores_elsewhere: whether something may be put into a container, or set on another object.
-        switches: whether something may be switched over for a while: a flag, a hook, the default dtype.
+        switches: whether something may be switched over for a while: a flag, a hook, the default dtype,
+            an attribute that one function sets twice.
             Such a forward must not end half-way.
         rewires: whether something may change what a call of a module runs, or look at it.
 
@@ -76,6 +77,7 @@ class _Facts(NamedTuple):
     sets_own: bool
     sets_other: bool
     sets: frozenset[str]
+    sets_back: bool
 
 
 def own_code(modules: Iterable[nn.Module]) -> OwnCode:
@@ -93,7 +95,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
     names: set[str] = set()
     setters: set[type] = set()
     sets: set[str] = set()
-    stores_elsewhere = False
+    stores_elsewhere = sets_back = False
     while waiting:
         kind, function = waiting.pop()
         facts = _facts(function.__code__)
@@ -105,6 +107,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         seen.add(function)
         names |= facts.names
         sets |= facts.sets
+        sets_back |= facts.sets_back
         for name in facts.names:
             waiting += by_name.pop(name, ())
             called = function.__globals__.get(name)
@@ -114,7 +117,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         not names.isdisjoint(UNSEEN_WRITES),
         frozenset(setters),
         stores_elsewhere or not names.isdisjoint(_PUTS_INTO),
-        not names.isdisjoint(_SWITCHES) or not sets.isdisjoint(_SWITCHED),
+        sets_back or not names.isdisjoint(_SWITCHES) or not sets.isdisjoint(_SWITCHED),
         not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
     )
 
@@ -163,17 +166,18 @@ def _facts(code: types.CodeType) -> _Facts:
     own = code.co_varnames[0] if code.co_argcount else ""
     names: set[str] = set()
     targets: list[str] = []
-    sets: set[str] = set()
+    sets: list[str] = []
     for part in _nested(code):
         names.update(part.co_names)
         targets += _targets(part)
         found = (i for i in dis.get_instructions(part) if i.opname == "STORE_ATTR")
-        sets.update(str(instruction.argval) for instruction in found)
+        sets += [str(instruction.argval) for instruction in found]
     return _Facts(
         frozenset(names),
         own != "" and own in targets,
         any(target != own for target in targets),
         frozenset(sets),
+        len(set(sets)) < len(sets),
     )
 
 

@@ -16,7 +16,7 @@ from featuretap.held import tensors_in
 
 from ._compat import no_torch_function, storage_id
 
-__all__ = ["Stored"]
+__all__ = ["Stored", "Weights"]
 
 
 class Stored:
@@ -32,6 +32,7 @@ class Stored:
         self._buffers = _registries(modules)
         self._known: list[int] | None = None
         self._attributes: dict[int, set[int]] = {}
+        self._weights_move = False
         self._storages: set[int] = set()
         self._is_current = False
         self.look_again(modules)
@@ -46,11 +47,23 @@ class Stored:
         self._is_current = False
 
     def holds(self, tensor: torch.Tensor) -> bool:
-        """Say whether ``tensor``, which is no parameter, is in the memory of something that is kept."""
+        """Say whether ``tensor`` is in the memory of something that is kept, and may be written.
+
+        Parameters are not, as long as no forward was seen to write one.
+        """
         if not self._is_current:
             self._is_current = True
             self._follow_buffers()
-        return storage_id(tensor) in self._storages and not isinstance(tensor, nn.Parameter)
+        if isinstance(tensor, nn.Parameter) and not self._weights_move:
+            return False
+        return storage_id(tensor) in self._storages
+
+    def add_weights(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Let parameters count as well: a forward writes them."""
+        self._weights_move = True
+        with no_torch_function():
+            self._attributes[id(self)] = {storage_id(parameter) for parameter in parameters}
+        self._known, self._is_current = None, False
 
     def _follow_buffers(self) -> None:
         # Plain identities, for this is done in each forward; nothing is kept alive by them.
@@ -76,3 +89,31 @@ def _registries(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
     """Return where buffers are registered that may be handed out, by modules that are not torch's."""
     found = (m._buffers for m in modules if not type(m).__module__.startswith("torch."))
     return [registry for registry in found if registry]
+
+
+class Weights:
+    """Whether one forward writes parameters, or gives them other memory.
+
+    One that does so for a while, and puts them back at its end, must not end early.
+
+    Args:
+        parameters: of the model.
+
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self._before = self._marks()
+
+    @property
+    def moved(self) -> bool:
+        """Whether it happened since this was made."""
+        return self._before != self._marks()
+
+    def _marks(self) -> list[Any]:
+        with no_torch_function():
+            return list(map(_mark, self.parameters))
+
+
+def _mark(parameter: nn.Parameter) -> Any:
+    return parameter.dtype if parameter.is_inference() else (parameter._version, parameter.dtype)

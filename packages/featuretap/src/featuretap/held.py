@@ -6,12 +6,12 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-__all__ = ["attributes", "is_opened", "items_of", "rewinder", "tensors_in"]
+__all__ = ["Rewinder", "attributes", "is_opened", "items_of", "rewinder", "tensors_in"]
 
 # How deep containers and objects are looked into: a helper object with a cache in a dict.
 _DEPTH = 3
@@ -61,23 +61,110 @@ def _tensors(value: Any, depth: int) -> Iterator[torch.Tensor]:
             yield from _tensors(item, depth - 1)
 
 
-def rewinder(value: Any) -> Callable[[], object] | None:
-    """Return what puts a random generator back to its state of now; ``None`` if it is none."""
+class Rewinder(NamedTuple):
+    """Something that moves when it is used, as it was.
+
+    Attributes:
+        name: what to call it in a message.
+        state: returns its state of now, to be compared.
+        kept: its state when this was made.
+        put: takes it back to a state.
+
+    """
+
+    name: str
+    state: Callable[[], Any]
+    kept: Any
+    put: Callable[[Any], object]
+
+    def moved(self) -> bool:
+        """Say whether it was used since."""
+        return not _equal(self.state(), self.kept)
+
+    def rewind(self) -> None:
+        """Take it back to where it was."""
+        if self.moved():
+            self.put(self.kept)
+
+
+def rewinder(value: Any) -> Rewinder | None:
+    """Return how to compare and put back what moves when it is used; ``None`` for anything else.
+
+    Random generators, NumPy arrays, iterators, and objects that have slots.
+    """
     if isinstance(value, torch.Generator):
-        seen = value.get_state()
-        return lambda: value.set_state(seen)
+        return _rewinder("a torch.Generator of its own", value.get_state, value.set_state)
     if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
-        state = value.getstate()
-        return lambda: value.setstate(state)
-    numpy: Any = sys.modules.get("numpy.random")
-    if numpy is None:
-        return None
-    if isinstance(value, numpy.RandomState):
-        legacy = value.get_state(legacy=False)
-        return lambda: value.set_state(legacy)
-    if isinstance(value, numpy.Generator):
-        value = value.bit_generator
-    if isinstance(value, numpy.BitGenerator):
-        drawn, bits = value.state, value
-        return lambda: setattr(bits, "state", drawn)
+        return _rewinder("random numbers of its own", value.getstate, value.setstate)
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray):
+        return _array(value)
+    if numpy is not None and (found := _numpy_generator(numpy, value)) is not None:
+        return found
+    if isinstance(value, Iterator) and not hasattr(value, "__dict__"):
+        # Nothing can take it back, but a count can be seen to have moved.
+        return _rewinder("an iterator that it keeps", lambda: repr(value), lambda _: None)
+    slots = [name for kind in type(value).__mro__ for name in _slots_of(kind)]
+    if slots and not isinstance(value, (nn.Module, type)) and not hasattr(value, "__dict__"):
+        return _slotted(value, slots)
     return None
+
+
+def _rewinder(name: str, state: Callable[[], Any], put: Callable[[Any], object]) -> Rewinder:
+    return Rewinder(name, state, state(), put)
+
+
+def _numpy_generator(numpy: Any, value: Any) -> Rewinder | None:
+    name = "random numbers of NumPy's of its own"
+    if isinstance(value, numpy.random.RandomState):
+        return _rewinder(name, lambda: value.get_state(legacy=False), value.set_state)
+    if isinstance(value, numpy.random.Generator):
+        value = value.bit_generator
+    if isinstance(value, numpy.random.BitGenerator):
+        bits = value
+        return _rewinder(name, lambda: bits.state, lambda kept: setattr(bits, "state", kept))
+    return None
+
+
+def _array(value: Any) -> Rewinder | None:
+    if not value.flags.writeable:
+        return None
+    return _rewinder(
+        "an array that it keeps", value.copy, lambda kept: value.__setitem__(..., kept)
+    )
+
+
+def _slots_of(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ()) if kind.__module__ != "builtins" else ()
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _slotted(value: Any, slots: list[str]) -> Rewinder:
+    def state() -> dict[str, Any]:
+        return {name: getattr(value, name) for name in slots if hasattr(value, name)}
+
+    def put(kept: dict[str, Any]) -> None:
+        for name in slots:
+            if name in kept:
+                setattr(value, name, kept[name])
+            elif hasattr(value, name):
+                delattr(value, name)
+
+    return _rewinder("an object that it keeps", state, put)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Compare two states, which may hold tensors and arrays; an object is equal to itself alone."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, torch.Tensor):
+        return a.dtype == torch.uint8 and torch.equal(a, b)
+    if hasattr(a, "tobytes"):
+        return bool(a.dtype != object and a.tobytes() == b.tobytes())
+    return type(a) in _SIMPLE and bool(a == b)

@@ -25,7 +25,7 @@ from .operations import name_of
 if TYPE_CHECKING:
     from .tracing import FeatureTracer
 
-__all__ = ["GENERATOR", "RealTensors"]
+__all__ = ["ASSIGNED", "GENERATOR", "RealTensors"]
 
 _LOOKS_AT_VALUE = frozenset(
     "item tolist numpy __array__ __bool__ __int__ __float__ __index__ __complex__ "
@@ -33,6 +33,7 @@ _LOOKS_AT_VALUE = frozenset(
 )
 
 GENERATOR = "the forward draws from a torch.Generator of its own, which a graph cannot hold"
+ASSIGNED = "assignment to an attribute of a tensor cannot be recorded"
 _KINDS = (torch.dtype, torch.device)
 
 
@@ -87,7 +88,7 @@ class RealTensors:
         if contains(torch.Generator, args, kwargs):
             raise self._tracer.refusal(GENERATOR)
         if name == "__set__":
-            raise self._tracer.refusal("assignment to an attribute of a tensor cannot be recorded")
+            raise self._tracer.refusal(ASSIGNED)
         if volatile and name in _LOOKS_AT_VALUE:
             raise self._tracer.refusal(
                 f"{name}() looks at the value of a buffer, a parameter or a random number, "

@@ -15,17 +15,21 @@ import functools
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import _compat
+from .content import is_own_hook
+from .facts import facts_of, written_arguments
 from .faithful import contains
-from .untouched import is_own_hook
 
-__all__ = ["called_by_model", "refused_functions", "why_not_look_into"]
+__all__ = ["called_by_model", "refused_functions", "why_not_look_into", "why_not_record"]
 
 _CATCHES = frozenset({"CHECK_EXC_MATCH", "JUMP_IF_NOT_EXC_MATCH"})
 
@@ -35,6 +39,8 @@ _CHOOSES = "the forward chooses kernels ({}), which would not be chosen again"
 _HOOKS = (
     "the forward enters hooks for tensors that are saved for backward, which a graph would lose"
 )
+_MODE = "the forward enters a mode of its own, which would see stand-ins now and nothing later"
+_CACHED = "the forward caches parametrizations, which a graph would compute at each use"
 _STATE = {
     "is_grad_enabled": _ASKS,
     "is_inference_mode_enabled": _ASKS,
@@ -45,6 +51,10 @@ _STATE = {
     "fork_rng": _SETS,
     "set_default_dtype": _SETS,
 }
+_ENTERED = (
+    (torch.autograd.graph.saved_tensors_hooks, "__enter__", _HOOKS),
+    (parametrize, "cached", _CACHED),
+)
 _OURS = ("torch", "featuretap")
 
 Refuse = Callable[[str], Exception]
@@ -67,9 +77,11 @@ def refused_functions(refuse: Refuse) -> Iterator[None]:
 
     try:
         patch(torch.autograd.Function, "apply", _apply(refuse))
-        hooks = torch.autograd.graph.saved_tensors_hooks
-        enter = vars(hooks)["__enter__"]
-        patch(hooks, "__enter__", _refused(enter, _HOOKS, refuse, thread, called_by_model))
+        for owner, name, reason in _ENTERED:
+            entered = vars(owner)[name]
+            patch(owner, name, _refused(entered, reason, refuse, thread, called_by_model))
+        for mode in (TorchFunctionMode, TorchDispatchMode):
+            patch(mode, "__enter__", _own_mode(vars(mode)["__enter__"], refuse, thread))
         for name in _compat.settings_of_kernels():
             setter = getattr(torch._C, name)
             patch(torch._C, name, _refused(setter, _CHOOSES, refuse, thread, lambda _: True))
@@ -98,6 +110,51 @@ def why_not_look_into(module: nn.Module) -> str | None:
     return None
 
 
+_NOT_OF_A_GRAPH = {
+    "backward": "the forward calls backward(), which a graph would not do",
+    "numpy": "the forward leaves torch for NumPy, where a graph does not follow",
+}
+
+
+def why_not_record(
+    kind: str,
+    target: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    parameters: Container[Any],
+) -> str | None:
+    """Name the reason why an operation must not become a node, if there is one.
+
+    Args:
+        kind: the kind of node.
+        target: what would be called.
+        args: its arguments, as nodes.
+        kwargs: its arguments by keyword.
+        parameters: where the parameters of the model are, as a ``get_attr`` node has it.
+
+    """
+    if kind not in ("call_function", "call_method"):
+        return None
+    if kind == "call_method" and target in _NOT_OF_A_GRAPH:
+        return _NOT_OF_A_GRAPH[target]
+    if not facts_of(target).writes and "out" not in kwargs:
+        return None
+    for written in written_arguments(target, args, kwargs):
+        if _source(written) in parameters:
+            if target == "requires_grad_":
+                return "the forward freezes or unfreezes what the model keeps"
+            return "the forward writes a parameter, and an early end would leave it half-way"
+    return None
+
+
+def _source(value: Any) -> Any:
+    """Return where the tensor is kept that ``value`` is or is a view of, if it is kept anywhere."""
+    while isinstance(value, fx.Node) and value.op != "get_attr":
+        shares = value.op.startswith("call_f") or value.op == "call_method"
+        value = value.args[0] if shares and facts_of(value.target).shares and value.args else None
+    return value.target if isinstance(value, fx.Node) else None
+
+
 @functools.cache
 def _catches_exceptions(code: types.CodeType | None) -> bool:
     return code is not None and any(
@@ -116,6 +173,16 @@ def _apply(refuse: Refuse) -> classmethod[Any, ..., Any]:
         return original.__get__(None, cls)(*args, **kwargs)
 
     return classmethod(apply)
+
+
+def _own_mode(enter: Callable[..., Any], refuse: Refuse, thread: int) -> Callable[..., Any]:
+    def entered(mode: Any) -> Any:
+        is_ours = type(mode).__module__.partition(".")[0] in _OURS
+        if threading.get_ident() == thread and not is_ours:
+            raise refuse(_MODE)
+        return enter(mode)
+
+    return entered
 
 
 def _refused(

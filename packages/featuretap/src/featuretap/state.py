@@ -1,13 +1,16 @@
 """Whether what a forward changed is state: something that its next call would read.
 
-Read off the bytecode of the forward itself; nothing is run.
+Read off the bytecode of the forward, and of the methods and functions that it calls by name;
+nothing is run.
 """
 
 from __future__ import annotations
 
 import dis
+import functools
 import types
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,39 +18,75 @@ from torch import fx
 
 from .held import items_of
 
-__all__ = ["is_of_this_call", "is_state", "only_fills", "was_filled"]
+__all__ = ["may_read", "moved_attribute", "moved_content", "moved_in_object"]
 
-_NUMBERS = frozenset({bool, int, float, str})
-_FILL = frozenset({"append", "appendleft", "extend"})
+_NUMBERS = frozenset({bool, int, float, complex, str})
+_COUNTED = _NUMBERS | {type(None)}
+_FILL = frozenset({"append", "appendleft", "extend", "add"})
+_MISSING = object()
 
 
-def is_state(code: types.CodeType | None, name: str, before: Any, now: Any) -> bool:
+def moved_attribute(kind: type, name: str, before: Any, now: Any) -> bool:
     """Say whether an attribute that was set to something else carries it to the next call.
 
     Args:
-        code: of the forward; ``None`` if there is none to look at.
+        kind: the class whose forward set it.
         name: of the attribute.
-        before: its value before the forward ran.
+        before: its value before the forward ran; ``None`` if it had none.
         now: its value afterwards.
 
     """
     if isinstance(now, (torch.Tensor, fx.Proxy)):
-        return code is None or any(_loads(i, name) for i in dis.get_instructions(code))
-    is_counted = type(before) in _NUMBERS and type(now) in _NUMBERS and before != now
-    return is_counted and _reads_before_setting(code, name)
+        return bool(_reads_first(kind, name)) and not _is_on_device(name, now)
+    if type(now) in _NUMBERS and type(before) in _COUNTED and before != now:
+        return _reads_first(kind, name) is not False
+    return False
 
 
-def was_filled(container: Any, before: Any) -> bool:
-    """Say whether something of this call was put into a container, or a sequence got another length.
+def moved_in_object(kind: type, name: str, before: Any, now: Any) -> bool:
+    """Say the same of an attribute of an object that the module keeps."""
+    if isinstance(now, (torch.Tensor, fx.Proxy)):
+        return isinstance(before, torch.Tensor) or _is_of_this_call(now)
+    return moved_attribute(kind, name, before, now)
 
-    What is made of parameters alone is the same in the next call: a cache of that is no state.
+
+def moved_content(kind: type, name: str, container: Any, before: Any) -> bool:
+    """Say whether a container carries something to the next call.
+
+    What is made of parameters alone and put where nothing was is the same in the next call: a cache
+    of that is no state.
+
+    Args:
+        kind: the class whose forward filled it.
+        name: of the attribute that holds the container; ``""`` if it is inside another.
+        container: as it is now.
+        before: what it held before the forward ran.
+
     """
-    if isinstance(container, (list, deque)) and len(container) != len(before):
-        return True
-    return bool(container) and any(map(is_of_this_call, items_of(container)))
+    if isinstance(container, dict):
+        kept = [before.get(key, _MISSING) for key in container]
+        moved = bool(before.keys() - container.keys()) or _any_moved(container.values(), kept)
+    elif isinstance(container, (list, deque)):
+        moved = len(container) != len(before) or _any_moved(items_of(container), before)
+    else:
+        moved = container != before
+    return moved and not (name and _only_fills(kind, name))
 
 
-def is_of_this_call(value: Any) -> bool:
+def _any_moved(items: Any, before: Any) -> bool:
+    earlier = {id(item) for item in before}
+    for now, kept in zip(list(items), before, strict=True):
+        if now is kept:
+            continue
+        if isinstance(now, (torch.Tensor, fx.Proxy)):
+            if isinstance(kept, torch.Tensor) or id(now) in earlier or _is_of_this_call(now):
+                return True
+        elif kept is not _MISSING or type(now) in _NUMBERS or _is_of_this_call(now):
+            return True
+    return False
+
+
+def _is_of_this_call(value: Any) -> bool:
     """Say whether ``value`` is a stand-in for something that depends on the arguments of the call."""
     waiting = [value.node] if isinstance(value, fx.Proxy) else []
     seen = set(waiting)
@@ -60,18 +99,54 @@ def is_of_this_call(value: Any) -> bool:
     return False
 
 
-def only_fills(code: types.CodeType | None, name: str) -> bool:
-    """Say whether all that ``code`` does with the attribute ``name`` is to put something into it.
+def _is_on_device(name: str, value: Any) -> bool:
+    """Say whether ``value`` is what was there before, on the device of the input: ``x.to(y.device)``."""
+    if not isinstance(value, fx.Proxy) or value.node.target != "to":
+        return False
+    source, *others = [*value.node.args, *value.node.kwargs.values()]
+    if not isinstance(source, fx.Node) or source.op != "get_attr":
+        return False
+    return str(source.target).rpartition(".")[2] == name and all(
+        isinstance(other, fx.Node) and other.args[1:] == ("device",) for other in others
+    )
 
-    That is ``self.log.append(x)``, or ``self.seen["key"] = x``.
+
+# -- bytecode ----------------------------------------------------------------------------------------
+
+
+def may_read(kind: type, name: str) -> bool:
+    """Say whether the forward of ``kind``, or what it calls by name, mentions the attribute ``name``."""
+    code = _instructions(kind)
+    return not code or any(_reads(instruction, name) for instruction in code)
+
+
+def _reads_first(kind: type, name: str) -> bool | None:
+    """Say whether the attribute is read where it was not set: ``self.n += 1``; ``None`` if never named."""
+    for instruction in _instructions(kind):
+        if _reads(instruction, name):
+            return True
+        if instruction.argval == name and instruction.opname == "STORE_ATTR":
+            return False
+    return None
+
+
+def _only_fills(kind: type, name: str) -> bool:
+    """Say whether nothing of an earlier call is read from the container that is the attribute ``name``.
+
+    All that is done with it is ``self.log.append(x)`` or ``self.seen["key"] = x``, or the first is
+    ``self.log.clear()``.
     """
-    instructions = list(dis.get_instructions(code)) if code is not None else []
-    uses = [index for index, found in enumerate(instructions) if _loads(found, name)]
-    return bool(uses) and all(_is_filled(instructions[index + 1 : index + 3]) for index in uses)
+    code = _instructions(kind)
+    uses = [index for index, found in enumerate(code) if _reads(found, name)]
+    if not uses:
+        return False
+    if code[uses[0] + 1].argval == "clear":
+        return True
+    return all(_is_filled([*code[index + 1 : index + 3], None, None]) for index in uses)
 
 
-def _is_filled(following: list[dis.Instruction]) -> bool:
-    key, store = [*following, None, None][:2]
+def _is_filled(following: list[dis.Instruction | None]) -> bool:
+    key, store = following[:2]
     if key is None or store is None:
         return False
     if key.argval in _FILL and ("METHOD" in key.opname or "ATTR" in key.opname):
@@ -79,15 +154,44 @@ def _is_filled(following: list[dis.Instruction]) -> bool:
     return key.opname.startswith("LOAD_") and store.opname == "STORE_SUBSCR"
 
 
-def _loads(instruction: dis.Instruction, name: str) -> bool:
-    is_attribute = "ATTR" in instruction.opname or "METHOD" in instruction.opname
-    is_set = instruction.opname.startswith(("STORE", "DELETE"))
-    return is_attribute and instruction.argval == name and not is_set
+def _reads(instruction: dis.Instruction, name: str) -> bool:
+    """Say whether an instruction names the attribute, not to set it; as a string it may be asked for."""
+    if instruction.argval != name:
+        return False
+    operation = instruction.opname
+    is_named = "ATTR" in operation or "METHOD" in operation
+    return (is_named and operation != "STORE_ATTR") or operation.startswith("LOAD_CONST")
 
 
-def _reads_before_setting(code: types.CodeType | None, name: str) -> bool:
-    """Say whether ``code`` reads the attribute where it has not set it: ``self.n += 1``."""
-    for instruction in dis.get_instructions(code) if code is not None else ():
-        if instruction.argval == name and "ATTR" in instruction.opname:
-            return _loads(instruction, name)
-    return False
+@functools.lru_cache(maxsize=1024)
+def _instructions(kind: type) -> tuple[dis.Instruction, ...]:
+    """Return the instructions of the forward, those of what it calls by name where they are called."""
+    return tuple(_inlined(kind, getattr(kind, "forward", None), set()))
+
+
+def _inlined(kind: type, function: Any, seen: set[types.CodeType]) -> Iterator[dis.Instruction]:
+    if isinstance(function, types.FunctionType):
+        yield from _inlined_code(kind, function.__code__, function.__globals__, seen)
+
+
+def _inlined_code(
+    kind: type, code: types.CodeType, names: dict[str, Any], seen: set[types.CodeType]
+) -> Iterator[dis.Instruction]:
+    if code in seen:
+        return
+    seen.add(code)
+    for instruction in dis.get_instructions(code):
+        yield instruction
+        value = instruction.argval
+        if isinstance(value, types.CodeType):
+            yield from _inlined_code(kind, value, names, seen)
+        elif not isinstance(value, str):
+            continue
+        elif instruction.opname == "LOAD_GLOBAL":
+            function = names.get(value)
+            if not str(getattr(function, "__module__", "")).startswith("torch."):
+                yield from _inlined(kind, function, seen)
+        elif "ATTR" in instruction.opname or "METHOD" in instruction.opname:
+            for base in kind.__mro__[:-1]:
+                found = vars(base).get(value) if base is not torch.nn.Module else None
+                yield from _inlined(kind, getattr(found, "fget", found), seen)

@@ -34,9 +34,9 @@ from .messages import explain_failure, failure_location, untraceable
 from .modules import LeafRule, ModuleTree
 from .placeholders import root_arguments
 from .proxies import FeatureProxy
-from .real_tensors import GENERATOR, RealTensors
+from .real_tensors import ASSIGNED, GENERATOR, RealTensors
 from .recording import ModuleCall, Recording
-from .refused import refused_functions, why_not_look_into
+from .refused import refused_functions, why_not_look_into, why_not_record
 from .regions import Region, RegionWatch
 from .structures import freeze
 from .surroundings import Surroundings
@@ -51,11 +51,6 @@ _ONE_TRACE = threading.RLock()
 
 _ATTEMPTS = 3
 _LITERALS = frozenset({type(None), bool, int, float, str})
-
-_NOT_OF_A_GRAPH = {
-    "backward": "the forward calls backward(), which a graph would not do",
-    "numpy": "the forward leaves torch for NumPy, where a graph does not follow",
-}
 
 
 class FeatureTracer(fx.Tracer):
@@ -139,6 +134,7 @@ class FeatureTracer(fx.Tracer):
         self._module_stack: OrderedDict[str, tuple[str, type]] = OrderedDict()
         self._regions = RegionWatch()
         self._replayed_regions: tuple[Region, ...] = ()
+        self._hooks_of_every_module = tuple(map(set, _compat.hooks_of_every_module()))
         self._saved = SavedTensors()
         self._swallowed: Exception | None = None
         self.recording = Recording(tree)
@@ -184,15 +180,31 @@ class FeatureTracer(fx.Tracer):
         self._module_stack[f"{path}@{len(self.recording.events)}"] = (path, type(m))
         try:
             if path and self.is_leaf_module(m, path):
-                changed = self._guard.model.changed_attribute(m)
-                if changed:
-                    raise self.refusal(
-                        f"the forward sets .{changed} of {path!r}, which a graph would not set again"
-                    )
+                self._check_leaf(m, path)
                 return self.create_proxy("call_module", path, args, kwargs)
             return self._look_into(m, path, forward, args, kwargs)
         finally:
             self._module_stack = stack
+
+    def _check_leaf(self, module: nn.Module, path: str) -> None:
+        """Refuse a call that would be another one in the graph."""
+        changed = self._guard.model.changed_attribute(module)
+        if changed:
+            raise self.refusal(
+                f"the forward sets .{changed} of {path!r}, which a graph would not set again"
+            )
+        if self._forget_new_hooks():
+            raise self.refusal(
+                "the forward registers hooks for every module, which a graph would not do again"
+            )
+
+    def _forget_new_hooks(self) -> bool:
+        """Take out hooks that were registered for every module since the trace began."""
+        registries = zip(_compat.hooks_of_every_module(), self._hooks_of_every_module, strict=True)
+        new = [(now, key) for now, before in registries for key in now if key not in before]
+        for registry, key in new:
+            del registry[key]
+        return bool(new)
 
     def _look_into(
         self,
@@ -280,10 +292,9 @@ class FeatureTracer(fx.Tracer):
         type_expr: Any = None,
     ) -> fx.Node:
         """Append a node that remembers where it was made."""
-        if kind == "call_method" and target in _NOT_OF_A_GRAPH:
-            raise self.refusal(_NOT_OF_A_GRAPH[target])
-        if target == "requires_grad_" and kind == "call_method" and args[0].op == "get_attr":
-            raise self.refusal("the forward freezes or unfreezes what the model keeps")
+        reason = why_not_record(kind, target, args, kwargs, self._tree.parameters)
+        if reason is not None:
+            raise self.refusal(reason)
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         meta = node.meta
         meta["nn_module_stack"] = self._module_stack
@@ -308,6 +319,8 @@ class FeatureTracer(fx.Tracer):
 
     def record_function(self, func: Callable[..., Any], args: Any, kwargs: Any) -> fx.Proxy:
         """Record a torch function or method called with a Proxy."""
+        if func.__name__ == "__set__":
+            raise self.refusal(ASSIGNED)
         if _compat.is_method(func):
             return self.create_proxy("call_method", func.__name__, args, kwargs)
         return self.create_proxy("call_function", func, args, kwargs)
