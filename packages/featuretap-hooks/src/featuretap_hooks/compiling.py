@@ -40,7 +40,7 @@ class Program:
 
     Attributes:
         keys: node name -> output keys.
-        outputs: paths of modules.
+        outputs: path of a module -> number of a call of it -> node name.
         wanted: scope and number -> node name.
         inputs: node name -> index and name of an argument.
         stop: whether the forward ends when everything is there.
@@ -50,7 +50,7 @@ class Program:
     """
 
     keys: Mapping[str, list[str]] = field(default_factory=dict)
-    outputs: tuple[str, ...] = ()
+    outputs: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     wanted: dict[tuple[str, int], str] = field(default_factory=dict)
     inputs: dict[str, tuple[int, str]] = field(default_factory=dict)
     stop: bool = True
@@ -67,17 +67,24 @@ class State:
 
     def __init__(self, program: Program, *, stop: bool) -> None:
         self.values: dict[str, Any] = {}
-        self.left = len(program.outputs) + len(program.wanted) + len(program.inputs)
+        self.left = len(program.wanted) + len(program.inputs)
+        for names in program.outputs.values():
+            self.left += len(names)
         self.stop = stop
         self.outputs = program.outputs
         self.retained = program.retained
+        self.calls: dict[str, int] = {}
         self.scopes: list[str] = []
         self.seen: dict[str, int] = {}
 
     def wanted_output(self, path: str, value: Any) -> None:
         """Keep what a module returned, if it is wanted in this mode."""
-        if path in self.outputs:
-            self.take(path, value)
+        if path not in self.outputs:
+            return
+        number = self.calls.get(path, 0)
+        self.calls[path] = number + 1
+        if number in self.outputs[path]:
+            self.take(self.outputs[path][number], value)
 
     def take(self, name: str, value: Any) -> None:
         """Keep a value: a copy, unless nothing can write it any more."""

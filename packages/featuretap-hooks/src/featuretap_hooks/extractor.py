@@ -14,7 +14,7 @@ from featuretap import NodeNotReachedError
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree
 
-from ._compat import any_sharded, call_uncompiled, is_compiling
+from ._compat import any_sharded, call_uncompiled, is_compiling, set_dynamo_callback
 from .captures import Captures, Stop
 from .compiling import Holder, run_compiled
 from .example import watch_example
@@ -141,8 +141,13 @@ class HooksExtractor(nn.Module):
         mode = self._mode
         if active_recorder() is not None:
             return self._run(mode, args, kwargs)
-        with PutBack(self._plans[mode], self._found):
-            return self._run(mode, args, kwargs)
+        # Where dynamo could not compile this, it must not try to compile what is called from here.
+        callback = set_dynamo_callback(None)
+        try:
+            with PutBack(self._plans[mode], self._found):
+                return self._run(mode, args, kwargs)
+        finally:
+            set_dynamo_callback(callback)
 
     def _run(self, mode: str, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         plan = self._plans[mode]

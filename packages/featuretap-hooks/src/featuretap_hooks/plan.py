@@ -123,24 +123,30 @@ class Watch:
         retained: Iterable[str] = (),
     ) -> Program:
         """Say the same to dynamo."""
-        operations = [name for name in self.names if name not in {*self.outputs, *self.inputs}]
-        if operations and calls is None:
+        others = [name for name in self.names if name not in {*self.outputs, *self.inputs}]
+        if others and calls is None:
             return Program(
                 problem="torch.compile needs to know where the requested operations are: call the "
                 "extractor once before, or pass example_args to create_feature_extractor"
             )
-        places = calls.places if calls else {}
-        lost = [name for name in operations if name not in places]
-        if lost:
-            return Program(
-                problem=f"{', '.join(map(repr, lost))} cannot be compiled: only operations that return "
-                "tensors, inputs, and outputs of modules can; backend='fx' may serve it"
-            )
+        outputs = {path: {0: path} for path in self.outputs}
+        operations: dict[tuple[str, int], str] = {}
+        for name in others if calls else ():
+            if name in calls.outputs:
+                path, number = calls.outputs[name]
+                outputs.setdefault(path, {})[number] = name
+            elif name in calls.places:
+                operations[calls.places[name]] = name
+            else:
+                return Program(
+                    problem=f"{name!r} cannot be compiled: only operations that return tensors, inputs, "
+                    "and outputs of modules can; backend='fx' may serve it"
+                )
         arguments = list(tree.signature.parameters)
         return Program(
             keys,
-            self.outputs,
-            {places[name]: name for name in operations},
+            outputs,
+            operations,
             {name: (arguments.index(given), given) for name, given in self.inputs.items()},
             stop,
             tuple(retained),

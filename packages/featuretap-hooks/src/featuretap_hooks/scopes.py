@@ -57,6 +57,7 @@ class Calls:
         started: path of a module -> how many values were there when it was first called.
         foreign: scopes that cannot be recorded alone (see :class:`.dependents.Dependents`).
         places: where operations were, for compiled code.
+        outputs: name of what a call returned -> path of the module, and how many calls were before it.
         constants: the plain arguments of operations.
 
     """
@@ -67,10 +68,16 @@ class Calls:
         self.started: dict[str, int] = {}
         self.foreign: set[str] = set()
         self.places: Places = {}
+        self.outputs: dict[str, tuple[str, int]] = {}
+        self._counts: dict[str, int] = {}
         self.constants: dict[str, tuple[str, ...]] = {}
 
-    def add(self, path: str, scope: str | None) -> None:
-        """Note that the module at ``path`` is called by the forward of ``scope``."""
+    def add(self, path: str, scope: str | None, name: str | None) -> None:
+        """Note that the forward of ``scope`` calls the module at ``path``, which will return ``name``."""
+        number = self._counts.get(path, 0)
+        self._counts[path] = number + 1
+        if name is not None:
+            self.outputs[name] = (path, number)
         if path not in self.started:
             self.started[path] = self.count() if self.count else 0
         if scope is not None:
@@ -143,7 +150,9 @@ class Scopes:
         else:
             name = recorder.enter_call(path)
         if self.calls is not None:
-            self.calls.add(path, outer.scope if outer else None)
+            # Compiled code counts returns: of a module that calls itself they come in another order.
+            is_nested = any(entry.module is module for entry in self.opened)
+            self.calls.add(path, outer.scope if outer else None, None if is_nested else name)
         scope = None if is_leaf or (outer is not None and outer.scope is None) else path
         self.opened.append(_Open(module, name, scope, is_leaf_call))
         recorder.enter_scope(module, scope)
@@ -210,9 +219,9 @@ class _LeafCall(_Call):
         recorder, opened = scopes.recorder, scopes.opened
         if functorch_level() != recorder.level or (opened and opened[-1].scope is None):
             return super().call(module, forward, args, kwargs)
-        if scopes.calls is not None:
-            scopes.calls.add(self._path, opened[-1].scope if opened else None)
         name = recorder.enter_leaf(self._path, args, kwargs)
+        if scopes.calls is not None:
+            scopes.calls.add(self._path, opened[-1].scope if opened else None, name)
         if recorder.has_tracked:
             args, kwargs = plain(args), plain(kwargs)
         is_on = scopes.is_on and pop_mode(recorder)

@@ -1,4 +1,4 @@
-"""What a forward may switch for its whole thread or process: gradients, autocast, the default dtype."""
+"""What a forward may switch for its thread or process: gradients, autocast, the default dtype, hooks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from . import _compat
 
-__all__ = ["Ambient", "GradientFlags"]
+__all__ = ["Ambient", "GradientFlags", "HooksOfEveryModule"]
 
 
 class Ambient:
@@ -40,3 +40,17 @@ class GradientFlags:
         for tensor, requires_grad in self._flags:
             if tensor.requires_grad != requires_grad and tensor.is_leaf:
                 tensor.requires_grad_(requires_grad)
+
+
+class HooksOfEveryModule:
+    """The hooks that run in the calls of all modules of the process, as they are now."""
+
+    def __init__(self) -> None:
+        self._before = [(registry, set(registry)) for registry in _compat.hooks_of_every_module()]
+
+    def forget_new(self) -> bool:
+        """Take out those that were registered since; say whether there were any."""
+        new = [(now, key) for now, before in self._before for key in now.keys() - before]
+        for registry, key in new:
+            del registry[key]
+        return bool(new)

@@ -59,6 +59,10 @@ class Pruning:
         for placeholder in self._state[1:]:
             self._storage.join(placeholder, self._state[0])
         self._effects = [self._effect(event) for event in recording.events[: self._last + 1]]
+        weights = self._written_weights()
+        if weights:
+            self._kept_by_model += weights
+            self._last = self._last_write(weights)
 
     def graphs(self, modes: Sequence[Flags], *, consume: bool) -> list[fx.Graph]:
         """Return for each mode a graph that computes the selection and ends after its last point.
@@ -99,6 +103,36 @@ class Pruning:
         for shared in effect.shares:
             self._storage.join(event, shared)
         return effect
+
+    def _written_weights(self) -> list[str]:
+        """Return the parameters that an operation before the last point writes."""
+        written = set(self._written(self._effects, 0))
+        if not written:
+            return []
+        parameters = self._recording.tree.parameters
+        return [name for name in parameters if self._storage.of(name) in written]
+
+    def _last_write(self, weights: Sequence[str]) -> int:
+        """Return where one of ``weights`` is written for the last time.
+
+        What the forward does to a parameter it may take back at its end.
+        """
+        start = self._last + 1
+        later = [self._effect(event) for event in self._recording.events[start:]]
+        self._effects += later
+        storages = set(map(self._storage.of, weights))
+        found = [start - 1]
+        for position, effect in enumerate(later, start):
+            if not storages.isdisjoint(self._written([effect], position)):
+                found.append(position)
+        return found[-1]
+
+    def _written(self, effects: Sequence[Effect], start: int) -> Iterator[Any]:
+        """Yield the storages that operations write, those of modules aside."""
+        for position, effect in enumerate(effects, start):
+            event = self._recording.events[position]
+            if effect.writes and isinstance(event, fx.Node) and event.op != "call_module":
+                yield from map(self._storage.of, filter(_has_storage, effect.writes))
 
     def _kept(self, training: Flags) -> set[fx.Node]:
         of = self._storage.of

@@ -15,7 +15,7 @@ import functools
 import sys
 import threading
 import types
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -26,7 +26,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import _compat
 from .content import is_own_hook
-from .facts import facts_of, written_arguments
 from .faithful import contains
 
 __all__ = ["called_by_model", "refused_functions", "why_not_look_into", "why_not_record"]
@@ -116,43 +115,15 @@ _NOT_OF_A_GRAPH = {
 }
 
 
-def why_not_record(
-    kind: str,
-    target: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    parameters: Container[Any],
-) -> str | None:
-    """Name the reason why an operation must not become a node, if there is one.
-
-    Args:
-        kind: the kind of node.
-        target: what would be called.
-        args: its arguments, as nodes.
-        kwargs: its arguments by keyword.
-        parameters: where the parameters of the model are, as a ``get_attr`` node has it.
-
-    """
-    if kind not in ("call_function", "call_method"):
+def why_not_record(kind: str, target: Any, args: tuple[Any, ...]) -> str | None:
+    """Name the reason why an operation must not become a node, if there is one."""
+    if kind != "call_method":
         return None
-    if kind == "call_method" and target in _NOT_OF_A_GRAPH:
+    if target in _NOT_OF_A_GRAPH:
         return _NOT_OF_A_GRAPH[target]
-    if not facts_of(target).writes and "out" not in kwargs:
-        return None
-    for written in written_arguments(target, args, kwargs):
-        if _source(written) in parameters:
-            if target == "requires_grad_":
-                return "the forward freezes or unfreezes what the model keeps"
-            return "the forward writes a parameter, and an early end would leave it half-way"
+    if target == "requires_grad_" and args[0].op == "get_attr":
+        return "the forward freezes or unfreezes what the model keeps"
     return None
-
-
-def _source(value: Any) -> Any:
-    """Return where the tensor is kept that ``value`` is or is a view of, if it is kept anywhere."""
-    while isinstance(value, fx.Node) and value.op != "get_attr":
-        shares = value.op.startswith("call_f") or value.op == "call_method"
-        value = value.args[0] if shares and facts_of(value.target).shares and value.args else None
-    return value.target if isinstance(value, fx.Node) else None
 
 
 @functools.cache

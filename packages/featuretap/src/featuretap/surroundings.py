@@ -10,6 +10,7 @@ import operator
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from types import MappingProxyType
 from typing import Any
 
 from torch import fx, nn
@@ -40,6 +41,8 @@ class Surroundings:
     def restore(self) -> None:
         """Take out every stand-in that was left since this object was made."""
         for owner, before in self._namespaces:
+            if not _changed(vars(owner), before):
+                continue
             for name, value in list(vars(owner).items()):
                 if value is not before.get(name, _ABSENT) and contains(fx.Proxy, value):
                     _put_back(owner, name, before.get(name, _ABSENT))
@@ -72,7 +75,7 @@ def _items(container: Any) -> list[Any]:
 def _changed(container: Any, before: Any) -> bool:
     if len(container) != len(before):
         return True
-    if isinstance(container, dict):
+    if isinstance(container, (dict, MappingProxyType)):
         container, before = container.values(), before.values()
     return not all(map(operator.is_, container, before))
 

@@ -18,26 +18,27 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import FrameType, ModuleType
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from . import _compat
-from .ambient import GradientFlags
+from .ambient import GradientFlags, HooksOfEveryModule
 from .errors import UntraceableModelError
 from .faithful import Guard, RealTensorMode, SavedTensors, TrainingReads
 from .messages import explain_failure, failure_location, untraceable
 from .modules import LeafRule, ModuleTree
+from .place import Place
 from .placeholders import root_arguments
 from .proxies import FeatureProxy
 from .real_tensors import ASSIGNED, GENERATOR, RealTensors
 from .recording import ModuleCall, Recording
 from .refused import refused_functions, why_not_look_into, why_not_record
-from .regions import Region, RegionWatch
+from .regions import Region
 from .structures import freeze
 from .surroundings import Surroundings
 from .untouched import Untouched
@@ -48,6 +49,10 @@ __all__ = ["FeatureTracer"]
 # fx patches ``nn.Module`` for the whole process while it traces. Two traces at once would undo
 # each other's patches in the wrong order, so there is one at a time.
 _ONE_TRACE = threading.RLock()
+
+# ``trace`` looks through all that a root module holds, for names of tensors that are known here already.
+# A function has nothing to look through; what it calls is up to ``create_args_for_root``.
+_ROOT = FunctionType((lambda: None).__code__, {})
 
 _ATTEMPTS = 3
 _LITERALS = frozenset({type(None), bool, int, float, str})
@@ -115,13 +120,13 @@ class FeatureTracer(fx.Tracer):
             stack.enter_context(torch.enable_grad())
             stack.enter_context(reads)
             stack.enter_context(refused_functions(self.refusal))
-            stack.enter_context(self._regions)
+            stack.enter_context(self._place.regions)
             stack.enter_context(patched_factories())
             stack.enter_context(patched_everywhere(self._wrapped))
             stack.enter_context(_compat.indexing_shown())
             stack.enter_context(RealTensorMode(self))
             try:
-                self.recording.graph = self.trace(tree.model)
+                self.recording.graph = self.trace(_ROOT)
             except Exception as error:
                 raise untraceable(tree.model, error) from error
             self.recording.read_training = reads.seen or self.recording.read_training
@@ -130,11 +135,8 @@ class FeatureTracer(fx.Tracer):
     def _start(self, tree: ModuleTree, concrete_args: dict[str, Any]) -> None:
         self._tree = tree
         self._concrete = concrete_args
-        self._scopes: list[str] = []
-        self._module_stack: OrderedDict[str, tuple[str, type]] = OrderedDict()
-        self._regions = RegionWatch()
-        self._replayed_regions: tuple[Region, ...] = ()
-        self._hooks_of_every_module = tuple(map(set, _compat.hooks_of_every_module()))
+        self._place = Place()
+        self._every_hook = HooksOfEveryModule()
         self._saved = SavedTensors()
         self._swallowed: Exception | None = None
         self.recording = Recording(tree)
@@ -146,6 +148,7 @@ class FeatureTracer(fx.Tracer):
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Make one placeholder for each argument, and enter the root like any other module."""
+        self.root = self._tree.model
         args, kwargs = root_arguments(self, self._tree.signature, self._concrete)
 
         def forward() -> None:
@@ -175,16 +178,14 @@ class FeatureTracer(fx.Tracer):
             raise fx.proxy.TraceError(
                 f"{type(m).__name__} was made inside forward and is no submodule of the model"
             )
-        stack = self._module_stack
-        self._module_stack = OrderedDict(stack)
-        self._module_stack[f"{path}@{len(self.recording.events)}"] = (path, type(m))
+        around = self._place.enter(path, type(m), len(self.recording.events))
         try:
             if path and self.is_leaf_module(m, path):
                 self._check_leaf(m, path)
                 return self.create_proxy("call_module", path, args, kwargs)
             return self._look_into(m, path, forward, args, kwargs)
         finally:
-            self._module_stack = stack
+            self._place.leave(around)
 
     def _check_leaf(self, module: nn.Module, path: str) -> None:
         """Refuse a call that would be another one in the graph."""
@@ -193,18 +194,10 @@ class FeatureTracer(fx.Tracer):
             raise self.refusal(
                 f"the forward sets .{changed} of {path!r}, which a graph would not set again"
             )
-        if self._forget_new_hooks():
+        if self._every_hook.forget_new():
             raise self.refusal(
                 "the forward registers hooks for every module, which a graph would not do again"
             )
-
-    def _forget_new_hooks(self) -> bool:
-        """Take out hooks that were registered for every module since the trace began."""
-        registries = zip(_compat.hooks_of_every_module(), self._hooks_of_every_module, strict=True)
-        new = [(now, key) for now, before in registries for key in now if key not in before]
-        for registry, key in new:
-            del registry[key]
-        return bool(new)
 
     def _look_into(
         self,
@@ -219,7 +212,7 @@ class FeatureTracer(fx.Tracer):
             mark = self.recording.mark()
             call = ModuleCall(path, start=len(self.recording.events))
             self.recording.events.append(call)
-            self._scopes.append(path)
+            self._place.scopes.append(path)
             try:
                 value = self._run(module, forward, args, kwargs)
                 if self._swallowed is not None:
@@ -240,7 +233,7 @@ class FeatureTracer(fx.Tracer):
                 self._real.forget(self.recording.rollback(mark))
                 self._guard.model.restore(module)
             finally:
-                self._scopes.pop()
+                self._place.scopes.pop()
         elif path == "":
             raise fx.proxy.TraceError(reason)
         self.recording.auto_leaves[path] = reason
@@ -292,16 +285,11 @@ class FeatureTracer(fx.Tracer):
         type_expr: Any = None,
     ) -> fx.Node:
         """Append a node that remembers where it was made."""
-        reason = why_not_record(kind, target, args, kwargs, self._tree.parameters)
+        reason = why_not_record(kind, target, args)
         if reason is not None:
             raise self.refusal(reason)
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
-        meta = node.meta
-        meta["nn_module_stack"] = self._module_stack
-        meta["featuretap_scope"] = self.scope_path
-        regions = self._regions.current() + self._replayed_regions
-        if regions:
-            meta["featuretap_regions"] = regions
+        self._place.note_on(node)
         if kind != "output":
             self.recording.add(node)
         return node
@@ -309,7 +297,7 @@ class FeatureTracer(fx.Tracer):
     @property
     def scope_path(self) -> str:
         """The path of the module whose forward is recorded."""
-        return self._scopes[-1] if self._scopes else ""
+        return self._place.scope
 
     def proxy(self, node: fx.Node) -> FeatureProxy:
         """Wrap ``node`` in a Proxy that knows in-place operators and assignment to items."""
@@ -331,16 +319,9 @@ class FeatureTracer(fx.Tracer):
 
     # -- what an extractor asks for when it is traced (see replay.py) --------------------------
 
-    @contextlib.contextmanager
-    def at(self, scope: str, regions: tuple[Region, ...]) -> Iterator[None]:
+    def at(self, scope: str, regions: tuple[Region, ...]) -> AbstractContextManager[None]:
         """Record as if the forward of ``scope`` ran, inside ``regions``."""
-        self._scopes.append(scope)
-        self._replayed_regions = regions
-        try:
-            yield
-        finally:
-            self._scopes.pop()
-            self._replayed_regions = ()
+        return self._place.at(scope, regions)
 
     def stored(self, tensor: torch.Tensor) -> fx.Proxy:
         """Return the stand-in of a tensor that the model holds."""
