@@ -129,14 +129,15 @@ class Watch:
                 problem="torch.compile needs to know where the requested operations are: call the "
                 "extractor once before, or pass example_args to create_feature_extractor"
             )
+        seen = calls or Calls()
         outputs = {path: {0: path} for path in self.outputs}
         operations: dict[tuple[str, int], str] = {}
-        for name in others if calls else ():
-            if name in calls.outputs:
-                path, number = calls.outputs[name]
+        for name in others:
+            if name in seen.outputs:
+                path, number = seen.outputs[name]
                 outputs.setdefault(path, {})[number] = name
-            elif name in calls.places:
-                operations[calls.places[name]] = name
+            elif name in seen.places:
+                operations[seen.places[name]] = name
             else:
                 return Program(
                     problem=f"{name!r} cannot be compiled: only operations that return tensors, inputs, "
