@@ -294,7 +294,8 @@ class HooksExtractor(nn.Module):
     def _settle(self, plan: Plan, captures: Captures, grad: bool) -> None:
         """Learn from the forward; a value that was lost in it is an error."""
         captures.compare()
-        if captures.weights_moved:
+        # A forward that ended early was found not to have written any.
+        if not captures.unproven and captures.weights_moved:
             self._found.stored.add_weights(self._found.tree.parameters.values())
             plan.retained |= captures.let_go()
         changed = self._found.modules if captures.is_first else self._found.storing

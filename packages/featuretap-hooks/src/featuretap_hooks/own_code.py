@@ -32,8 +32,8 @@ _ELSEWHERE = frozenset(
     "__deepcopy__ __repr__ __str__ __dir__ __del__".split()
 )
 _SWITCHES = frozenset(
-    "train eval requires_grad_ set_default_dtype set_grad_enabled __enter__ register_forward_hook "
-    "register_forward_pre_hook register_module_forward_hook register_module_forward_pre_hook".split()
+    "train eval half double requires_grad_ set_default_dtype set_grad_enabled __enter__ "
+    "register_forward_hook register_forward_pre_hook register_module_forward_hook register_module_forward_pre_hook".split()
 )
 _SWITCHED = frozenset("data forward requires_grad training".split())
 # Ways to change, or to look at, what a call of a module runs.

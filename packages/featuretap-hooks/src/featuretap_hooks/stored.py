@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ def _registries(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
 
 
 class Weights:
-    """Whether one forward writes parameters, or gives them other memory.
+    """Whether one forward writes parameters.
 
     One that does so for a while, and puts them back at its end, must not end early.
 
@@ -102,7 +103,7 @@ class Weights:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.parameters = list(parameters)
+        self._parameters = parameters
         self._before = self._marks()
 
     @property
@@ -112,8 +113,11 @@ class Weights:
 
     def _marks(self) -> list[Any]:
         with no_torch_function():
-            return list(map(_mark, self.parameters))
+            try:
+                return list(map(_MARK, self._parameters))
+            except RuntimeError:
+                # Parameters made in inference mode count no versions, and nobody else writes them.
+                return []
 
 
-def _mark(parameter: nn.Parameter) -> Any:
-    return parameter.dtype if parameter.is_inference() else (parameter._version, parameter.dtype)
+_MARK = attrgetter("_version")
