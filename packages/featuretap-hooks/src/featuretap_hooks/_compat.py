@@ -5,6 +5,7 @@ Each says on which torch versions it was checked.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -37,6 +38,7 @@ __all__ = [
     "is_compiled_function",
     "is_compiled_in_place",
     "is_compiling",
+    "kept_from_dynamo",
     "namespaces_of_operators",
     "no_torch_function",
     "pop_mode",
@@ -44,7 +46,6 @@ __all__ = [
     "registered_operators",
     "remove_hooks",
     "run_by_dynamo",
-    "set_dynamo_callback",
     "storage_id",
     "take_out_modes",
 ]
@@ -236,7 +237,7 @@ def remove_hooks(module: nn.Module, key: Any) -> None:
         registry.pop(key, None)
 
 
-def run_by_dynamo(function: Callable[[str], bool]) -> Callable[[str], bool]:
+def run_by_dynamo(function: Callable[..., bool]) -> Callable[..., bool]:
     """Have dynamo call ``function`` while it traces, and take what it returns for a constant.
 
     ``torch.compiler.assume_constant_result`` does the same after seconds of importing.
@@ -246,10 +247,18 @@ def run_by_dynamo(function: Callable[[str], bool]) -> Callable[[str], bool]:
     return function
 
 
-# Takes what dynamo does with each frame of this thread, and returns what it did until now: ``None`` is
-# nothing. ``torch._dynamo.disable`` does the same after seconds of importing.
-# Checked on torch 2.4.1, 2.8.0 and 2.15.0.
-set_dynamo_callback: Callable[[Any], Any] = torch._C._dynamo.eval_frame.set_eval_frame
+def kept_from_dynamo(function: Callable[..., Any], reason: str) -> Callable[..., Any]:
+    """Have dynamo break the graph before ``function``, and not look at what is called from there.
+
+    With ``fullgraph=True`` that is an error, which gives the reason since torch 2.7. Call this only
+    where dynamo is there anyway. Checked on torch 2.4.1, 2.6.0, 2.8.0 and 2.15.0.
+    """
+    import torch._dynamo
+
+    disable: Any = torch._dynamo.disable
+    takes_reason = "reason" in inspect.signature(disable).parameters
+    kept: Callable[..., Any] = disable(function, **({"reason": reason} if takes_reason else {}))
+    return kept
 
 
 def dynamo_follows_exceptions() -> bool:

@@ -23,9 +23,9 @@ from torch.overrides import TorchFunctionMode
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.structures import copy_value
 
-from ._compat import dynamo_follows_exceptions, run_by_dynamo
+from ._compat import dynamo_follows_exceptions, kept_from_dynamo, run_by_dynamo
 
-__all__ = ["Holder", "Places", "Program", "counts", "run_compiled"]
+__all__ = ["Holder", "Places", "Program", "counts", "run_compiled", "run_uncompiled"]
 
 _NUMBERS = itertools.count()
 _EXTRACTORS: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -132,8 +132,6 @@ def counts(func: Callable[..., Any], value: Any) -> bool:
 
 def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> dict[str, Any]:
     """Run the model under dynamo's eyes and return the values by name."""
-    if program.problem:
-        raise RuntimeError(program.problem)
     holder = extractor._compiled_holder
     can_stop = _install(holder.key)
     state = State(program, stop=program.stop and can_stop)
@@ -152,12 +150,32 @@ def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> di
     return state.values
 
 
+def run_uncompiled(extractor: Any, problem: str, args: Any, kwargs: Any) -> Any:
+    """Break the graph and watch the real forward; with ``fullgraph=True`` dynamo says ``problem``."""
+    holder = extractor._compiled_holder
+    _prepare_break(holder.key, problem)
+    return holder.watched(extractor, args, kwargs)
+
+
+@run_by_dynamo
+def _prepare_break(key: str, problem: str) -> bool:
+    holder = vars(_EXTRACTORS[key])["_compiled_holder"]
+    if holder.watched is None:
+        holder.watched = kept_from_dynamo(_watched, problem)
+    return True
+
+
+def _watched(extractor: Any, args: Any, kwargs: Any) -> Any:
+    return extractor._watched(args, kwargs)
+
+
 class Holder:
     """What the hooks of one extractor look at.
 
     Attributes:
         state: the values of the forward that runs, if one runs.
         handles: the hooks, once they are registered.
+        watched: runs the extractor where dynamo does not look, once that was needed.
         key: what the extractor is known by; older dynamo passes only constants to what it runs.
 
     """
@@ -165,6 +183,7 @@ class Holder:
     def __init__(self, extractor: Any) -> None:
         self.state: State | None = None
         self.handles: list[Any] = []
+        self.watched: Callable[..., Any] | None = None
         self.key = f"extractor {next(_NUMBERS)}"
         _EXTRACTORS[self.key] = extractor
 

@@ -14,12 +14,13 @@ from featuretap import NodeNotReachedError
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree
 
-from ._compat import any_sharded, call_uncompiled, is_compiling, set_dynamo_callback
+from ._compat import any_sharded, call_uncompiled, is_compiling
 from .captures import Captures, Stop
-from .compiling import Holder, run_compiled
+from .compiling import Holder, run_compiled, run_uncompiled
 from .example import watch_example
 from .fast_paths import fast_paths
 from .findings import Findings
+from .learning import learn
 from .patching import active_recorder
 from .plan import Plan
 from .prepared import Prepared
@@ -137,17 +138,15 @@ class HooksExtractor(nn.Module):
         if is_compiling():
             run = self._compiled if torch.compiler.is_dynamo_compiling() else self._exported
             return run(args, kwargs)
+        return self._watched(args, kwargs)
+
+    def _watched(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         # Another thread may switch the mode meanwhile.
         mode = self._mode
         if active_recorder() is not None:
             return self._run(mode, args, kwargs)
-        # Where dynamo could not compile this, it must not try to compile what is called from here.
-        callback = set_dynamo_callback(None)
-        try:
-            with PutBack(self._plans[mode], self._found):
-                return self._run(mode, args, kwargs)
-        finally:
-            set_dynamo_callback(callback)
+        with PutBack(self._plans[mode], self._found):
+            return self._run(mode, args, kwargs)
 
     def _run(self, mode: str, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         plan = self._plans[mode]
@@ -171,7 +170,7 @@ class HooksExtractor(nn.Module):
             known,
             stop=self._may_stop(),
             stored=stored,
-            weights=Weights(self._found.tree.parameters.values()),
+            weights=self._weights(),
             retained=plan.retained,
         )
         calls = Calls() if plan.calls is None else None
@@ -187,13 +186,24 @@ class HooksExtractor(nn.Module):
         if calls is not None and calls.started and not captures.missing:
             plan.calls = calls
             self._prepare()
-        self._settle(plan, captures, grad)
+        lost = learn(plan, captures, self._found, grad=grad)
+        if captures.is_first:
+            self._prepare()
+        if lost:
+            raise RuntimeError(
+                f"this forward overwrote {lost} in place, which no forward before it did; the value is "
+                "lost. Call the extractor again: from now on every value is copied"
+            )
         if outer is not None:
             outer.mark(captures.values)
         if captures.missing and self._missing == "error":
             in_full = outer is not None or (prepared.part and prepared.part.scopes is None)
             raise self._not_reached(captures, args, kwargs, again=not in_full)
         return captures.features(keys)
+
+    def _weights(self) -> Weights:
+        found = self._found
+        return Weights(found.tree.parameters.values(), converts=found.own_code.converts)
 
     def _not_reached(
         self, captures: Captures, args: Any, kwargs: Any, *, again: bool
@@ -213,6 +223,9 @@ class HooksExtractor(nn.Module):
     def _compiled(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         """Do the same in code that dynamo traces."""
         program = self._programs[self._mode]
+        if program.problem:
+            uncompiled: OrderedDict[str, Any] = run_uncompiled(self, program.problem, args, kwargs)
+            return uncompiled
         values = run_compiled(self, program, args, kwargs)
         features = OrderedDict()
         for name, value in values.items():
@@ -290,31 +303,6 @@ class HooksExtractor(nn.Module):
         layers = found.unwatched_layers if part.scopes is None else found.compiled_layers
         with fast_paths(layers):
             run_watched(found, captures, args, kwargs, part=part, calls=calls)
-
-    def _settle(self, plan: Plan, captures: Captures, grad: bool) -> None:
-        """Learn from the forward; a value that was lost in it is an error."""
-        captures.compare()
-        # A forward that ended early was found not to have written any.
-        if not captures.unproven and captures.weights_moved:
-            self._found.stored.add_weights(self._found.tree.parameters.values())
-            plan.retained |= captures.let_go()
-        changed = self._found.modules if captures.is_first else self._found.storing
-        if changed:
-            self._found.stored.look_again(changed)
-            plan.retained |= captures.let_go()
-        lost = captures.lost
-        known = plan.overwritten.setdefault(grad, set())
-        known |= captures.copied | captures.unproven
-        if lost or captures.exposed or self._found.own_code.writes_unseen:
-            known |= set(plan.keys or ())  # a model that is so fickle is not trusted again
-        if captures.is_first:
-            self._prepare()
-        if lost:
-            names = ", ".join(map(repr, sorted(lost)))
-            raise RuntimeError(
-                f"this forward overwrote {names} in place, which no forward before it did; the value is "
-                "lost. Call the extractor again: from now on every value is copied"
-            )
 
     def _may_stop(self) -> bool:
         # Sharded modules gather and free their parameters around each forward, which must then end.

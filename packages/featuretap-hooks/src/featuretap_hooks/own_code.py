@@ -32,10 +32,13 @@ _ELSEWHERE = frozenset(
     "__deepcopy__ __repr__ __str__ __dir__ __del__".split()
 )
 _SWITCHES = frozenset(
-    "train eval half double requires_grad_ set_default_dtype set_grad_enabled __enter__ "
-    "register_forward_hook register_forward_pre_hook register_module_forward_hook register_module_forward_pre_hook".split()
+    "train eval requires_grad_ set_default_dtype set_grad_enabled __enter__ register_forward_hook "
+    "register_forward_pre_hook register_module_forward_hook "
+    "register_module_forward_pre_hook".split()
 )
 _SWITCHED = frozenset("data forward requires_grad training".split())
+# Ways to give the parameters of a module other memory.
+_CONVERTS = frozenset("half float double bfloat16 to type apply _apply".split())
 # Ways to change, or to look at, what a call of a module runs.
 _REWIRES = frozenset(
     "__dict__ vars __getattribute__ register_forward_hook register_forward_pre_hook "
@@ -55,6 +58,7 @@ class OwnCode(NamedTuple):
         switches: whether something may be switched over for a while: a flag, a hook, the default dtype,
             an attribute that one function sets twice.
             Such a forward must not end half-way.
+        converts: whether parameters may be given another dtype.
         rewires: whether something may change what a call of a module runs, or look at it.
 
     """
@@ -63,6 +67,7 @@ class OwnCode(NamedTuple):
     setters: frozenset[type]
     stores_elsewhere: bool
     switches: bool
+    converts: bool
     rewires: bool
 
     def storing(self, modules: Iterable[nn.Module]) -> list[nn.Module]:
@@ -118,6 +123,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         frozenset(setters),
         stores_elsewhere or not names.isdisjoint(_PUTS_INTO),
         sets_back or not names.isdisjoint(_SWITCHES) or not sets.isdisjoint(_SWITCHED),
+        not names.isdisjoint(_CONVERTS),
         not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
     )
 
