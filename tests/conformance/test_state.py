@@ -154,6 +154,21 @@ def freezes_a_module_for_a_while(self, x):
     return y + 1
 
 
+def exchanges_parameters_of_a_container(self, x):
+    doubled = {name: parameter * 2 for name, parameter in self.stack.named_parameters()}
+    return torch.func.functional_call(self.stack, doubled, (x,)) * 1
+
+
+def sets_an_attribute_of_what_cannot_be_looked_into(self, x):
+    self.keeper.factor = 3
+    return self.keeper(self.lin(x)) * 1
+
+
+def sets_an_attribute_of_what_fails(self, x):
+    self.branches.factor = 3
+    return self.branches(self.lin(x)) * 1
+
+
 def doubles_by_a_hook(self, x):
     handle = self.lin.register_forward_hook(lambda module, args, value: value * 2)
     y = self.lin(x)
@@ -283,6 +298,9 @@ STATEFUL = [
     (freezes_for_a_while, "freezes or unfreezes"),
     (freezes_a_module_for_a_while, "freezes or unfreezes"),
     (exchanges_parameters, "sets ._parameters of 'lin'"),
+    (exchanges_parameters_of_a_container, "sets ._parameters of 'stack'"),
+    (sets_an_attribute_of_what_cannot_be_looked_into, "sets .factor of 'keeper'"),
+    (sets_an_attribute_of_what_fails, "sets .factor of 'branches'"),
     (doubles_by_a_hook, "sets ._forward_hooks of 'lin'"),
 ]
 
@@ -313,12 +331,22 @@ def test_V2_a_cache_of_what_is_made_of_parameters_is_recorded(extract):
     assert torch.equal(extractor(x)[""], model(x))
 
 
-@FX_ONLY
-def test_E2_V2_an_iterator_that_moves_is_refused(extract):
-    model = net(counts_iterations)
-    model.numbers = itertools.count()
-    with pytest.raises(featuretap.UntraceableModelError, match="changes an iterator that it keeps"):
-        extract(model, "")
+@pytest.mark.parametrize("numbers", [lambda: itertools.count(1), lambda: itertools.cycle([2, 3])])
+def test_E2_V2_an_iterator_moves_with_the_calls_and_not_with_the_making(extract, backend, numbers):
+    model, x = net(counts_iterations), torch.arange(12.0).reshape(3, 4)
+    model.numbers = numbers()
+    if backend == "fx":
+        with pytest.raises(featuretap.UntraceableModelError, match="changes the iterator .numbers"):
+            extract(model, "")
+    else:
+        extractor = extract(model, "", example_args=(x,))
+        twin = net(counts_iterations)
+        twin.numbers = numbers()
+        for _ in range(3):
+            assert torch.equal(extractor(x)[""], twin(x))
+        return
+    expected = numbers()
+    assert [next(model.numbers) for _ in range(3)] == [next(expected) for _ in range(3)]
 
 
 # -- no state ----------------------------------------------------------------------------------------

@@ -5,12 +5,13 @@ from __future__ import annotations
 import operator
 import types
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from .held import Rewinder, items_of, rewinder
+from .held import Rewinder, copied_iterator, items_of, rewinder
 from .state import may_read, moved_attribute, moved_content, moved_in_object
 
 __all__ = ["HookKey", "ModuleContent", "content_of", "is_own_hook"]
@@ -70,7 +71,23 @@ class ModuleContent:
             elif registry is not None:
                 self.empty.append(registry)
         for name in self.values.keys() - _STANDARD:
-            self._add(self.values[name], 0)
+            value = self.values[name]
+            if isinstance(value, Iterator):
+                self._add_iterator(name, value, may_read(type(module), name))
+            else:
+                self._add(value, 0)
+
+    def _add_iterator(self, name: str, value: Iterator[Any], is_read: bool) -> None:
+        """Let an iterator count as moved where the forward names it: most cannot be looked at."""
+        kept = copied_iterator(value)
+
+        def put(_: object) -> None:
+            if kept is not None:
+                self.current[name] = self.values[name] = copied_iterator(kept)
+
+        shown = "" if is_read else repr(value)
+        moved = Rewinder(f"the iterator .{name}", lambda: repr(self.current[name]), shown, put)
+        self.rewinders.append(moved)
 
     def _add(self, value: Any, depth: int) -> None:
         kind = type(value)

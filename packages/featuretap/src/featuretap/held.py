@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -11,7 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-__all__ = ["Rewinder", "attributes", "is_opened", "items_of", "rewinder", "tensors_in"]
+__all__ = [
+    "Rewinder",
+    "attributes",
+    "copied_iterator",
+    "is_opened",
+    "items_of",
+    "rewinder",
+    "tensors_in",
+]
 
 # How deep containers and objects are looked into: a helper object with a cache in a dict.
 _DEPTH = 3
@@ -90,7 +100,7 @@ class Rewinder(NamedTuple):
 def rewinder(value: Any) -> Rewinder | None:
     """Return how to compare and put back what moves when it is used; ``None`` for anything else.
 
-    Random generators, NumPy arrays, iterators, and objects that have slots.
+    Random generators, NumPy arrays, and objects that have slots.
     """
     if isinstance(value, torch.Generator):
         return _rewinder("a torch.Generator of its own", value.get_state, value.set_state)
@@ -101,13 +111,20 @@ def rewinder(value: Any) -> Rewinder | None:
         return _array(value)
     if numpy is not None and (found := _numpy_generator(numpy, value)) is not None:
         return found
-    if isinstance(value, Iterator) and not hasattr(value, "__dict__"):
-        # Nothing can take it back, but a count can be seen to have moved.
-        return _rewinder("an iterator that it keeps", lambda: repr(value), lambda _: None)
     slots = [name for kind in type(value).__mro__ for name in _slots_of(kind)]
     if slots and not isinstance(value, (nn.Module, type)) and not hasattr(value, "__dict__"):
         return _slotted(value, slots)
     return None
+
+
+def copied_iterator(value: Iterator[Any]) -> Iterator[Any] | None:
+    """Return an iterator that yields what ``value`` will yield; ``None`` if there can be none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # itertools, since Python 3.12
+            return copy.copy(value)
+    except TypeError:
+        return None
 
 
 def _rewinder(name: str, state: Callable[[], Any], put: Callable[[Any], object]) -> Rewinder:

@@ -6,11 +6,12 @@ nothing is run.
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import types
-from collections import deque
-from collections.abc import Iterator
+from collections import ChainMap, deque
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -171,11 +172,20 @@ def _instructions(kind: type) -> tuple[dis.Instruction, ...]:
 
 def _inlined(kind: type, function: Any, seen: set[types.CodeType]) -> Iterator[dis.Instruction]:
     if isinstance(function, types.FunctionType):
-        yield from _inlined_code(kind, function.__code__, function.__globals__, seen)
+        names = ChainMap(_closure_of(function), function.__globals__)
+        yield from _inlined_code(kind, function.__code__, names, seen)
+
+
+def _closure_of(function: types.FunctionType) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # an empty cell
+            found[name] = cell.cell_contents
+    return found
 
 
 def _inlined_code(
-    kind: type, code: types.CodeType, names: dict[str, Any], seen: set[types.CodeType]
+    kind: type, code: types.CodeType, names: Mapping[str, Any], seen: set[types.CodeType]
 ) -> Iterator[dis.Instruction]:
     if code in seen:
         return
@@ -187,7 +197,7 @@ def _inlined_code(
             yield from _inlined_code(kind, value, names, seen)
         elif not isinstance(value, str):
             continue
-        elif instruction.opname == "LOAD_GLOBAL":
+        elif instruction.opname in ("LOAD_GLOBAL", "LOAD_DEREF"):
             function = names.get(value)
             if not str(getattr(function, "__module__", "")).startswith("torch."):
                 yield from _inlined(kind, function, seen)

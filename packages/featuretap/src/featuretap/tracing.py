@@ -58,6 +58,13 @@ _ATTEMPTS = 3
 _LITERALS = frozenset({type(None), bool, int, float, str})
 
 
+class _Again(BaseException):
+    """A module is about to become a leaf that may not have been what it is when its call began.
+
+    No ``Exception``, so that no forward catches it.
+    """
+
+
 class FeatureTracer(fx.Tracer):
     """Records one forward of a module, in the mode that its ``training`` flags say.
 
@@ -81,6 +88,8 @@ class FeatureTracer(fx.Tracer):
         self._is_leaf = LeafRule(leaf_modules)
         self._thread = threading.get_ident()
         self._concrete: dict[str, Any] = {}
+        # Look at all of a module before each call of it, which costs more than the trace.
+        self._is_careful = False
 
     def record(
         self,
@@ -98,10 +107,19 @@ class FeatureTracer(fx.Tracer):
             # Another thread, or a library that is imported on first use, may draw meanwhile; only a
             # forward that does it every time is refused.
             for _ in range(_ATTEMPTS):
-                if not self._trace_once(tree, untouched, dict(concrete_args or {})):
+                if not self._trace_twice_if_needed(tree, untouched, dict(concrete_args or {})):
                     return self.recording
         reason = "the forward draws from Python's or NumPy's random numbers"
         raise UntraceableModelError(explain_failure(tree.model, "", "", reason))
+
+    def _trace_twice_if_needed(
+        self, tree: ModuleTree, untouched: Untouched, concrete_args: dict[str, Any]
+    ) -> bool:
+        try:
+            return self._trace_once(tree, untouched, concrete_args)
+        except _Again:
+            self._is_careful = True
+        return self._trace_once(tree, untouched, concrete_args)
 
     def _trace_once(
         self, tree: ModuleTree, untouched: Untouched, concrete_args: dict[str, Any]
@@ -208,6 +226,8 @@ class FeatureTracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         reason = why_not_look_into(module)
+        if self._is_careful or reason is not None:
+            self._check_leaf(module, path)
         if reason is None:
             mark = self.recording.mark()
             call = ModuleCall(path, start=len(self.recording.events))
@@ -230,6 +250,8 @@ class FeatureTracer(fx.Tracer):
                 if path == "":
                     raise
                 reason = f"{type(error).__name__}: {error} ({failure_location(error)})"
+                if not self._is_careful and self._guard.model.changed_attribute(module):
+                    raise _Again from None
                 self._real.forget(self.recording.rollback(mark))
                 self._guard.model.restore(module)
             finally:
