@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import featuretap_hooks
-from featuretap.content import is_own_hook
+from featuretap.put_back import is_own_hook
 from featuretap.undisturbed import undisturbed
 from featuretap.untouched import Untouched
 from support import identical, snapshot

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from featuretap.content import is_own_hook
+from featuretap.put_back import is_own_hook
 
 from ._compat import (
     compiled_module,

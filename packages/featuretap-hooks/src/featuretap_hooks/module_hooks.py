@@ -25,7 +25,7 @@ from typing import Any
 from torch import nn
 
 from featuretap._compat import hooks_of_every_module
-from featuretap.content import HookKey
+from featuretap.put_back import HookKey
 
 from ._compat import (
     CALLERS_OF_FORWARD,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import types
 from collections import deque
 from collections.abc import Iterator
@@ -12,27 +11,18 @@ import torch
 from torch import nn
 
 from .held import Rewinder, copied_iterator, items_of, rewinder
+from .put_back import (
+    copied,
+    restore_attributes,
+    restore_container,
+    restore_hooks,
+    same_items,
+    without_own,
+    without_own_wrappers,
+)
 from .state import may_read, moved_attribute, moved_content, moved_in_object
 
-__all__ = ["HookKey", "ModuleContent", "content_of", "is_own_hook"]
-
-
-class HookKey:
-    """What hooks of featuretap are registered under while a forward is watched.
-
-    Other threads come and go with theirs, so they are no part of a model as it was.
-    """
-
-    __slots__ = ()
-
-
-def is_own_hook(hook: object) -> bool:
-    """Say whether a forward hook, or what stands for a ``forward``, was put there by featuretap."""
-    module = getattr(hook, "__module__", None)
-    return isinstance(module, str) and module.partition(".")[0] in (
-        "featuretap",
-        "featuretap_hooks",
-    )
+__all__ = ["ModuleContent", "content_of"]
 
 
 class ModuleContent:
@@ -49,25 +39,25 @@ class ModuleContent:
 
     def __init__(self, module: nn.Module) -> None:
         self.current: dict[str, Any] = vars(module)
-        self.values: dict[str, Any] = _copied(self.current)
-        _without_own_wrappers(self.values)
+        self.values: dict[str, Any] = copied(self.current)
+        without_own_wrappers(self.values)
         self.containers: list[tuple[Any, Any]] = []
         # Most of what a module holds is empty, and needs no copy and no comparison one by one.
         self.empty: list[Any] = []
         self.objects: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.rewinders: list[Rewinder] = []
         get = self.values.get
-        self.registries = [(found, _copied(found)) for found in map(get, _REGISTRIES) if found]
+        self.registries = [(found, copied(found)) for found in map(get, _REGISTRIES) if found]
         self.hooks: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self.no_hooks: list[dict[Any, Any]] = []
         for registry in map(get, _HOOKS):
             if registry:
-                self.hooks.append((registry, _without_own(registry)))
+                self.hooks.append((registry, without_own(registry)))
             elif registry is not None:
                 self.no_hooks.append(registry)
         for registry in map(get, _OTHER_REGISTRIES):
             if registry:
-                self.containers.append((registry, _copied(registry)))
+                self.containers.append((registry, copied(registry)))
             elif registry is not None:
                 self.empty.append(registry)
         for name in self.values.keys() - _STANDARD:
@@ -94,7 +84,7 @@ class ModuleContent:
         if kind in _LEAVES:
             return
         if isinstance(value, (dict, list, set, deque)):
-            self.containers.append((value, _copied(value)))
+            self.containers.append((value, copied(value)))
             if depth < _DEPTH:
                 for item in items_of(value):
                     self._add(item, depth + 1)
@@ -104,7 +94,7 @@ class ModuleContent:
         elif (found := rewinder(value)) is not None:
             self.rewinders.append(found)
         elif depth < _DEPTH and hasattr(value, "__dict__") and not isinstance(value, _NOT_OPENED):
-            held = _copied(vars(value))
+            held = copied(vars(value))
             self.objects.append((vars(value), held))
             for item in held.values():
                 self._add(item, depth + 1)
@@ -140,13 +130,13 @@ class ModuleContent:
         if self._is_plainly_as_before():
             return ""
         for registry, kept in (*self.hooks, *((empty, {}) for empty in self.no_hooks)):
-            if not _same_items(_without_own(registry), kept):
+            if not same_items(without_own(registry), kept):
                 return _name_of(registry, module)
         for registry, kept in self.registries:
             # ``torch.func.functional_call`` exchanges what is in these.
-            if not _same_items(registry, kept):
+            if not same_items(registry, kept):
                 return _name_of(registry, module)
-        now, before = _copied(self.current), self.values
+        now, before = copied(self.current), self.values
         changed = [
             n for n in {**before, **now} if now.get(n, _MISSING) is not before.get(n, _MISSING)
         ]
@@ -158,7 +148,7 @@ class ModuleContent:
         if not held and self._is_plainly_as_before():
             return ""
         for registry, kept in self.registries:
-            if not _same_items(registry, kept):
+            if not same_items(registry, kept):
                 changed = [n for n in {**registry, **kept} if registry.get(n) is not kept.get(n)]
                 kind = _name_of(registry, module).strip("_")
                 return f"its {kind}: {', '.join(changed)}"
@@ -168,11 +158,11 @@ class ModuleContent:
             if moved_content(type(module), names[0] if names else "", container, content):
                 return "what it puts into a container"
         for current, earlier in self.objects:
-            for name, value in _copied(current).items():
+            for name, value in copied(current).items():
                 before = earlier.get(name)
                 if before is not value and moved_in_object(type(module), name, before, value):
                     return f".{name} of an object that it keeps"
-        for name, value in _copied(self.current).items():
+        for name, value in copied(self.current).items():
             before = self.values.get(name)
             if before is not value and moved_attribute(type(module), name, before, value):
                 return f".{name}"
@@ -181,27 +171,27 @@ class ModuleContent:
     def restore(self) -> None:
         """Put back what is not as it was."""
         if not self._is_plainly_as_before():
-            _restore_attributes(self.current, self.values)
+            restore_attributes(self.current, self.values)
             for registry, kept in self.registries:
-                _restore_container(registry, kept)
+                restore_container(registry, kept)
             for registry, kept in (*self.hooks, *((empty, {}) for empty in self.no_hooks)):
-                _restore_hooks(registry, kept)
+                restore_hooks(registry, kept)
         if any(self.empty):
             for container in self.empty:
                 container.clear()
         for current, values in self.objects:
-            _restore_attributes(current, values)
+            restore_attributes(current, values)
         for container, content in self.containers:
-            _restore_container(container, content)
+            restore_container(container, content)
         for found in self.rewinders:
             found.rewind()
 
     def _is_plainly_as_before(self) -> bool:
         """Say whether attributes, registries and hooks are as they were; if unsure, say no."""
-        if self.hooks or any(self.no_hooks) or not _same_items(self.current, self.values):
+        if self.hooks or any(self.no_hooks) or not same_items(self.current, self.values):
             return False
         for registry, kept in self.registries:  # noqa: SIM110 (runs for each module of each trace)
-            if not _same_items(registry, kept):
+            if not same_items(registry, kept):
                 return False
         return True
 
@@ -216,7 +206,7 @@ class _ScriptContent(ModuleContent):
         self.containers, self.empty, self.objects, self.registries = [], [], [], []
         self.no_hooks, self.rewinders = [], []
         registries = (vars(module).get(name) for name in _HOOKS)
-        self.hooks = [(found, _without_own(found)) for found in registries if found is not None]
+        self.hooks = [(found, without_own(found)) for found in registries if found is not None]
         self.module = module
         self.buffers = list(module.named_buffers(recurse=False))
         self.keep_flag()
@@ -270,8 +260,6 @@ _OTHER_REGISTRIES = tuple(
     for name, value in vars(nn.Module()).items()
     if isinstance(value, (dict, set)) and name not in (*_REGISTRIES, *_HOOKS)
 )
-# Where a call is wrapped that must see no hooks.
-_WRAPPED = ("forward", "_compiled_call_impl")
 _MISSING = object()
 _LEAVES = frozenset({type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter})
 _NOT_OPENED = (
@@ -284,82 +272,5 @@ _NOT_OPENED = (
 )
 
 
-def _same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
-    """Say whether two dicts hold the very same objects under the same keys, in the same order."""
-    if len(a) != len(b):
-        return False
-    return all(map(operator.is_, a.values(), b.values())) and list(a) == list(b)
-
-
 def _name_of(registry: dict[Any, Any], module: nn.Module) -> str:
     return next(name for name, value in vars(module).items() if value is registry)
-
-
-def _copied(container: Any) -> Any:
-    """Copy a container that another thread may be changing."""
-    while True:
-        try:
-            return container.copy()
-        except RuntimeError:
-            continue
-
-
-def _without_own(registry: dict[Any, Any]) -> dict[Any, Any]:
-    """Return the hooks of a registry that are not of featuretap."""
-    return {
-        key: hook
-        for key, hook in _copied(registry).items()
-        if type(key) is not HookKey and not is_own_hook(hook)
-    }
-
-
-def _restore_hooks(registry: dict[Any, Any], kept: dict[Any, Any]) -> None:
-    current = _without_own(registry)
-    if _same_items(current, kept):
-        return
-    for key in current:
-        registry.pop(key, None)
-    registry.update(kept)
-
-
-def _without_own_wrappers(values: dict[str, Any]) -> None:
-    """Put what a wrapper of featuretap stands for in its place."""
-    for name in _WRAPPED:
-        if _is_own_wrapper(name, values.get(name)):
-            replaced = values.pop(name).replaced
-            if replaced is not None:
-                values[name] = replaced
-
-
-def _is_own_wrapper(name: str, value: Any) -> bool:
-    return name in _WRAPPED and is_own_hook(value) and hasattr(value, "replaced")
-
-
-def _restore_attributes(current: dict[str, Any], values: dict[str, Any]) -> None:
-    """Put attributes back one by one, for another thread may be using the others."""
-    if _same_items(current, values):
-        return
-    for name, now in _copied(current).items():
-        if name not in values and not _is_own_wrapper(name, now):
-            current.pop(name, None)
-    for name, value in values.items():
-        now = current.get(name, _MISSING)
-        if now is not value and not _is_own_wrapper(name, now):
-            current[name] = value
-
-
-def _restore_container(container: Any, content: Any) -> None:
-    if isinstance(container, dict):
-        if not _same_items(container, content):
-            container.clear()
-            container.update(content)
-    elif isinstance(container, (list, deque)):
-        if len(container) != len(content) or not all(map(operator.is_, container, content)):
-            if isinstance(container, list):
-                container[:] = content
-            else:
-                container.clear()
-                container.extend(content)
-    elif container != content:
-        container.clear()
-        container.update(content)

@@ -25,8 +25,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import _compat
-from .content import is_own_hook
 from .faithful import contains
+from .put_back import is_own_hook
 
 __all__ = ["called_by_model", "refused_functions", "why_not_look_into", "why_not_record"]
 

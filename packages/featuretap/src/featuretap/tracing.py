@@ -15,7 +15,6 @@ that were looked into) in execution order. Names are given afterwards, in :mod:`
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -27,9 +26,10 @@ import torch
 from torch import fx, nn
 
 from . import _compat
-from .ambient import GradientFlags, HooksOfEveryModule
+from .ambient import HooksOfEveryModule
+from .around_trace import around_trace
 from .errors import UntraceableModelError
-from .faithful import Guard, RealTensorMode, SavedTensors, TrainingReads
+from .faithful import Guard, SavedTensors
 from .messages import explain_failure, failure_location, untraceable
 from .modules import LeafRule, ModuleTree
 from .place import Place
@@ -37,12 +37,10 @@ from .placeholders import root_arguments
 from .proxies import FeatureProxy
 from .real_tensors import ASSIGNED, GENERATOR, RealTensors
 from .recording import ModuleCall, Recording
-from .refused import refused_functions, why_not_look_into, why_not_record
+from .refused import why_not_look_into, why_not_record
 from .regions import Region
 from .structures import freeze
-from .surroundings import Surroundings
 from .untouched import Untouched
-from .wrapping import patched_everywhere, patched_factories
 
 __all__ = ["FeatureTracer"]
 
@@ -128,21 +126,7 @@ class FeatureTracer(fx.Tracer):
         self._thread = threading.get_ident()
         self._start(tree, concrete_args)
         guard = self._guard = Guard(untouched, self._saved)
-        with contextlib.ExitStack() as stack:
-            # Neither the caller's grad mode nor its autocast may leak into what is recorded.
-            reads = TrainingReads()
-            stack.callback(Surroundings(tree.paths.values()).restore)
-            stack.callback(GradientFlags(tree.parameters.values()).restore)
-            stack.enter_context(guard)
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(reads)
-            stack.enter_context(refused_functions(self.refusal))
-            stack.enter_context(self._place.regions)
-            stack.enter_context(patched_factories())
-            stack.enter_context(patched_everywhere(self._wrapped))
-            stack.enter_context(_compat.indexing_shown())
-            stack.enter_context(RealTensorMode(self))
+        with around_trace(self, tree, guard, self._place.regions, self._wrapped) as reads:
             try:
                 self.recording.graph = self.trace(_ROOT)
             except Exception as error:

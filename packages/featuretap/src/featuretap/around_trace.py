@@ -1,0 +1,61 @@
+"""Around one trace: what it may disturb is put back, and what it must not miss is shown to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+import torch
+
+from . import _compat
+from .ambient import GradientFlags
+from .faithful import Guard, RealTensorMode, RealTensorRecorder, TrainingReads
+from .modules import ModuleTree
+from .refused import refused_functions
+from .regions import RegionWatch
+from .surroundings import Surroundings
+from .wrapping import patched_everywhere, patched_factories
+
+__all__ = ["around_trace"]
+
+
+class _Tracer(RealTensorRecorder, Protocol):
+    def refusal(self, reason: str) -> Exception:
+        """Make an error for what cannot be recorded."""
+
+
+@contextmanager
+def around_trace(
+    tracer: _Tracer,
+    tree: ModuleTree,
+    guard: Guard,
+    regions: RegionWatch,
+    wrapped: tuple[Callable[..., Any], ...],
+) -> Iterator[TrainingReads]:
+    """While entered, a trace of ``tree.model`` may run; yield what it reads of ``training`` flags.
+
+    Args:
+        tracer: who traces.
+        tree: the model.
+        guard: what the trace may disturb.
+        regions: told of ``no_grad``, ``autocast`` and their like.
+        wrapped: functions that are recorded as one node.
+
+    """
+    reads = TrainingReads()
+    with ExitStack() as stack:
+        stack.callback(Surroundings(tree.paths.values()).restore)
+        stack.callback(GradientFlags(tree.parameters.values()).restore)
+        stack.enter_context(guard)
+        # Neither the caller's grad mode nor its autocast may leak into what is recorded.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(reads)
+        stack.enter_context(refused_functions(tracer.refusal))
+        stack.enter_context(regions)
+        stack.enter_context(patched_factories())
+        stack.enter_context(patched_everywhere(wrapped))
+        stack.enter_context(_compat.indexing_shown())
+        stack.enter_context(RealTensorMode(tracer))
+        yield reads
