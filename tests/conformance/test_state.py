@@ -169,6 +169,24 @@ def sets_an_attribute_of_what_fails(self, x):
     return self.branches(self.lin(x)) * 1
 
 
+def feeds_back_into_a_module(self, x):
+    y = self.reads(self.lin(x))
+    self.reads.given = y
+    return y * 1
+
+
+def feeds_back_into_a_leaf(self, x):
+    y = self.keeper(self.lin(x))
+    self.keeper.factor = 3
+    return y * 1
+
+
+def fills_a_container_of_another(self, x):
+    y = self.reads(self.lin(x))
+    self.reads.log.append(y)
+    return y * 1
+
+
 def doubles_by_a_hook(self, x):
     handle = self.lin.register_forward_hook(lambda module, args, value: value * 2)
     y = self.lin(x)
@@ -301,6 +319,9 @@ STATEFUL = [
     (exchanges_parameters_of_a_container, "sets ._parameters of 'stack'"),
     (sets_an_attribute_of_what_cannot_be_looked_into, "sets .factor of 'keeper'"),
     (sets_an_attribute_of_what_fails, "sets .factor of 'branches'"),
+    (feeds_back_into_a_module, "changes .given of 'reads'"),
+    (feeds_back_into_a_leaf, "changes .factor of 'keeper'"),
+    (fills_a_container_of_another, "changes what it puts into a container of 'reads'"),
     (doubles_by_a_hook, "sets ._forward_hooks of 'lin'"),
 ]
 
@@ -374,7 +395,24 @@ def notes_on_a_leaf(self, x):
     return self.lin(x) + 1
 
 
-NO_STATE = [sets_before_it_reads, refills_a_list, follows_the_device, notes_on_a_leaf]
+def gives_to_a_module(self, x):
+    self.reads.given = x * 2
+    return self.reads(self.lin(x)) * 1
+
+
+def gives_a_size(self, x):
+    self.reads.given = x.shape[0]
+    return self.reads(self.reads(self.lin(x))) * 1
+
+
+NO_STATE = [
+    gives_to_a_module,
+    gives_a_size,
+    sets_before_it_reads,
+    refills_a_list,
+    follows_the_device,
+    notes_on_a_leaf,
+]
 
 
 @pytest.mark.parametrize("function", NO_STATE)

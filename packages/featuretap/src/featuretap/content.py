@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import torch
@@ -136,14 +136,22 @@ class ModuleContent:
             # ``torch.func.functional_call`` exchanges what is in these.
             if not same_items(registry, kept):
                 return _name_of(registry, module)
-        now, before = copied(self.current), self.values
-        changed = [
-            n for n in {**before, **now} if now.get(n, _MISSING) is not before.get(n, _MISSING)
-        ]
-        return next((name for name in changed if may_read(type(module), name)), "")
+        return next((n for n in self.changed_names() if may_read(type(module), n)), "")
 
-    def moved_state(self, module: nn.Module) -> str:
-        """Name what the forward of ``module`` changed and its next call would read."""
+    def changed_names(self) -> list[str]:
+        """Return the names of attributes that were set, or deleted."""
+        now, before = copied(self.current), self.values
+        without_own_wrappers(now)
+        return [n for n in {**before, **now} if now.get(n, _MISSING) is not before.get(n, _MISSING)]
+
+    def moved_state(self, module: nn.Module, given: Container[str] = ()) -> str:
+        """Name what was changed and the next call of the forward of ``module`` would read.
+
+        Args:
+            module: whose content this is.
+            given: attributes that are set from outside before each call.
+
+        """
         held = self.containers or self.objects or self.rewinders or any(self.empty)
         if not held and self._is_plainly_as_before():
             return ""
@@ -162,9 +170,9 @@ class ModuleContent:
                 before = earlier.get(name)
                 if before is not value and moved_in_object(type(module), name, before, value):
                     return f".{name} of an object that it keeps"
-        for name, value in copied(self.current).items():
-            before = self.values.get(name)
-            if before is not value and moved_attribute(type(module), name, before, value):
+        for name in self.changed_names():
+            before, value = self.values.get(name), self.current.get(name)
+            if name not in given and moved_attribute(type(module), name, before, value):
                 return f".{name}"
         return next((found.name for found in self.rewinders if found.moved()), "")
 
@@ -226,7 +234,7 @@ class _ScriptContent(ModuleContent):
         self.training = flag
         self._restore_flag()
 
-    def moved_state(self, module: nn.Module) -> str:
+    def moved_state(self, module: nn.Module, given: Container[str] = ()) -> str:
         return ""
 
     def restore(self) -> None:

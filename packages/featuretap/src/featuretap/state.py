@@ -19,7 +19,7 @@ from torch import fx
 
 from .held import items_of
 
-__all__ = ["may_read", "moved_attribute", "moved_content", "moved_in_object"]
+__all__ = ["may_read", "moved_attribute", "moved_content", "moved_in_object", "sets_elsewhere"]
 
 _NUMBERS = frozenset({bool, int, float, complex, str})
 _COUNTED = _NUMBERS | {type(None)}
@@ -119,6 +119,21 @@ def may_read(kind: type, name: str) -> bool:
     """Say whether the forward of ``kind``, or what it calls by name, mentions the attribute ``name``."""
     code = _instructions(kind)
     return not code or any(_reads(instruction, name) for instruction in code)
+
+
+@functools.lru_cache(maxsize=1024)
+def sets_elsewhere(kind: type) -> bool:
+    """Say whether the forward of ``kind`` may set an attribute of something that is not itself."""
+    before: Any = ""
+    for instruction in _instructions(kind):
+        if instruction.opname == "STORE_ATTR" and before != "self":
+            return True
+        if instruction.argval in ("setattr", "__setattr__", "__dict__", "vars"):
+            return True
+        # Newer Pythons load two variables in one instruction.
+        value = instruction.argval
+        before = value[-1] if isinstance(value, tuple) and value else value
+    return False
 
 
 def _reads_first(kind: type, name: str) -> bool | None:

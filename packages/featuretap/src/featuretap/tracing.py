@@ -26,8 +26,8 @@ import torch
 from torch import fx, nn
 
 from . import _compat
-from .ambient import HooksOfEveryModule
 from .around_trace import around_trace
+from .carry_over import Again, CarryOver
 from .errors import UntraceableModelError
 from .faithful import Guard, SavedTensors
 from .messages import explain_failure, failure_location, untraceable
@@ -56,13 +56,6 @@ _ATTEMPTS = 3
 _LITERALS = frozenset({type(None), bool, int, float, str})
 
 
-class _Again(BaseException):
-    """A module is about to become a leaf that may not have been what it is when its call began.
-
-    No ``Exception``, so that no forward catches it.
-    """
-
-
 class FeatureTracer(fx.Tracer):
     """Records one forward of a module, in the mode that its ``training`` flags say.
 
@@ -86,7 +79,6 @@ class FeatureTracer(fx.Tracer):
         self._is_leaf = LeafRule(leaf_modules)
         self._thread = threading.get_ident()
         self._concrete: dict[str, Any] = {}
-        # Look at all of a module before each call of it, which costs more than the trace.
         self._is_careful = False
 
     def record(
@@ -115,7 +107,7 @@ class FeatureTracer(fx.Tracer):
     ) -> bool:
         try:
             return self._trace_once(tree, untouched, concrete_args)
-        except _Again:
+        except Again:
             self._is_careful = True
         return self._trace_once(tree, untouched, concrete_args)
 
@@ -126,6 +118,7 @@ class FeatureTracer(fx.Tracer):
         self._thread = threading.get_ident()
         self._start(tree, concrete_args)
         guard = self._guard = Guard(untouched, self._saved)
+        self._carry_over = CarryOver(untouched, tree, self.refusal, is_careful=self._is_careful)
         with around_trace(self, tree, guard, self._place.regions, self._wrapped) as reads:
             try:
                 self.recording.graph = self.trace(_ROOT)
@@ -138,7 +131,6 @@ class FeatureTracer(fx.Tracer):
         self._tree = tree
         self._concrete = concrete_args
         self._place = Place()
-        self._every_hook = HooksOfEveryModule()
         self._saved = SavedTensors()
         self._swallowed: Exception | None = None
         self.recording = Recording(tree)
@@ -183,23 +175,11 @@ class FeatureTracer(fx.Tracer):
         around = self._place.enter(path, type(m), len(self.recording.events))
         try:
             if path and self.is_leaf_module(m, path):
-                self._check_leaf(m, path)
+                self._carry_over.check_leaf(m, path)
                 return self.create_proxy("call_module", path, args, kwargs)
             return self._look_into(m, path, forward, args, kwargs)
         finally:
             self._place.leave(around)
-
-    def _check_leaf(self, module: nn.Module, path: str) -> None:
-        """Refuse a call that would be another one in the graph."""
-        changed = self._guard.model.changed_attribute(module)
-        if changed:
-            raise self.refusal(
-                f"the forward sets .{changed} of {path!r}, which a graph would not set again"
-            )
-        if self._every_hook.forget_new():
-            raise self.refusal(
-                "the forward registers hooks for every module, which a graph would not do again"
-            )
 
     def _look_into(
         self,
@@ -210,8 +190,7 @@ class FeatureTracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         reason = why_not_look_into(module)
-        if self._is_careful or reason is not None:
-            self._check_leaf(module, path)
+        self._carry_over.enter(module, path, is_leaf=reason is not None)
         if reason is None:
             mark = self.recording.mark()
             call = ModuleCall(path, start=len(self.recording.events))
@@ -221,11 +200,7 @@ class FeatureTracer(fx.Tracer):
                 value = self._run(module, forward, args, kwargs)
                 if self._swallowed is not None:
                     raise self._swallowed
-                moved = self._guard.model.moved_state(module)
-                if moved:
-                    raise self.refusal(
-                        f"the forward changes {moved}, which the next call would read"
-                    )
+                self._carry_over.leave(module, path, self.recording.events[call.start :])
                 call.value = freeze(value, self._real.node)
                 call.position = len(self.recording.events) - 1
                 return value
@@ -234,8 +209,7 @@ class FeatureTracer(fx.Tracer):
                 if path == "":
                     raise
                 reason = f"{type(error).__name__}: {error} ({failure_location(error)})"
-                if not self._is_careful and self._guard.model.changed_attribute(module):
-                    raise _Again from None
+                self._carry_over.fail(module)
                 self._real.forget(self.recording.rollback(mark))
                 self._guard.model.restore(module)
             finally:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 from torch import nn
 
 from .content import ModuleContent, content_of
+from .state import sets_elsewhere
 
 __all__ = ["Untouched"]
 
@@ -19,6 +21,7 @@ class Untouched:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self._modules: dict[int, ModuleContent] = {
             id(module): content_of(module) for module in model.modules()
         }
@@ -56,11 +59,27 @@ class Untouched:
                 return changed
         return ""
 
-    def moved_state(self, module: nn.Module) -> str:
-        """Name what the forward of ``module`` changed that its next call would read.
+    @cached_property
+    def sets_elsewhere(self) -> bool:
+        """Whether some forward may set attributes of other modules."""
+        kinds: set[type] = {type(module) for module in self._model.modules()}
+        return any(sets_elsewhere(kind) for kind in kinds)
+
+    def given(self, module: nn.Module) -> list[str]:
+        """Name the attributes of ``module`` that were set before its call."""
+        content = self._modules.get(id(module)) if self.sets_elsewhere else None
+        return content.changed_names() if content is not None else []
+
+    def moved_state(self, module: nn.Module, given: Container[str] = ()) -> str:
+        """Name what was changed in ``module`` and the next call of its forward would read.
 
         A buffer, tensor or submodule that was exchanged, a number that is counted, a container that
         was filled, the ``training`` flag of the module or of one it calls.
+
+        Args:
+            module: the module.
+            given: attributes that are set before each call.
+
         """
         content = self._modules.get(id(module))
         if content is None:
@@ -71,4 +90,4 @@ class Untouched:
             kept = self._modules.get(id(part))
             if kept is not None and kept.flag_moved:
                 return f"the training flag of {name}"
-        return content.moved_state(module)
+        return content.moved_state(module, given)
