@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import featuretap
 from support import copied, identical
 from zoo import ZOO, DynamicInside, NestedScopes, ReusedModules
 
@@ -176,6 +177,65 @@ def test_M6_trap12_names_survive_an_extractor_of_an_extractor(names_of, extract)
     (x,) = model.example()
     twice = extract(extractor, ["stage.0.lin", "stage.1.act"])
     assert torch.equal(twice(x)["stage.0.lin"], model.stage[0].lin(x))
+
+
+def test_N3_N9_operators_on_tensors_made_in_the_forward_are_named_as_they_are_written(
+    names_of, extract
+):
+    class Made(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("table", torch.ones(3, 4))
+
+        def forward(self, x):
+            z = torch.zeros(3, 4)
+            z[:2] += x[1:]
+            z -= x
+            z[0].add_(x[1])
+            table = self.table.clone()
+            table[0] *= x[0]
+            return (torch.ones(4) / x + z) * table
+
+        def example(self):
+            return (torch.ones(3, 4),)
+
+    model, x = Made(), torch.arange(1.0, 13.0).reshape(3, 4)
+    names = names_of(model)
+    assert names == [
+        *["x", "getitem", "add", "sub", "getitem_1", "getitem_2", "add_", "getitem_3", "mul"],
+        *["truediv", "add_1", "mul_1"],
+    ]
+    features = extract(model, [*names, ""])(x)
+    assert torch.equal(features["truediv"], 1 / x)
+    z = -x.clone()
+    z[:2] += x[1:]
+    assert torch.equal(features["sub"], z)
+    z[0] += x[1]
+    assert torch.equal(features["add_1"], 1 / x + z)
+    assert torch.equal(features[""], model(x))
+
+
+def test_M6_N3_an_extractor_of_fx_runs_operators_as_they_are_written(extract):
+    class Operators(nn.Module):
+        def forward(self, x):
+            y = x * 2
+            y += x
+            y **= -1
+            z = -y - -3 * y
+            y -= z
+            return x // 0.3 % y @ z.mT
+
+        def example(self):
+            return (torch.ones(3, 4),)
+
+    model, x = Operators(), torch.rand(3, 4) + 1
+    inner = featuretap.create_feature_extractor(
+        model, ["add", "pow", "neg", "mul_1", "sub", "sub_1", "mod", "matmul"], backend="fx"
+    )
+    expected = inner(x)
+    assert torch.equal(expected["matmul"], model(x))
+    features = extract(inner, list(expected))(x)
+    assert identical(dict(features), dict(expected))
 
 
 @pytest.mark.parametrize("name", ZOO)

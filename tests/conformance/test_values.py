@@ -130,3 +130,30 @@ def test_V3_a_frozen_region_gets_no_gradient(extract):
     features["head"].sum().backward()
     assert model.backbone.weight.grad is None
     assert model.head.weight.grad is not None
+
+
+@pytest.mark.parametrize("name", ["constant_", "zeros_", "normal_", "uniform_", "kaiming_uniform_"])
+def test_V1_a_feature_that_torch_nn_init_overwrites_keeps_its_value(extract, name):
+    function, more = getattr(nn.init, name), (3.0,) if name == "constant_" else ()
+
+    class Initializes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+
+        def forward(self, x):
+            h = self.lin(x).detach()
+            y = h + 1
+            function(h, *more)
+            return y + h
+
+    torch.manual_seed(0)
+    model, x = Initializes(), torch.ones(3, 4)
+    torch.manual_seed(1)
+    expected = model(x)
+    torch.manual_seed(1)
+    features = extract(model, ["lin", "detach", "add", ""])(x)
+    assert torch.equal(features[""], expected)
+    assert torch.equal(features["lin"], model.lin(x))
+    assert torch.equal(features["detach"], model.lin(x))
+    assert torch.equal(features["add"], model.lin(x) + 1)

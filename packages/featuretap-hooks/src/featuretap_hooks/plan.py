@@ -156,10 +156,11 @@ class Watch:
     def part(self, calls: Calls | None, tree: ModuleTree, is_leaf: LeafRule) -> Part:
         """Return what must be recorded, given who was seen to call whom.
 
-        All of the model if nothing was seen yet, if the scopes cannot be recorded alone, or if hardly
-        anything would be left out: to tell which operations are of the part has its own price.
+        All of the model if nothing was seen yet, if the scopes cannot be recorded alone, if a parameter
+        is wanted, which may be used anywhere, or if hardly anything would be left out: to tell which
+        operations are of the part has its own price.
         """
-        if calls is None or not self.scopes.isdisjoint(calls.foreign):
+        if calls is None or self.parameters or not self.scopes.isdisjoint(calls.foreign):
             return Part.of(None, tree.paths, is_leaf)
         modules = {
             path: module

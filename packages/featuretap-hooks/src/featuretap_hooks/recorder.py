@@ -318,7 +318,11 @@ class Recorder(TorchFunctionMode):
         # Noted first: the forward ends where its last requested value is handed over.
         if counted and self._notes is not None:
             self._note(self._notes, func, given, value, name)
-        return value if name is None else self._made(name, value)
+        if name is not None:
+            return self._made(name, value)
+        if isinstance(value, torch.Tensor):
+            self._dependents.mark(value)
+        return value
 
     def _note(
         self, notes: Notes, func: Callable[..., Any], args: Any, value: Any, name: str | None

@@ -20,6 +20,7 @@ from torch import fx
 
 from .comparing import identical
 from .errors import NodeNotFoundError
+from .symbols import written_operator
 
 __all__ = ["compile_forward"]
 
@@ -286,6 +287,9 @@ def _statement(
             return f"{arguments[0]}[{arguments[1]}] = {arguments[2]}"
         if target.__name__ == "getitem":
             return f"{local[node]} = {arguments[0]}[{arguments[1]}]"
+        written = written_operator(target.__name__, local[node], arguments)
+        if written:
+            return written
     arguments += [
         f"{name}={_expression(value, local, names)}" for name, value in node.kwargs.items()
     ]

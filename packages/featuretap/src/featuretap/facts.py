@@ -91,6 +91,9 @@ def written_arguments(
             written.append(args[position])
         elif name in kwargs:
             written.append(kwargs[name])
+        else:  # a function in Python has names of its own: ``torch.nn.init.zeros_(tensor=x)``
+            own, _ = _parameters(target)
+            written += [kwargs[given] for given in own[position : position + 1] if given in kwargs]
     name = _name(target)
     if argument(target, args, kwargs, "inplace") not in (None, False):
         written += args[:1]

@@ -113,7 +113,9 @@ def contains(kinds: type | tuple[type, ...], *values: object) -> bool:
 class RealTensorRecorder(Protocol):
     """What :class:`RealTensorMode` needs of a tracer."""
 
-    def record_function(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def record_function(
+        self, func: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType
+    ) -> Any:
         """Record a call that has a Proxy among its arguments."""
 
     def run_real(self, func: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType) -> Any:
@@ -137,7 +139,7 @@ class RealTensorMode(TorchFunctionMode):
         """Send calls with a Proxy to the graph, and run the others under the tracer's eye."""
         kwargs = kwargs or {}
         if any(issubclass(kind, fx.Proxy) for kind in types) or contains(fx.Proxy, args, kwargs):
-            return self._recorder.record_function(func, args, kwargs)
+            return self._recorder.record_function(func, args, kwargs, sys._getframe(1))
         return self._recorder.run_real(func, args, kwargs, sys._getframe(1))
 
 

@@ -18,6 +18,7 @@ import torch
 
 from ._compat import is_method
 from .naming import operation_name
+from .structures import clone_or_detach, map_tensors
 
 __all__ = ["is_call", "iterates_a_tensor", "name_of"]
 
@@ -60,6 +61,8 @@ _OPERATOR_INSTRUCTIONS = ("BINARY_", "INPLACE_", "UNARY_")
 # Python 3.11 makes hot calls of builtin functions at PRECALL already.
 _CALL_INSTRUCTIONS = ("CALL", "PRECALL")
 _WRAPPERS = (torch._tensor.__file__, torch.overrides.__file__)
+# Where an extractor copies a feature, that is no operation of the model.
+_COPIES = (map_tensors.__code__, clone_or_detach.__code__)
 _ITERATION = torch.Tensor.__iter__.__code__
 
 
@@ -72,6 +75,8 @@ def name_of(func: Callable[..., Any], frame: types.FrameType | None) -> str | No
 
     """
     name, operator_name = _names(func)
+    if name == "clone" and frame is not None and frame.f_code in _COPIES:
+        return None
     if operator_name is not None and frame is not None and _is_operator(frame):
         return operator_name
     return name

@@ -22,6 +22,7 @@ __all__ = [
     "Built",
     "Opaque",
     "build",
+    "clone_or_detach",
     "copy_from_region",
     "copy_value",
     "freeze",
@@ -146,10 +147,11 @@ def copy_from_region(value: Any) -> Any:
     Autograd does not let one look at a view that was made then, nor at a view of it, once its base
     is written.
     """
-    return map_tensors(value, _clone_or_detach)
+    return map_tensors(value, clone_or_detach)
 
 
-def _clone_or_detach(tensor: torch.Tensor) -> torch.Tensor:
+def clone_or_detach(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor; without its history, where autograd does not give that away."""
     try:
         return tensor.clone()
     except RuntimeError:

@@ -32,6 +32,7 @@ from .errors import UntraceableModelError
 from .faithful import Guard, SavedTensors
 from .messages import explain_failure, failure_location, untraceable
 from .modules import LeafRule, ModuleTree
+from .operations import name_of
 from .place import Place
 from .placeholders import root_arguments
 from .proxies import FeatureProxy
@@ -285,12 +286,17 @@ class FeatureTracer(fx.Tracer):
 
     # -- what RealTensorMode asks for ---------------------------------------------------------
 
-    def record_function(self, func: Callable[..., Any], args: Any, kwargs: Any) -> fx.Proxy:
+    def record_function(
+        self, func: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType
+    ) -> fx.Proxy:
         """Record a torch function or method called with a Proxy."""
         if func.__name__ == "__set__":
             raise self.refusal(ASSIGNED)
         if _compat.is_method(func):
-            return self.create_proxy("call_method", func.__name__, args, kwargs)
+            proxy = self.create_proxy("call_method", func.__name__, args, kwargs)
+            # An operator on a real tensor: ``torch.zeros(4) / x``.
+            proxy.node.meta["featuretap_operation"] = name_of(func, frame)
+            return proxy
         return self.create_proxy("call_function", func, args, kwargs)
 
     def run_real(self, func: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType) -> Any:

@@ -1,0 +1,33 @@
+"""Operators as they are written in Python."""
+
+from __future__ import annotations
+
+__all__ = ["written_operator"]
+
+# As they are written, for whoever watches the forward of an extractor knows them by that.
+_OPERATORS = dict(
+    zip(
+        "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift "
+        "eq ne lt le gt ge neg pos invert".split(),
+        "+ - * / // % ** @ & | ^ << >> == != < <= > >= - + ~".split(),
+        strict=True,
+    )
+)
+_IN_PLACE = {
+    f"i{name.rstrip('_')}": f"{_OPERATORS[name]}="
+    for name in "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split()
+}
+_OPERATORS |= _IN_PLACE
+
+
+def written_operator(name: str, result: str, arguments: list[str]) -> str:
+    """Write an operator with its symbol; ``""`` if it has none, or its result has the wrong name."""
+    symbol = _OPERATORS.get(name, "")
+    first, *second = (given if given.isidentifier() else f"({given})" for given in arguments)
+    if not symbol or not second:
+        return symbol and f"{result} = {symbol}{first}"
+    if name not in _IN_PLACE:
+        return f"{result} = {first} {symbol} {second[0]}"
+    if result in second and result != first:
+        return ""
+    return f"{'' if result == first else f'{result} = {first}; '}{result} {symbol} {second[0]}"
