@@ -30,6 +30,9 @@ class Net(nn.Module):
         self.helper = Helper()
         self.log = []
         self.count = 0
+        self.pair = None
+        self.found = {}
+        self.sizes = (4, [4])
         self.steps = [0.5, 2.0]
         self.tally = collections.Counter()
         self.seen = set()

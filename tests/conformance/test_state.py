@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import types
 
 import pytest
 import torch
@@ -245,6 +246,18 @@ def keeps_an_attribute_that_was_not_there(self, x):
     return y * 1
 
 
+def keeps_a_pair(self, x):
+    h, c = self.pair if self.pair is not None else (x, x)
+    self.pair = (h + self.lin(x), c * 2)
+    return self.pair[0] + self.pair[1]
+
+
+def keeps_a_new_dict(self, x):
+    y = self.lin(x) + sum(self.found.values())
+    self.found = {"last": y.sum()}
+    return y * 1
+
+
 def keeps_an_average(self, x):
     self.plain = self.plain * 0.5 + 1
     return self.lin(x) + self.plain
@@ -301,6 +314,8 @@ STATEFUL = [
     (throws_dice_of_its_own, "changes random numbers of its own"),
     (draws_from_a_generator_of_its_own, "changes random numbers of NumPy's of its own"),
     (keeps_an_attribute_that_was_not_there, r"changes \.first"),
+    (keeps_a_pair, r"changes \.pair"),
+    (keeps_a_new_dict, r"changes \.found"),
     (keeps_an_average, r"changes \.plain"),
     (exchanges_submodules, "changes its modules: lin, norm"),
     (sets_data_of_a_buffer, "assignment to an attribute of a tensor"),
@@ -370,6 +385,19 @@ def test_E2_V2_an_iterator_moves_with_the_calls_and_not_with_the_making(extract,
     assert [next(model.numbers) for _ in range(3)] == [next(expected) for _ in range(3)]
 
 
+@FX_ONLY
+def test_E2_V2_a_forward_of_the_instances_own_is_read_as_well(extract):
+    model = net(follows_the_device)
+    model.forward = types.MethodType(counts, model)
+    with pytest.raises(featuretap.UntraceableModelError, match=r"changes \.count"):
+        extract(model, "")
+    del model.forward
+    assert extract(model, "")(torch.ones(3, 4))[""].shape == (3, 4)
+    type(model).forward = counts
+    with pytest.raises(featuretap.UntraceableModelError, match=r"changes \.count"):
+        extract(model, "")
+
+
 # -- no state ----------------------------------------------------------------------------------------
 
 
@@ -388,6 +416,18 @@ def refills_a_list(self, x):
 def follows_the_device(self, x):
     self.plain = self.plain.to(x.device)
     return self.lin(x) + self.plain
+
+
+def sets_a_pair_before_it_reads(self, x):
+    self.pair = (x, self.lin(x))
+    return self.pair[0] + self.pair[1]
+
+
+def sets_plain_values_again(self, x):
+    if self.sizes != (4, [4]):
+        return self.lin(x) * 3
+    self.sizes = (4, [4])
+    return self.lin(x) * 2
 
 
 def notes_on_a_leaf(self, x):
@@ -411,6 +451,8 @@ NO_STATE = [
     sets_before_it_reads,
     refills_a_list,
     follows_the_device,
+    sets_a_pair_before_it_reads,
+    sets_plain_values_again,
     notes_on_a_leaf,
 ]
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 __all__ = [
+    "TorchDispatchMode",
     "aten_schemas",
     "autocast_arguments",
     "autocast_state",
@@ -34,6 +35,11 @@ __all__ = [
     "settings_of_kernels",
     "storage_id",
 ]
+
+
+# What ``torch.utils`` documents only for those who extend torch.
+# Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
+TorchDispatchMode: type = torch.utils._python_dispatch.TorchDispatchMode
 
 
 def _never() -> bool:

@@ -20,7 +20,7 @@ from .put_back import (
     without_own,
     without_own_wrappers,
 )
-from .state import may_read, moved_attribute, moved_content, moved_in_object
+from .state import forward_of, may_read, moved_attribute, moved_content, moved_in_object
 
 __all__ = ["ModuleContent", "content_of"]
 
@@ -63,7 +63,7 @@ class ModuleContent:
         for name in self.values.keys() - _STANDARD:
             value = self.values[name]
             if isinstance(value, Iterator):
-                self._add_iterator(name, value, may_read(type(module), name))
+                self._add_iterator(name, value, may_read(forward_of(module), name))
             else:
                 self._add(value, 0)
 
@@ -136,7 +136,7 @@ class ModuleContent:
             # ``torch.func.functional_call`` exchanges what is in these.
             if not same_items(registry, kept):
                 return _name_of(registry, module)
-        return next((n for n in self.changed_names() if may_read(type(module), n)), "")
+        return next((n for n in self.changed_names() if may_read(forward_of(module), n)), "")
 
     def changed_names(self) -> list[str]:
         """Return the names of attributes that were set, or deleted."""
@@ -155,6 +155,7 @@ class ModuleContent:
         held = self.containers or self.objects or self.rewinders or any(self.empty)
         if not held and self._is_plainly_as_before():
             return ""
+        forward = forward_of(module)
         for registry, kept in self.registries:
             if not same_items(registry, kept):
                 changed = [n for n in {**registry, **kept} if registry.get(n) is not kept.get(n)]
@@ -163,16 +164,16 @@ class ModuleContent:
         filled = [(container, type(container)()) for container in self.empty if container]
         for container, content in (*self.containers, *filled):
             names = [name for name, value in self.values.items() if value is container]
-            if moved_content(type(module), names[0] if names else "", container, content):
+            if moved_content(forward, names[0] if names else "", container, content):
                 return "what it puts into a container"
         for current, earlier in self.objects:
             for name, value in copied(current).items():
                 before = earlier.get(name)
-                if before is not value and moved_in_object(type(module), name, before, value):
+                if before is not value and moved_in_object(forward, name, before, value):
                     return f".{name} of an object that it keeps"
         for name in self.changed_names():
             before, value = self.values.get(name), self.current.get(name)
-            if name not in given and moved_attribute(type(module), name, before, value):
+            if name not in given and moved_attribute(forward, name, before, value):
                 return f".{name}"
         return next((found.name for found in self.rewinders if found.moved()), "")
 

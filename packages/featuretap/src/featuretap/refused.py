@@ -22,7 +22,6 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import _compat
 from .faithful import contains
@@ -79,7 +78,7 @@ def refused_functions(refuse: Refuse) -> Iterator[None]:
         for owner, name, reason in _ENTERED:
             entered = vars(owner)[name]
             patch(owner, name, _refused(entered, reason, refuse, thread, called_by_model))
-        for mode in (TorchFunctionMode, TorchDispatchMode):
+        for mode in (TorchFunctionMode, _compat.TorchDispatchMode):
             patch(mode, "__enter__", _own_mode(vars(mode)["__enter__"], refuse, thread))
         for name in _compat.settings_of_kernels():
             setter = getattr(torch._C, name)

@@ -12,53 +12,83 @@ import functools
 import types
 from collections import ChainMap, deque
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from .held import items_of
 
-__all__ = ["may_read", "moved_attribute", "moved_content", "moved_in_object", "sets_elsewhere"]
+__all__ = [
+    "Forward",
+    "forward_of",
+    "may_read",
+    "moved_attribute",
+    "moved_content",
+    "moved_in_object",
+    "sets_elsewhere",
+]
 
 _NUMBERS = frozenset({bool, int, float, complex, str})
-_COUNTED = _NUMBERS | {type(None)}
+_PLAIN = _NUMBERS | {type(None), torch.Size, torch.dtype, torch.device}
 _FILL = frozenset({"append", "appendleft", "extend", "add"})
 _MISSING = object()
 
 
-def moved_attribute(kind: type, name: str, before: Any, now: Any) -> bool:
+class Forward(NamedTuple):
+    """The code that a call of a module runs.
+
+    Attributes:
+        kind: the class of the module, where methods are looked up.
+        function: its forward.
+
+    """
+
+    kind: type
+    function: Any
+
+
+def forward_of(module: nn.Module) -> Forward:
+    """Return the forward of ``module``, which may be one of its own."""
+    own = vars(module).get("forward")
+    # What stands for a forward while featuretap-hooks watches it is no function.
+    function = getattr(own, "__func__", own)
+    is_function = isinstance(function, types.FunctionType)
+    return Forward(
+        type(module), function if is_function else getattr(type(module), "forward", None)
+    )
+
+
+def moved_attribute(forward: Forward, name: str, before: Any, now: Any) -> bool:
     """Say whether an attribute that was set to something else carries it to the next call.
 
     Args:
-        kind: the class whose forward set it.
+        forward: what set it.
         name: of the attribute.
         before: its value before the forward ran; ``None`` if it had none.
         now: its value afterwards.
 
     """
-    if isinstance(now, (torch.Tensor, fx.Proxy)):
-        return bool(_reads_first(kind, name)) and not _is_on_device(name, now)
-    if type(now) in _NUMBERS and type(before) in _COUNTED and before != now:
-        return _reads_first(kind, name) is not False
-    return False
+    if _is_plain(before) and _is_plain(now):
+        return bool(before != now) and _reads_first(forward, name) is not False
+    return bool(_reads_first(forward, name)) and not _is_on_device(name, now)
 
 
-def moved_in_object(kind: type, name: str, before: Any, now: Any) -> bool:
+def moved_in_object(forward: Forward, name: str, before: Any, now: Any) -> bool:
     """Say the same of an attribute of an object that the module keeps."""
     if isinstance(now, (torch.Tensor, fx.Proxy)):
         return isinstance(before, torch.Tensor) or _is_of_this_call(now)
-    return moved_attribute(kind, name, before, now)
+    return moved_attribute(forward, name, before, now)
 
 
-def moved_content(kind: type, name: str, container: Any, before: Any) -> bool:
+def moved_content(forward: Forward, name: str, container: Any, before: Any) -> bool:
     """Say whether a container carries something to the next call.
 
     What is made of parameters alone and put where nothing was is the same in the next call: a cache
     of that is no state.
 
     Args:
-        kind: the class whose forward filled it.
+        forward: what filled it.
         name: of the attribute that holds the container; ``""`` if it is inside another.
         container: as it is now.
         before: what it held before the forward ran.
@@ -71,7 +101,13 @@ def moved_content(kind: type, name: str, container: Any, before: Any) -> bool:
         moved = len(container) != len(before) or _any_moved(items_of(container), before)
     else:
         moved = container != before
-    return moved and not (name and _only_fills(kind, name))
+    return moved and not (name and _only_fills(forward, name))
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in (tuple, list):
+        return all(map(_is_plain, value))
+    return type(value) in _PLAIN
 
 
 def _any_moved(items: Any, before: Any) -> bool:
@@ -115,17 +151,17 @@ def _is_on_device(name: str, value: Any) -> bool:
 # -- bytecode ----------------------------------------------------------------------------------------
 
 
-def may_read(kind: type, name: str) -> bool:
-    """Say whether the forward of ``kind``, or what it calls by name, mentions the attribute ``name``."""
-    code = _instructions(kind)
+def may_read(forward: Forward, name: str) -> bool:
+    """Say whether ``forward``, or what it calls by name, mentions the attribute ``name``."""
+    code = _instructions(forward)
     return not code or any(_reads(instruction, name) for instruction in code)
 
 
 @functools.lru_cache(maxsize=1024)
-def sets_elsewhere(kind: type) -> bool:
-    """Say whether the forward of ``kind`` may set an attribute of something that is not itself."""
+def sets_elsewhere(forward: Forward) -> bool:
+    """Say whether ``forward`` may set an attribute of something that is not itself."""
     before: Any = ""
-    for instruction in _instructions(kind):
+    for instruction in _instructions(forward):
         if instruction.opname == "STORE_ATTR" and before != "self":
             return True
         if instruction.argval in ("setattr", "__setattr__", "__dict__", "vars"):
@@ -136,9 +172,9 @@ def sets_elsewhere(kind: type) -> bool:
     return False
 
 
-def _reads_first(kind: type, name: str) -> bool | None:
+def _reads_first(forward: Forward, name: str) -> bool | None:
     """Say whether the attribute is read where it was not set: ``self.n += 1``; ``None`` if never named."""
-    for instruction in _instructions(kind):
+    for instruction in _instructions(forward):
         if _reads(instruction, name):
             return True
         if instruction.argval == name and instruction.opname == "STORE_ATTR":
@@ -146,13 +182,13 @@ def _reads_first(kind: type, name: str) -> bool | None:
     return None
 
 
-def _only_fills(kind: type, name: str) -> bool:
+def _only_fills(forward: Forward, name: str) -> bool:
     """Say whether nothing of an earlier call is read from the container that is the attribute ``name``.
 
     All that is done with it is ``self.log.append(x)`` or ``self.seen["key"] = x``, or the first is
     ``self.log.clear()``.
     """
-    code = _instructions(kind)
+    code = _instructions(forward)
     uses = [index for index, found in enumerate(code) if _reads(found, name)]
     if not uses:
         return False
@@ -180,9 +216,9 @@ def _reads(instruction: dis.Instruction, name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _instructions(kind: type) -> tuple[dis.Instruction, ...]:
-    """Return the instructions of the forward, those of what it calls by name where they are called."""
-    return tuple(_inlined(kind, getattr(kind, "forward", None), set()))
+def _instructions(forward: Forward) -> tuple[dis.Instruction, ...]:
+    """Return the instructions of a forward, those of what it calls by name where they are called."""
+    return tuple(_inlined(forward.kind, forward.function, set()))
 
 
 def _inlined(kind: type, function: Any, seen: set[types.CodeType]) -> Iterator[dis.Instruction]:
@@ -218,5 +254,5 @@ def _inlined_code(
                 yield from _inlined(kind, function, seen)
         elif "ATTR" in instruction.opname or "METHOD" in instruction.opname:
             for base in kind.__mro__[:-1]:
-                found = vars(base).get(value) if base is not torch.nn.Module else None
+                found = vars(base).get(value) if base is not nn.Module else None
                 yield from _inlined(kind, getattr(found, "fget", found), seen)

@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import nn
 
 from .content import ModuleContent, content_of
-from .state import sets_elsewhere
+from .state import forward_of, sets_elsewhere
 
 __all__ = ["Untouched"]
 
@@ -62,8 +62,7 @@ class Untouched:
     @cached_property
     def sets_elsewhere(self) -> bool:
         """Whether some forward may set attributes of other modules."""
-        kinds: set[type] = {type(module) for module in self._model.modules()}
-        return any(sets_elsewhere(kind) for kind in kinds)
+        return any(map(sets_elsewhere, set(map(forward_of, self._model.modules()))))
 
     def given(self, module: nn.Module) -> list[str]:
         """Name the attributes of ``module`` that were set before its call."""
