@@ -246,6 +246,11 @@ def keeps_an_attribute_that_was_not_there(self, x):
     return y * 1
 
 
+def counts_what_another_reads(self, x):
+    self.reads.given += 1
+    return self.reads(self.lin(x)) * 1
+
+
 def keeps_a_pair(self, x):
     h, c = self.pair if self.pair is not None else (x, x)
     self.pair = (h + self.lin(x), c * 2)
@@ -314,6 +319,7 @@ STATEFUL = [
     (throws_dice_of_its_own, "changes random numbers of its own"),
     (draws_from_a_generator_of_its_own, "changes random numbers of NumPy's of its own"),
     (keeps_an_attribute_that_was_not_there, r"changes \.first"),
+    (counts_what_another_reads, r"sets \.given of 'reads'"),
     (keeps_a_pair, r"changes \.pair"),
     (keeps_a_new_dict, r"changes \.found"),
     (keeps_an_average, r"changes \.plain"),
@@ -418,6 +424,11 @@ def follows_the_device(self, x):
     return self.lin(x) + self.plain
 
 
+def counts_for_nobody(self, x):
+    self.count += 1
+    return self.lin(x) * 1
+
+
 def sets_a_pair_before_it_reads(self, x):
     self.pair = (x, self.lin(x))
     return self.pair[0] + self.pair[1]
@@ -451,6 +462,7 @@ NO_STATE = [
     sets_before_it_reads,
     refills_a_list,
     follows_the_device,
+    counts_for_nobody,
     sets_a_pair_before_it_reads,
     sets_plain_values_again,
     notes_on_a_leaf,

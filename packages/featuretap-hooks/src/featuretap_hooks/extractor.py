@@ -201,9 +201,9 @@ class HooksExtractor(nn.Module):
             raise self._not_reached(captures, args, kwargs, again=not in_full)
         return captures.features(keys)
 
-    def _weights(self) -> Weights:
+    def _weights(self) -> Weights | None:
         found = self._found
-        return Weights(found.tree.parameters.values(), converts=found.own_code.converts)
+        return Weights(found.tree.parameters.values()) if found.own_code.writes_weights else None
 
     def _not_reached(
         self, captures: Captures, args: Any, kwargs: Any, *, again: bool

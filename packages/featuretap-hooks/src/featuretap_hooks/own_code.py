@@ -38,7 +38,9 @@ _SWITCHES = frozenset(
 )
 _SWITCHED = frozenset("data forward requires_grad training".split())
 # Ways to give the parameters of a module other memory.
-_CONVERTS = frozenset("half float double bfloat16 to type apply _apply".split())
+_CONVERTS = frozenset("half double bfloat16 apply _apply".split())
+# Where autograd lets parameters be written.
+_UNGUARDED = frozenset("no_grad inference_mode set_grad_enabled data detach copy_".split())
 # Ways to change, or to look at, what a call of a module runs.
 _REWIRES = frozenset(
     "__dict__ vars __getattribute__ register_forward_hook register_forward_pre_hook "
@@ -58,7 +60,7 @@ class OwnCode(NamedTuple):
         switches: whether something may be switched over for a while: a flag, a hook, the default dtype,
             an attribute that one function sets twice.
             Such a forward must not end half-way.
-        converts: whether parameters may be given another dtype.
+        writes_weights: whether parameters may be written, or given another dtype.
         rewires: whether something may change what a call of a module runs, or look at it.
 
     """
@@ -67,7 +69,7 @@ class OwnCode(NamedTuple):
     setters: frozenset[type]
     stores_elsewhere: bool
     switches: bool
-    converts: bool
+    writes_weights: bool
     rewires: bool
 
     def storing(self, modules: Iterable[nn.Module]) -> list[nn.Module]:
@@ -83,6 +85,7 @@ class _Facts(NamedTuple):
     sets_other: bool
     sets: frozenset[str]
     sets_back: bool
+    in_place: bool
 
 
 def own_code(modules: Iterable[nn.Module]) -> OwnCode:
@@ -100,7 +103,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
     names: set[str] = set()
     setters: set[type] = set()
     sets: set[str] = set()
-    stores_elsewhere = sets_back = False
+    stores_elsewhere = sets_back = in_place = False
     while waiting:
         kind, function = waiting.pop()
         facts = _facts(function.__code__)
@@ -113,6 +116,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         names |= facts.names
         sets |= facts.sets
         sets_back |= facts.sets_back
+        in_place |= facts.in_place
         for name in facts.names:
             waiting += by_name.pop(name, ())
             called = function.__globals__.get(name)
@@ -123,8 +127,27 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         frozenset(setters),
         stores_elsewhere or not names.isdisjoint(_PUTS_INTO),
         sets_back or not names.isdisjoint(_SWITCHES) or not sets.isdisjoint(_SWITCHED),
-        not names.isdisjoint(_CONVERTS),
+        _may_write_weights(modules, names, in_place),
         not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
+    )
+
+
+def _may_write_weights(modules: list[nn.Module], names: set[str], in_place: bool) -> bool:
+    """Say so of code that names these things: most models do not, and are spared looking."""
+    if not names.isdisjoint(_CONVERTS | _UNGUARDED) or any(
+        name.endswith("_") and not name.startswith("_") for name in names
+    ):
+        return True
+    parameters = {name for module in modules for name in module._parameters}
+    return in_place and not names.isdisjoint(parameters)
+
+
+def _is_in_place(instruction: dis.Instruction) -> bool:
+    operation = instruction.opname
+    return (
+        operation.startswith("INPLACE_")
+        or operation in ("STORE_SUBSCR", "STORE_SLICE")
+        or (operation == "BINARY_OP" and instruction.argrepr.endswith("="))
     )
 
 
@@ -173,17 +196,20 @@ def _facts(code: types.CodeType) -> _Facts:
     names: set[str] = set()
     targets: list[str] = []
     sets: list[str] = []
+    in_place = False
     for part in _nested(code):
         names.update(part.co_names)
         targets += _targets(part)
         found = (i for i in dis.get_instructions(part) if i.opname == "STORE_ATTR")
         sets += [str(instruction.argval) for instruction in found]
+        in_place |= any(map(_is_in_place, dis.get_instructions(part)))
     return _Facts(
         frozenset(names),
         own != "" and own in targets,
         any(target != own for target in targets),
         frozenset(sets),
         len(set(sets)) < len(sets),
+        in_place,
     )
 
 

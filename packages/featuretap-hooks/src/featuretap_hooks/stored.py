@@ -99,13 +99,11 @@ class Weights:
 
     Args:
         parameters: of the model.
-        converts: whether they may be given another dtype meanwhile.
 
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, converts: bool) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._parameters = parameters
-        self._mark = _DTYPE if converts else _VERSION
         self._before = self._marks()
 
     @property
@@ -116,11 +114,10 @@ class Weights:
     def _marks(self) -> list[Any]:
         with no_torch_function():
             try:
-                return list(map(self._mark, self._parameters))
+                return list(map(_MARK, self._parameters))
             except RuntimeError:
                 # Parameters made in inference mode count no versions, and nobody else writes them.
                 return []
 
 
-_VERSION = attrgetter("_version")
-_DTYPE = attrgetter("_version", "dtype")
+_MARK = attrgetter("_version", "dtype")

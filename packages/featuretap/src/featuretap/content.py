@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from typing import Any
 
 import torch
@@ -20,7 +20,15 @@ from .put_back import (
     without_own,
     without_own_wrappers,
 )
-from .state import forward_of, may_read, moved_attribute, moved_content, moved_in_object
+from .state import (
+    Forward,
+    forward_of,
+    is_moved_by,
+    may_read,
+    moved_attribute,
+    moved_content,
+    moved_in_object,
+)
 
 __all__ = ["ModuleContent", "content_of"]
 
@@ -144,12 +152,18 @@ class ModuleContent:
         without_own_wrappers(now)
         return [n for n in {**before, **now} if now.get(n, _MISSING) is not before.get(n, _MISSING)]
 
-    def moved_state(self, module: nn.Module, given: Container[str] = ()) -> str:
+    def moved_state(
+        self,
+        module: nn.Module,
+        given: Container[str] = (),
+        others: Collection[Forward] = (),
+    ) -> str:
         """Name what was changed and the next call of the forward of ``module`` would read.
 
         Args:
             module: whose content this is.
             given: attributes that are set from outside before each call.
+            others: the forwards of the model, which may look at it as well.
 
         """
         held = self.containers or self.objects or self.rewinders or any(self.empty)
@@ -173,7 +187,10 @@ class ModuleContent:
                     return f".{name} of an object that it keeps"
         for name in self.changed_names():
             before, value = self.values.get(name), self.current.get(name)
-            if name not in given and moved_attribute(forward, name, before, value):
+            outer = [other for other in others if other != forward] if name in given else None
+            if outer is not None and not is_moved_by(outer, name):
+                continue
+            if moved_attribute(forward, name, before, value, others):
                 return f".{name}"
         return next((found.name for found in self.rewinders if found.moved()), "")
 
@@ -235,7 +252,12 @@ class _ScriptContent(ModuleContent):
         self.training = flag
         self._restore_flag()
 
-    def moved_state(self, module: nn.Module, given: Container[str] = ()) -> str:
+    def moved_state(
+        self,
+        module: nn.Module,
+        given: Container[str] = (),
+        others: Collection[Forward] = (),
+    ) -> str:
         return ""
 
     def restore(self) -> None:

@@ -11,7 +11,7 @@ import dis
 import functools
 import types
 from collections import ChainMap, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +32,7 @@ __all__ = [
 _NUMBERS = frozenset({bool, int, float, complex, str})
 _PLAIN = _NUMBERS | {type(None), torch.Size, torch.dtype, torch.device}
 _FILL = frozenset({"append", "appendleft", "extend", "add"})
+_COUNTING = ("LOAD_CONST", "LOAD_SMALL", "BINARY_OP", "INPLACE_", "SWAP", "ROT_", "CACHE")
 _MISSING = object()
 
 
@@ -59,7 +60,9 @@ def forward_of(module: nn.Module) -> Forward:
     )
 
 
-def moved_attribute(forward: Forward, name: str, before: Any, now: Any) -> bool:
+def moved_attribute(
+    forward: Forward, name: str, before: Any, now: Any, others: Collection[Forward] = ()
+) -> bool:
     """Say whether an attribute that was set to something else carries it to the next call.
 
     Args:
@@ -67,10 +70,14 @@ def moved_attribute(forward: Forward, name: str, before: Any, now: Any) -> bool:
         name: of the attribute.
         before: its value before the forward ran; ``None`` if it had none.
         now: its value afterwards.
+        others: the forwards of the model, which may look at it as well.
 
     """
     if _is_plain(before) and _is_plain(now):
-        return bool(before != now) and _reads_first(forward, name) is not False
+        if before == now or _reads_first(forward, name) is False:
+            return False
+        is_seen = any(may_read(other, name) for other in others if other != forward)
+        return is_seen or not _only_counts(forward, name)
     return bool(_reads_first(forward, name)) and not _is_on_device(name, now)
 
 
@@ -157,6 +164,11 @@ def may_read(forward: Forward, name: str) -> bool:
     return not code or any(_reads(instruction, name) for instruction in code)
 
 
+def is_moved_by(others: Iterable[Forward], name: str) -> bool:
+    """Say whether a forward that sets the attribute of another module reads it: ``self.part.n += 1``."""
+    return any(_reads_first(other, name) for other in others)
+
+
 @functools.lru_cache(maxsize=1024)
 def sets_elsewhere(forward: Forward) -> bool:
     """Say whether ``forward`` may set an attribute of something that is not itself."""
@@ -180,6 +192,22 @@ def _reads_first(forward: Forward, name: str) -> bool | None:
         if instruction.argval == name and instruction.opname == "STORE_ATTR":
             return False
     return None
+
+
+def _only_counts(forward: Forward, name: str) -> bool:
+    """Say whether the attribute is read to be counted up alone: ``self.steps += 1``."""
+    code = _instructions(forward)
+    uses = [index for index, found in enumerate(code) if _reads(found, name)]
+    return bool(uses) and all(_is_counted(code[index + 1 : index + 6], name) for index in uses)
+
+
+def _is_counted(following: Iterable[dis.Instruction], name: str) -> bool:
+    for instruction in following:
+        if instruction.opname == "STORE_ATTR":
+            return bool(instruction.argval == name)
+        if not instruction.opname.startswith(_COUNTING):
+            return False
+    return False
 
 
 def _only_fills(forward: Forward, name: str) -> bool:

@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import nn
 
 from .content import ModuleContent, content_of
-from .state import forward_of, sets_elsewhere
+from .state import Forward, forward_of, sets_elsewhere
 
 __all__ = ["Untouched"]
 
@@ -62,7 +62,11 @@ class Untouched:
     @cached_property
     def sets_elsewhere(self) -> bool:
         """Whether some forward may set attributes of other modules."""
-        return any(map(sets_elsewhere, set(map(forward_of, self._model.modules()))))
+        return any(map(sets_elsewhere, self._forwards))
+
+    @cached_property
+    def _forwards(self) -> frozenset[Forward]:
+        return frozenset(map(forward_of, self._model.modules()))
 
     def given(self, module: nn.Module) -> list[str]:
         """Name the attributes of ``module`` that were set before its call."""
@@ -89,4 +93,4 @@ class Untouched:
             kept = self._modules.get(id(part))
             if kept is not None and kept.flag_moved:
                 return f"the training flag of {name}"
-        return content.moved_state(module, given)
+        return content.moved_state(module, given, self._forwards)
