@@ -138,8 +138,8 @@ def _may_write_weights(modules: list[nn.Module], names: set[str], in_place: bool
         name.endswith("_") and not name.startswith("_") for name in names
     ):
         return True
-    parameters = {name for module in modules for name in module._parameters}
-    return in_place and not names.isdisjoint(parameters)
+    registries = [module._parameters for module in modules if type(module._parameters) is dict]
+    return in_place and any(not names.isdisjoint(registry) for registry in registries)
 
 
 def _is_in_place(instruction: dis.Instruction) -> bool:
