@@ -138,7 +138,7 @@ def _may_write_weights(modules: list[nn.Module], names: set[str], in_place: bool
         name.endswith("_") and not name.startswith("_") for name in names
     ):
         return True
-    registries = [module._parameters for module in modules if type(module._parameters) is dict]
+    registries = [module._parameters for module in modules if isinstance(module._parameters, dict)]
     return in_place and any(not names.isdisjoint(registry) for registry in registries)
 
 
