@@ -424,6 +424,11 @@ def follows_the_device(self, x):
     return self.lin(x) + self.plain
 
 
+def puts_the_same_again(self, x):
+    self.steps[0] = 0.25 * 2
+    return self.lin(x) * self.steps[0]
+
+
 def counts_for_nobody(self, x):
     self.count += 1
     return self.lin(x) * 1
@@ -463,6 +468,7 @@ NO_STATE = [
     refills_a_list,
     follows_the_device,
     counts_for_nobody,
+    puts_the_same_again,
     sets_a_pair_before_it_reads,
     sets_plain_values_again,
     notes_on_a_leaf,

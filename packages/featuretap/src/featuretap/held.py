@@ -109,7 +109,8 @@ def rewinder(value: Any) -> Rewinder | None:
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
         return _array(value)
-    if numpy is not None and (found := _numpy_generator(numpy, value)) is not None:
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is not None and (found := _numpy_generator(numpy_random, value)) is not None:
         return found
     slots = [name for kind in type(value).__mro__ for name in _slots_of(kind)]
     if slots and not isinstance(value, (nn.Module, type)) and not hasattr(value, "__dict__"):
@@ -131,13 +132,13 @@ def _rewinder(name: str, state: Callable[[], Any], put: Callable[[Any], object])
     return Rewinder(name, state, state(), put)
 
 
-def _numpy_generator(numpy: Any, value: Any) -> Rewinder | None:
+def _numpy_generator(numpy_random: Any, value: Any) -> Rewinder | None:
     name = "random numbers of NumPy's of its own"
-    if isinstance(value, numpy.random.RandomState):
+    if isinstance(value, numpy_random.RandomState):
         return _rewinder(name, lambda: value.get_state(legacy=False), value.set_state)
-    if isinstance(value, numpy.random.Generator):
+    if isinstance(value, numpy_random.Generator):
         value = value.bit_generator
-    if isinstance(value, numpy.random.BitGenerator):
+    if isinstance(value, numpy_random.BitGenerator):
         bits = value
         return _rewinder(name, lambda: bits.state, lambda kept: setattr(bits, "state", kept))
     return None

@@ -120,7 +120,7 @@ def _is_plain(value: Any) -> bool:
 def _any_moved(items: Any, before: Any) -> bool:
     earlier = {id(item) for item in before}
     for now, kept in zip(list(items), before, strict=True):
-        if now is kept:
+        if now is kept or (_is_plain(now) and _is_plain(kept) and now == kept):
             continue
         if isinstance(now, (torch.Tensor, fx.Proxy)):
             if isinstance(kept, torch.Tensor) or id(now) in earlier or _is_of_this_call(now):
