@@ -126,6 +126,8 @@ class FeatureTracer(fx.Tracer):
             except Exception as error:
                 raise untraceable(tree.model, error) from error
             self.recording.read_training = reads.seen or self.recording.read_training
+        # fx holds on to the tracer in a cycle; the copies of the model need not wait for its collection.
+        del self._guard, self._carry_over, self._real, self._saved
         return guard.foreign_random_state_moved
 
     def _start(self, tree: ModuleTree, concrete_args: dict[str, Any]) -> None:
