@@ -5,12 +5,12 @@ Later calls are the next one of the same forward, and those of other modules in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from torch import fx, nn
 
 from .ambient import HooksOfEveryModule
-from .modules import ModuleTree
+from .recording import Recording
 from .untouched import Untouched
 
 __all__ = ["Again", "CarryOver"]
@@ -28,7 +28,7 @@ class CarryOver:
 
     Args:
         model: the modules as they were before.
-        tree: the same by path.
+        recording: of the trace.
         refuse: makes an error for what cannot be recorded.
         is_careful: look at all of a module before and after each call of it, which costs more than
             the trace. Otherwise what needs that raises :class:`Again`.
@@ -38,13 +38,13 @@ class CarryOver:
     def __init__(
         self,
         model: Untouched,
-        tree: ModuleTree,
+        recording: Recording,
         refuse: Callable[[str], Exception],
         *,
         is_careful: bool,
     ) -> None:
         self._model = model
-        self._tree = tree
+        self._recording = recording
         self._refuse = refuse
         self._is_careful = is_careful
         self._hooks = HooksOfEveryModule()
@@ -70,13 +70,13 @@ class CarryOver:
         if path not in self._given:
             self._given[path] = self._model.given(module)
 
-    def leave(self, module: nn.Module, path: str, events: Iterable[object]) -> None:
+    def leave(self, module: nn.Module, path: str, start: int) -> None:
         """Look at a module after its forward, and at those that it called.
 
         Args:
             module: the module.
             path: its path.
-            events: what happened in its forward.
+            start: how many events there were before its forward.
 
         """
         moved = self._model.moved_state(module, self._given[path])
@@ -84,7 +84,8 @@ class CarryOver:
             raise self._refuse(_CHANGES.format(moved))
         if path == "" or self._is_careful:
             self._look_inside(path)
-            self._look_at_leaves(events if self._model.sets_elsewhere else ())
+            if self._model.sets_elsewhere:
+                self._look_at_leaves(start)
 
     def fail(self, module: nn.Module) -> None:
         """Look at a module that is about to become a leaf: it must be what it was before its call."""
@@ -96,15 +97,15 @@ class CarryOver:
         prefix = f"{path}." if path else ""
         for called, given in self._given.items():
             if called != path and called.startswith(prefix):
-                moved = self._model.moved_state(self._tree.paths[called], given)
+                moved = self._model.moved_state(self._recording.tree.paths[called], given)
                 if moved:
                     raise self._blamed(_CHANGES.format(f"{moved} of {called!r}"))
 
-    def _look_at_leaves(self, events: Iterable[object]) -> None:
-        for event in events:
+    def _look_at_leaves(self, start: int) -> None:
+        for event in self._recording.events[start:]:
             if isinstance(event, fx.Node) and event.op == "call_module":
                 path = str(event.target)
-                changed = self._model.changed_attribute(self._tree.paths[path])
+                changed = self._model.changed_attribute(self._recording.tree.paths[path])
                 if changed:
                     raise self._blamed(_CHANGES.format(f".{changed} of {path!r}"))
 

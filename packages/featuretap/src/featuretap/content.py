@@ -254,14 +254,6 @@ class _ScriptContent(ModuleContent):
         self.training = flag
         self._restore_flag()
 
-    def moved_state(
-        self,
-        module: nn.Module,
-        given: Container[str] = (),
-        others: Collection[Forward] = (),
-    ) -> str:
-        return ""
-
     def restore(self) -> None:
         super().restore()
         self._restore_flag()

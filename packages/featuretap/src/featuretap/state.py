@@ -22,6 +22,7 @@ from .held import items_of
 __all__ = [
     "Forward",
     "forward_of",
+    "is_moved_by",
     "may_read",
     "moved_attribute",
     "moved_content",

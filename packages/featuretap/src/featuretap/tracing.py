@@ -119,7 +119,9 @@ class FeatureTracer(fx.Tracer):
         self._thread = threading.get_ident()
         self._start(tree, concrete_args)
         guard = self._guard = Guard(untouched, self._saved)
-        self._carry_over = CarryOver(untouched, tree, self.refusal, is_careful=self._is_careful)
+        self._carry_over = CarryOver(
+            untouched, self.recording, self.refusal, is_careful=self._is_careful
+        )
         with around_trace(self, tree, guard, self._place.regions, self._wrapped) as reads:
             try:
                 self.recording.graph = self.trace(_ROOT)
@@ -203,7 +205,7 @@ class FeatureTracer(fx.Tracer):
                 value = self._run(module, forward, args, kwargs)
                 if self._swallowed is not None:
                     raise self._swallowed
-                self._carry_over.leave(module, path, self.recording.events[call.start :])
+                self._carry_over.leave(module, path, call.start)
                 call.value = freeze(value, self._real.node)
                 call.position = len(self.recording.events) - 1
                 return value
