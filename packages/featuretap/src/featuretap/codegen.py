@@ -53,7 +53,8 @@ def compile_forward(
     names = _Names(prefix)
     more = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
     train = _body(graphs["train"], fixed["train"], more, names)
-    evaluate = _body(graphs["eval"], fixed["eval"], more, names)
+    is_one = graphs["train"] is graphs["eval"] and fixed["train"] is fixed["eval"]
+    evaluate = train if is_one else _body(graphs["eval"], fixed["eval"], more, names)
     header = f"def forward(self{_parameters(signature, names)}):"
     if train == evaluate:
         lines = [header, *_indent(train)]
@@ -161,6 +162,9 @@ def _body(graph: fx.Graph | str, fixed: Mapping[str, Any], more: str, names: _Na
         if node in dropped:
             block.append(f"{' = '.join(dropped[node])} = None")
         inside = node.meta.get("featuretap_regions", ()) if node.op != "placeholder" else ()
+        if not inside and not regions:
+            lines += block
+            continue
         kept = _common(regions, inside)
         for depth in range(kept, len(inside)):
             lines += _indent([f"with {_region(inside[depth], names)}:"], depth)

@@ -70,7 +70,8 @@ class ModuleContent:
                 self.empty.append(registry)
         for name in self.values.keys() - _STANDARD:
             value = self.values[name]
-            if type(value) in _LEAVES:
+            kind = type(value)
+            if kind in _LEAVES or (kind is tuple and _LEAVES.issuperset(map(type, value))):
                 continue
             if isinstance(value, Iterator):
                 self._add_iterator(name, value, may_read(forward_of(module), name))

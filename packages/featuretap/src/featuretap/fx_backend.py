@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import fx, nn
@@ -14,7 +14,6 @@ from .errors import NodeNotFoundError, UntraceableModelError
 from .extractor import ExtractorParts, FeatureExtractor
 from .installing import populate
 from .modes import MODES, Recorded, record_modes, same_operation
-from .modules import ModuleTree
 from .node_names import NodeNames
 from .pruning import Pruning
 from .recording import Recording
@@ -89,12 +88,15 @@ def assemble(
         parts.auto_leaves.update(recording.auto_leaves)
         constants.update(recording.constants)
     parts.signature = _signature_of(model, parts.fixed)
-    parts.graphs.update(_prune(recordings, selections))
-    tree = ModuleTree(model)
-    for mode in MODES:
-        recording, graph = recordings[mode], parts.graphs[mode]
-        if isinstance(recording, Recording) and isinstance(graph, fx.Graph):
-            parts.moves[mode] = moves_of(graph, tree.paths, recording.flags(mode))
+    graphs = _prune(recordings, selections)
+    parts.graphs.update(graphs)
+    tree = next(found.tree for found in recordings.values() if isinstance(found, Recording))
+    flags = {
+        mode: found.flags(mode)
+        for mode, found in recordings.items()
+        if isinstance(found, Recording)
+    }
+    parts.moves.update(moves_of(graphs, tree.paths, flags))
     extractor = FeatureExtractor(parts)
     populate(extractor, tree, constants)
     _note_flag_exceptions(extractor, recordings)
@@ -186,16 +188,13 @@ def _warn_of_two_meanings(
 
 
 def _note_flag_exceptions(extractor: FeatureExtractor, recordings: Mapping[str, Recorded]) -> None:
-    paths = [path for path, _ in extractor.named_modules() if path]
     for mode in MODES:
         recording = recordings[mode]
-        if isinstance(recording, Recording):
-            is_training: Callable[[nn.Module], bool] = recording.flags(mode)
-            modules = recording.tree.paths
+        odd = recording.flag_exceptions(mode) if isinstance(recording, Recording) else ()
+        if odd:
+            paths = (path for path, _ in extractor.named_modules())
             extractor._parts.flag_exceptions[mode] = [
-                path
-                for path in paths
-                if path in modules and is_training(modules[path]) != (mode == "train")
+                path for path in paths if path and path in odd
             ]
 
 

@@ -115,7 +115,9 @@ def leaves_trace(
     if node.op == "call_module" and module is not None:
         if not is_known(module) and training(module):
             return True
-        return any(_leaves_trace(part) for part in module.modules() if training(part))
+        # Most leaves have no parts, and ``modules()`` costs more than all the rest.
+        parts = module.modules() if module._modules else (module,)
+        return any(_leaves_trace(part) for part in parts if training(part))
     if node.op not in ("call_function", "call_method"):
         return False
     return facts_of(node.target).random and _is_on(node.target, node.args, node.kwargs)
@@ -155,7 +157,7 @@ def _leaves_trace(module: nn.Module) -> bool:
     """Say whether a module in train mode draws random numbers or moves its statistics."""
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return module.track_running_stats
-    dropout = getattr(module, "dropout", 0.0)
+    dropout = vars(module).get("dropout", 0.0)
     return isinstance(module, _RANDOM_MODULES) or (isinstance(dropout, float) and dropout > 0.0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -22,25 +22,27 @@ def populate(
     They are the model's own objects. Modules on the way that are not needed as a whole are stood
     in for by empty ones. Constants that belong to no module become plain attributes.
     """
-    targets: dict[str, str] = {}
+    called: set[str] = set()
+    read: dict[str, dict[str, None]] = {}
     for graph in extractor.graphs():
         for node in graph.nodes:
-            if node.op in ("call_module", "get_attr"):
-                targets[str(node.target)] = node.op
+            path = str(node.target)
+            if node.op == "call_module":
+                called.add(path)
+            elif node.op == "get_attr" and path in constants:
+                vars(extractor)[path] = constants[path]
+            elif node.op == "get_attr":
+                owner, _, name = path.rpartition(".")
+                read.setdefault(owner, {})[name] = None
     holders: dict[str, nn.Module] = {"": extractor}
-    # Shorter paths first: a whole module must not replace a stand-in that already has children.
-    for path in sorted(targets, key=lambda target: target.count(".")):
-        owner, _, name = path.rpartition(".")
-        if path in constants:
-            vars(extractor)[path] = constants[path]
-        elif targets[path] == "call_module":
-            _holder(owner, holders, tree)._modules[name] = holders[path] = tree.paths[path]
-        else:
-            holder = _holder(owner, holders, tree)
-            _install_tensor(holder, tree.paths[owner], name)
-    for path, holder in holders.items():
-        if holder is not tree.paths[path]:
-            _sort(holder, tree.paths[path])
+    # In the model's order, which optimizers go by, and outer modules first: a whole one must not
+    # replace a stand-in that has children already.
+    for path, module in tree.paths.items():
+        if path in called:
+            owner, _, name = path.rpartition(".")
+            _holder(owner, holders, tree)._modules[name] = holders[path] = module
+        if path in read:
+            _install_tensors(_holder(path, holders, tree), module, read[path])
 
 
 def _holder(path: str, holders: dict[str, nn.Module], tree: ModuleTree) -> nn.Module:
@@ -58,27 +60,17 @@ def _holder(path: str, holders: dict[str, nn.Module], tree: ModuleTree) -> nn.Mo
     return child
 
 
-def _sort(holder: nn.Module, original: nn.Module) -> None:
-    """Bring children and parameters into the model's order, which optimizers go by."""
-    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        (holder._modules, original._modules),
-        (holder._parameters, original._parameters),
-    ]
-    for registry, order in pairs:
-        ordered = {name: registry[name] for name in order if name in registry}
-        registry.clear()
-        registry.update(ordered)
-
-
-def _install_tensor(holder: nn.Module, original: nn.Module, name: str) -> None:
+def _install_tensors(holder: nn.Module, original: nn.Module, names: Iterable[str]) -> None:
     if holder is original:
         return
-    tensor: Any = stored_tensor(original, name)
-    if name in original._parameters:
-        holder._parameters[name] = tensor
-    elif name in original._buffers:
-        # ``to`` and ``half`` put new tensors into the registry, so the registry itself is shared.
-        holder._buffers = original._buffers
-        holder._non_persistent_buffers_set = original._non_persistent_buffers_set
-    else:
-        vars(holder)[name] = tensor
+    order = list(original._parameters)
+    for name in sorted(names, key=lambda name: order.index(name) if name in order else -1):
+        tensor: Any = stored_tensor(original, name)
+        if name in original._parameters:
+            holder._parameters[name] = tensor
+        elif name in original._buffers:
+            # ``to`` and ``half`` put new tensors into the registry, so the registry itself is shared.
+            holder._buffers = original._buffers
+            holder._non_persistent_buffers_set = original._non_persistent_buffers_set
+        else:
+            vars(holder)[name] = tensor

@@ -49,7 +49,7 @@ class ModuleTree:
         self.paths: dict[str, nn.Module] = {}
         self.aliases: dict[str, str] = {}
         self._path_by_id: dict[int, str] = {}
-        for path, module in _walk(model, "", set()):
+        for path, module in _walk(model):
             first = self._path_by_id.setdefault(id(module), path)
             if first == path:
                 self.paths[path] = module
@@ -151,16 +151,31 @@ def stored_tensor(module: nn.Module, name: str) -> torch.Tensor:
     raise AttributeError(f"{type(module).__name__} keeps no tensor {name!r}")
 
 
-def _walk(module: nn.Module, path: str, ancestors: set[int]) -> Iterator[tuple[str, nn.Module]]:
+def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield every module under every path it has, in the order of ``named_modules``."""
-    if id(module) in ancestors:
-        return
-    yield path, module
+    yield "", model
+    ancestors = {id(model)}
+    pending = [(model, "", iter(_children(model).items()))]
+    while pending:
+        parent, prefix, children = pending[-1]
+        for name, child in children:
+            if child is None or id(child) in ancestors:
+                continue
+            path = f"{prefix}{name}"
+            yield path, child
+            inner = _children(child)
+            if inner:
+                ancestors.add(id(child))
+                pending.append((child, f"{path}.", iter(inner.items())))
+                break
+        else:
+            ancestors.discard(id(parent))
+            pending.pop()
+
+
+def _children(module: nn.Module) -> dict[str, nn.Module | None]:
     if isinstance(module, torch.jit.ScriptModule):
-        return  # what is inside of it are not Python's modules
-    ancestors.add(id(module))
+        return {}  # what is inside of it are not Python's modules
     # An extractor may register a part only of the modules that it calls.
-    for name, child in vars(module).get("_called_modules", module._modules).items():
-        if child is not None:
-            yield from _walk(child, join(path, name), ancestors)
-    ancestors.discard(id(module))
+    children: dict[str, nn.Module | None] = vars(module).get("_called_modules", module._modules)
+    return children

@@ -7,7 +7,7 @@ returned. Both are looked up here by name.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -127,6 +127,12 @@ class Recording:
         if self.mode != mode:
             return lambda module: mode == "train"
         return lambda module: (self.tree.path_of(module) or "") in self.training
+
+    def flag_exceptions(self, mode: str) -> Set[str]:
+        """Return the paths of the modules whose flag in ``mode`` is the opposite of it."""
+        if self.mode != mode:
+            return frozenset()
+        return self.tree.paths.keys() - self.training if mode == "train" else self.training
 
     # -- names ----------------------------------------------------------------------------------
 

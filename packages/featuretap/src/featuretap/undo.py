@@ -7,7 +7,7 @@ nothing moves, as in eval mode of most models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -40,20 +40,46 @@ class Moves(NamedTuple):
 
 
 def moves_of(
-    graph: fx.Graph, modules: dict[str, nn.Module], training: Callable[[nn.Module], bool]
-) -> Moves:
-    """Find out what running ``graph`` may change.
+    graphs: Mapping[str, fx.Graph],
+    modules: Mapping[str, nn.Module],
+    flags: Mapping[str, Callable[[nn.Module], bool]],
+) -> dict[str, Moves]:
+    """Find out what running each of ``graphs`` may change.
 
     Args:
-        graph: the graph of one mode.
+        graphs: the graph of each mode.
         modules: the modules of the model by their paths.
-        training: the flag of each module in that mode.
+        flags: for each mode, the ``training`` flag of each module.
 
     """
+    moving = {graph: list(_moving(graph, modules)) for graph in graphs.values()}
+    return {mode: _moves(moving[graph], modules, flags[mode]) for mode, graph in graphs.items()}
+
+
+def _moving(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> Iterator[fx.Node]:
+    """Yield the nodes that may change something, in whichever mode."""
+    for node in graph.nodes:
+        if node.op == "call_module":
+            module = modules[str(node.target)]
+            if not is_known(module) or leaves_trace(node, module, lambda _: True):
+                yield node
+        elif node.op == "get_attr" or _draws(node):
+            yield node
+
+
+def _draws(node: fx.Node) -> bool:
+    return node.op in ("call_function", "call_method") and may_draw(node.target)
+
+
+def _moves(
+    nodes: Iterable[fx.Node],
+    modules: Mapping[str, nn.Module],
+    training: Callable[[nn.Module], bool],
+) -> Moves:
     tensors: dict[tuple[str, str], None] = {}
     own: dict[str, None] = {}
     draws = False
-    for node in graph.nodes:
+    for node in nodes:
         path = str(node.target)
         if node.op == "get_attr":
             owner, _, name = path.rpartition(".")
@@ -63,13 +89,12 @@ def moves_of(
             module = modules[path]
             if not is_known(module):
                 own[path] = None
-                tensors.update(dict.fromkeys(_buffers(path, module)))
-                draws = True
-            elif leaves_trace(node, module, training):
-                tensors.update(dict.fromkeys(_buffers(path, module)))
-                draws = True
-        elif node.op in ("call_function", "call_method"):
-            draws |= may_draw(node.target)
+            elif not leaves_trace(node, module, training):
+                continue
+            tensors.update(dict.fromkeys(_buffers(path, module)))
+            draws = True
+        else:
+            draws = True
     return Moves(tuple(tensors), tuple(own), draws)
 
 

@@ -35,15 +35,22 @@ def reached_operators(modules: Iterable[nn.Module]) -> list[types.ModuleType]:
     operators = sys.modules.get("torchvision.ops")
     if operators is None:
         return []
-    known = {(id(namespace), name) for namespace, name in _compat.functions_wrapped_for_fx()}
     wanted = {id(operators), id(sys.modules["torchvision"])}
     wanted |= {id(value) for value in vars(operators).values() if callable(value)}
-    found = {id(function.__globals__): function.__globals__ for function in _forwards(modules)}
-    for key, namespace in found.items():
-        for name, value in namespace.items():
-            if id(value) in wanted and not isinstance(value, type) and (key, name) not in known:
-                return [operators]
-    return []
+    namespaces = {id(function.__globals__): function.__globals__ for function in _forwards(modules)}
+    found = {
+        (key, name)
+        for key, namespace in namespaces.items()
+        if not wanted.isdisjoint(map(id, namespace.values()))
+        for name, value in namespace.items()
+        if id(value) in wanted and not isinstance(value, type)
+    }
+    known = (
+        {(id(space), name) for space, name in _compat.functions_wrapped_for_fx()}
+        if found
+        else set()
+    )
+    return [operators] if found - known else []
 
 
 def _forwards(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
