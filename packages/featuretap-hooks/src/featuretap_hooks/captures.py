@@ -178,6 +178,8 @@ class Captures:
 
     def compare(self) -> None:
         """After the first forward: put copies in the place of tensors that were overwritten."""
+        if not self._beside:
+            return
         with no_torch_function():
             for name, tensor, copy, version in self._beside:
                 is_same = _version(tensor) == version and _identical(tensor, copy)
@@ -197,7 +199,7 @@ class Captures:
     def lost(self) -> set[str]:
         """Names whose tensors were overwritten without having been copied."""
         with no_torch_function():
-            return {name for name, tensor, version in self._kept if _version(tensor) != version}
+            return {name for name, tensor, version in self._kept if tensor._version != version}
 
 
 def _exchange(tensor: torch.Tensor, copy: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

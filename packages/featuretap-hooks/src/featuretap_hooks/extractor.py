@@ -305,10 +305,11 @@ class HooksExtractor(nn.Module):
             run_watched(found, captures, args, kwargs, part=part, calls=calls)
 
     def _may_stop(self) -> bool:
-        # Sharded modules gather and free their parameters around each forward, which must then end.
         found = self._found
-        must_end = found.own_code.switches or any_sharded(found.tree.paths.values())
-        return bool(self._early_stop) and not must_end
+        if not self._early_stop or found.own_code.switches:
+            return False
+        # Sharded modules gather and free their parameters around each forward, which must then end.
+        return not any_sharded(found.tree.paths.values())
 
     # -- copies -----------------------------------------------------------------------------------
 

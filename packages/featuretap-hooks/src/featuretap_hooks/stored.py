@@ -55,7 +55,7 @@ class Stored:
         if not self._is_current:
             self._is_current = True
             self._follow_buffers()
-        if isinstance(tensor, nn.Parameter) and not self._weights_move:
+        if not self._storages or (isinstance(tensor, nn.Parameter) and not self._weights_move):
             return False
         return storage_id(tensor) in self._storages
 

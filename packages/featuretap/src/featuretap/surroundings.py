@@ -34,8 +34,8 @@ class Surroundings:
         self._containers = [
             (value, value.copy())
             for _, namespace in self._namespaces
-            for value in namespace.values()
-            if isinstance(value, _CONTAINERS)
+            for name, value in namespace.items()
+            if isinstance(value, _CONTAINERS) and name != "__builtins__"
         ]
 
     def restore(self) -> None:
