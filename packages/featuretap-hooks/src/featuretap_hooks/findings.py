@@ -8,6 +8,8 @@ from torch import nn
 
 from featuretap.backends import Options
 from featuretap.modules import LeafRule, ModuleTree
+from featuretap.outside import Outside
+from featuretap.state import Forward, forward_of
 
 from .fast_paths import is_compiled, layers_that_take_note
 from .guessing import input_names
@@ -70,6 +72,12 @@ class Findings:
     def own_code(self) -> OwnCode:
         """What the code of the modules may do."""
         return own_code(self.modules)
+
+    @cached_property
+    def reaching_outside(self) -> frozenset[Forward]:
+        """The forwards that mention what may change outside of the modules."""
+        forwards = frozenset(map(forward_of, self.modules))
+        return frozenset(forward for forward in forwards if Outside([forward]))
 
     @cached_property
     def storing(self) -> list[nn.Module]:

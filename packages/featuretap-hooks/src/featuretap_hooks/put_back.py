@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from featuretap.ambient import Ambient, GradientFlags
+from featuretap.outside import Outside
 from featuretap.undo import Undo
 
 from .captures import Stop
@@ -30,9 +31,11 @@ class PutBack:
         found = self._found
         switches = found.own_code.switches
         self._undo = Undo(self._places(), found.modules if switches else found.storing, draws=True)
-        self._switched: list[Ambient | GradientFlags] = []
+        self._others: list[Ambient | GradientFlags | Outside] = []
         if switches:
-            self._switched = [Ambient(), GradientFlags(found.tree.parameters.values())]
+            self._others = [Ambient(), GradientFlags(found.tree.parameters.values())]
+        if found.reaching_outside:
+            self._others.append(Outside(found.reaching_outside))
         return self
 
     def _places(self) -> Iterator[tuple[dict[str, Any], str]]:
@@ -54,8 +57,8 @@ class PutBack:
         # An extractor around this one has all it wants: that is no failure.
         if kind is not None and not issubclass(kind, Stop):
             self._undo.restore()
-            for switched in self._switched:
-                switched.restore()
+            for other in self._others:
+                other.restore()
         elif self._plan.moving is None:
             moved = {(id(registry), name) for registry, name in self._undo.moved()}
             paths = self._found.tree.paths

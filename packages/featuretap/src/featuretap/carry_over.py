@@ -87,10 +87,13 @@ class CarryOver:
             if self._model.sets_elsewhere:
                 self._look_at_leaves(start)
 
-    def fail(self, module: nn.Module) -> None:
+    def fail(self, module: nn.Module, path: str) -> None:
         """Look at a module that is about to become a leaf: it must be what it was before its call."""
         if not self._is_careful and self._model.changed_attribute(module):
             raise Again
+        # What ran in it runs anew in each call.
+        for called in [name for name in self._given if f"{name}.".startswith(f"{path}.")]:
+            del self._given[called]
 
     def _look_inside(self, path: str) -> None:
         """Refuse what was changed in the modules inside ``path`` after their calls."""

@@ -22,18 +22,21 @@ from .held import items_of
 __all__ = [
     "Forward",
     "forward_of",
+    "functions_of",
     "is_moved_by",
     "may_read",
     "moved_attribute",
     "moved_content",
     "moved_in_object",
     "sets_elsewhere",
+    "variables_of",
 ]
 
 _NUMBERS = frozenset({bool, int, float, complex, str})
 _PLAIN = _NUMBERS | {type(None), torch.Size, torch.dtype, torch.device}
 _FILL = frozenset({"append", "appendleft", "extend", "add"})
 _COUNTING = ("LOAD_CONST", "LOAD_SMALL", "BINARY_OP", "INPLACE_", "SWAP", "ROT_", "CACHE")
+_STORES = frozenset({"STORE_ATTR", "STORE_GLOBAL", "STORE_DEREF"})
 _MISSING = object()
 
 
@@ -190,7 +193,7 @@ def _reads_first(forward: Forward, name: str) -> bool | None:
     for instruction in _instructions(forward):
         if _reads(instruction, name):
             return True
-        if instruction.argval == name and instruction.opname == "STORE_ATTR":
+        if instruction.argval == name and instruction.opname in _STORES:
             return False
     return None
 
@@ -204,7 +207,7 @@ def _only_counts(forward: Forward, name: str) -> bool:
 
 def _is_counted(following: Iterable[dis.Instruction], name: str) -> bool:
     for instruction in following:
-        if instruction.opname == "STORE_ATTR":
+        if instruction.opname in _STORES:
             return bool(instruction.argval == name)
         if not instruction.opname.startswith(_COUNTING):
             return False
@@ -236,27 +239,50 @@ def _is_filled(following: list[dis.Instruction | None]) -> bool:
 
 
 def _reads(instruction: dis.Instruction, name: str) -> bool:
-    """Say whether an instruction names the attribute, not to set it; as a string it may be asked for."""
+    """Say whether an instruction names the attribute or variable, not to set it.
+
+    As a string it may be asked for.
+    """
     if instruction.argval != name:
         return False
     operation = instruction.opname
-    is_named = "ATTR" in operation or "METHOD" in operation
-    return (is_named and operation != "STORE_ATTR") or operation.startswith("LOAD_CONST")
+    is_named = any(kind in operation for kind in ("ATTR", "METHOD", "GLOBAL", "DEREF"))
+    return (is_named and operation not in _STORES) or operation.startswith("LOAD_CONST")
+
+
+class _Code(NamedTuple):
+    instructions: tuple[dis.Instruction, ...]
+    functions: tuple[types.FunctionType, ...]
+
+
+def functions_of(forward: Forward) -> tuple[types.FunctionType, ...]:
+    """Return the function of a forward, and those that it calls by name."""
+    return _code_of(forward).functions
+
+
+def _instructions(forward: Forward) -> tuple[dis.Instruction, ...]:
+    """Return the instructions of a forward, those of what it calls by name where they are called."""
+    return _code_of(forward).instructions
 
 
 @functools.lru_cache(maxsize=1024)
-def _instructions(forward: Forward) -> tuple[dis.Instruction, ...]:
-    """Return the instructions of a forward, those of what it calls by name where they are called."""
-    return tuple(_inlined(forward.kind, forward.function, set()))
+def _code_of(forward: Forward) -> _Code:
+    functions: dict[types.CodeType, types.FunctionType | None] = {}
+    instructions = tuple(_inlined(forward.kind, forward.function, functions))
+    return _Code(instructions, tuple(filter(None, functions.values())))
 
 
-def _inlined(kind: type, function: Any, seen: set[types.CodeType]) -> Iterator[dis.Instruction]:
-    if isinstance(function, types.FunctionType):
-        names = ChainMap(_closure_of(function), function.__globals__)
+def _inlined(
+    kind: type, function: Any, seen: dict[types.CodeType, types.FunctionType | None]
+) -> Iterator[dis.Instruction]:
+    if isinstance(function, types.FunctionType) and function.__code__ not in seen:
+        seen[function.__code__] = function
+        names = ChainMap(variables_of(function), function.__globals__)
         yield from _inlined_code(kind, function.__code__, names, seen)
 
 
-def _closure_of(function: types.FunctionType) -> dict[str, Any]:
+def variables_of(function: types.FunctionType) -> dict[str, Any]:
+    """Return the variables that a function finds in the scopes around it."""
     found: dict[str, Any] = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # an empty cell
@@ -265,16 +291,18 @@ def _closure_of(function: types.FunctionType) -> dict[str, Any]:
 
 
 def _inlined_code(
-    kind: type, code: types.CodeType, names: Mapping[str, Any], seen: set[types.CodeType]
+    kind: type,
+    code: types.CodeType,
+    names: Mapping[str, Any],
+    seen: dict[types.CodeType, types.FunctionType | None],
 ) -> Iterator[dis.Instruction]:
-    if code in seen:
-        return
-    seen.add(code)
     for instruction in dis.get_instructions(code):
         yield instruction
         value = instruction.argval
         if isinstance(value, types.CodeType):
-            yield from _inlined_code(kind, value, names, seen)
+            if value not in seen:
+                seen[value] = None
+                yield from _inlined_code(kind, value, names, seen)
         elif not isinstance(value, str):
             continue
         elif instruction.opname in ("LOAD_GLOBAL", "LOAD_DEREF"):

@@ -214,7 +214,7 @@ class FeatureTracer(fx.Tracer):
                 if path == "":
                     raise
                 reason = f"{type(error).__name__}: {error} ({failure_location(error)})"
-                self._carry_over.fail(module)
+                self._carry_over.fail(module, path)
                 self._real.forget(self.recording.rollback(mark))
                 self._guard.model.restore(module)
             finally:

@@ -1,4 +1,4 @@
-"""A model as it was: flags, attributes, registries, hooks, containers and helper objects."""
+"""A model as it was: flags, attributes, hooks, containers, helper objects, and state outside of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cached_property
 from torch import nn
 
 from .content import ModuleContent, content_of
+from .outside import Outside
 from .state import Forward, forward_of, sets_elsewhere
 
 __all__ = ["Untouched"]
@@ -25,10 +26,13 @@ class Untouched:
         self._modules: dict[int, ModuleContent] = {
             id(module): content_of(module) for module in self._parts
         }
+        self._outside = Outside(self._forwards)
 
     def restore(self, subtree: nn.Module | None = None) -> None:
         """Undo what happened since this object was made, to all modules or to one subtree."""
         if subtree is None:
+            # Not with a subtree: what is outside of the modules belongs to none of them.
+            self._outside.restore()
             contents = list(self._modules.values())
         else:
             known = (self._modules.get(id(module)) for module in subtree.modules())
@@ -95,4 +99,7 @@ class Untouched:
             kept = self._modules.get(id(part))
             if kept is not None and kept.flag_moved:
                 return f"the training flag of {name}"
-        return content.moved_state(module, given, self._forwards)
+        moved = content.moved_state(module, given, self._forwards)
+        if not moved and self._outside:
+            moved = self._outside.moved(forward_of(module))
+        return moved

@@ -1,0 +1,250 @@
+"""What forwards keep outside of the modules: in globals, classes, closures, default arguments.
+
+Looked at is only what the code of a forward, and of what it calls by name, mentions: the rest of a
+process changes for reasons of its own.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import types
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .held import Rewinder, copied_iterator, is_opened, rewinder
+from .put_back import copied, restore_container
+from .state import Forward, functions_of, moved_attribute, moved_content
+
+__all__ = ["Outside"]
+
+_MISSING = object()
+_CONTAINERS = (list, dict, set, deque)
+# What holds no state, where it is not exchanged for something else.
+_STATELESS = (
+    *(bool, int, float, complex, str, bytes, type(None), type, property, classmethod, staticmethod),
+    *(types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
+    *(torch.Tensor, nn.Module, torch.dtype, torch.device),
+)
+
+
+class _Place(NamedTuple):
+    """Where something lies that a forward mentions.
+
+    Attributes:
+        name: what the code calls it.
+        label: what to call it in a message.
+        read: returns what lies there now.
+        write: puts something there.
+        is_set: whether the code may put something else there.
+
+    """
+
+    name: str
+    label: str
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+    is_set: bool
+
+
+class Outside:
+    """What some forwards find outside of their modules, as it is when this object is made."""
+
+    def __init__(self, forwards: Iterable[Forward]) -> None:
+        found = {forward: list(_held_by(forward)) for forward in forwards}
+        self._held = {forward: held for forward, held in found.items() if held}
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def moved(self, forward: Forward) -> str:
+        """Name what ``forward`` changed and its next call would read; ``""`` if there is nothing."""
+        held = self._held.get(forward, ())
+        return next((one.place.label for one in held if one.moved(forward)), "")
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for held in self._held.values():
+            for one in held:
+                one.restore()
+
+
+class _Held:
+    """One place, and what lay there."""
+
+    def __init__(self, place: _Place, value: Any) -> None:
+        self.place = place
+        self._value = value
+        self._content = copied(value) if isinstance(value, _CONTAINERS) else None
+        self._copy = copied_iterator(value) if isinstance(value, Iterator) else None
+        self._rewinder: Rewinder | None = None
+        if self._content is None and not isinstance(value, (*_STATELESS, Iterator)):
+            self._rewinder = rewinder(value)
+
+    def moved(self, forward: Forward) -> bool:
+        place, value = self.place, self._value
+        now = place.read()
+        if now is not value:
+            before = None if value is _MISSING else value
+            return moved_attribute(forward, place.name, before, now)
+        if self._content is not None:
+            return moved_content(forward, place.name, value, self._content)
+        # Most iterators cannot be looked at.
+        return isinstance(value, Iterator) or (
+            self._rewinder is not None and self._rewinder.moved()
+        )
+
+    def restore(self) -> None:
+        place, value = self.place, self._value
+        if self._copy is not None:
+            place.write(copied_iterator(self._copy))
+        elif place.is_set and place.read() is not value:
+            place.write(value)
+        if self._content is not None:
+            restore_container(value, self._content)
+        if self._rewinder is not None:
+            self._rewinder.rewind()
+
+
+def _held_by(forward: Forward) -> Iterator[_Held]:
+    for place in _places(forward):
+        value = place.read()
+        if place.is_set or not isinstance(value, _STATELESS):
+            if place.is_set or value is not _MISSING:
+                yield _Held(place, value)
+            if hasattr(value, "__dict__") and is_opened(value):
+                yield from _inside(value, place.label, _mentions(forward))
+
+
+def _inside(owner: Any, label: str, mentions: _Mentions) -> Iterator[_Held]:
+    """Yield what an object keeps under the names that the code mentions."""
+    for name in (mentions.attributes | mentions.set_attributes) & vars(owner).keys():
+        value, is_set = vars(owner)[name], name in mentions.set_attributes
+        if is_set or not isinstance(value, _STATELESS):
+            place = _in_dict(vars(owner), name, f"{label}.{name}", is_set)
+            yield _Held(place, value)
+
+
+# -- what code mentions ------------------------------------------------------------------------------
+
+
+class _Mentions(NamedTuple):
+    attributes: frozenset[str]
+    set_attributes: frozenset[str]
+
+
+@functools.lru_cache(maxsize=1024)
+def _mentions(forward: Forward) -> _Mentions:
+    named: set[str] = set()
+    stored: set[str] = set()
+    for function in functions_of(forward):
+        for instruction in _instructions(function.__code__):
+            name, operation = instruction.argval, instruction.opname
+            if not isinstance(name, str):
+                continue
+            if operation in ("STORE_ATTR", "DELETE_ATTR"):
+                stored.add(name)
+            elif "ATTR" in operation or "METHOD" in operation:
+                named.add(name)
+            elif operation.startswith("LOAD_CONST") and name.isidentifier():
+                # ``setattr(type(self), "calls", ...)``
+                named.add(name)
+                stored.add(name)
+    return _Mentions(frozenset(named), frozenset(stored))
+
+
+@functools.lru_cache(maxsize=1024)
+def _places(forward: Forward) -> tuple[_Place, ...]:
+    if forward.kind.__module__.startswith("torch."):
+        return ()
+    mentions = _mentions(forward)
+    places: list[_Place] = []
+    for base in forward.kind.__mro__:
+        if not base.__module__.startswith(("torch.", "builtins")):
+            names = (mentions.attributes & vars(base).keys()) | mentions.set_attributes
+            places += (_in_class(base, name, name in mentions.set_attributes) for name in names)
+    for function in functions_of(forward):
+        places += _of_variables(function)
+        places += _of_defaults(function)
+        own = mentions.attributes & vars(function).keys()
+        for name in own | mentions.set_attributes:
+            label = f"{function.__name__}.{name}"
+            places.append(_in_dict(vars(function), name, label, name in mentions.set_attributes))
+    return tuple(places)
+
+
+def _of_variables(function: types.FunctionType) -> Iterator[_Place]:
+    """Yield the globals, and the variables of the scopes around it, that a function mentions."""
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    code = list(_instructions(function.__code__))
+    stored = {i.argval for i in code if i.opname in ("STORE_GLOBAL", "STORE_DEREF")}
+    for name in dict.fromkeys(i.argval for i in code if "GLOBAL" in i.opname):
+        yield _in_dict(function.__globals__, name, f"the global {name}", name in stored)
+    for name, cell in cells.items():
+        read, write = partial(_cell_content, cell), partial(_fill_cell, cell)
+        yield _Place(name, f"the variable {name} around it", read, write, name in stored)
+
+
+def _of_defaults(function: types.FunctionType) -> Iterator[_Place]:
+    code = function.__code__
+    positional = code.co_varnames[: code.co_argcount]
+    defaults = function.__defaults__ or ()
+    named = dict(zip(positional[len(positional) - len(defaults) :], defaults, strict=True))
+    for name, value in {**named, **(function.__kwdefaults__ or {})}.items():
+        if isinstance(value, _CONTAINERS):
+            label = f"the default of its argument {name}"
+            yield _Place(name, label, partial(_itself, value), _itself, is_set=False)
+
+
+def _instructions(code: types.CodeType) -> Iterator[dis.Instruction]:
+    yield from dis.get_instructions(code)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _instructions(constant)
+
+
+# -- places ------------------------------------------------------------------------------------------
+
+
+def _in_dict(owner: dict[str, Any], name: str, label: str, is_set: bool) -> _Place:
+    def write(value: Any) -> None:
+        if value is _MISSING:
+            owner.pop(name, None)
+        else:
+            owner[name] = value
+
+    return _Place(name, label, partial(owner.get, name, _MISSING), write, is_set)
+
+
+def _in_class(owner: type, name: str, is_set: bool) -> _Place:
+    def write(value: Any) -> None:
+        if value is _MISSING:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, value)
+
+    label = f".{name} of its class"
+    return _Place(name, label, partial(vars(owner).get, name, _MISSING), write, is_set)
+
+
+def _cell_content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _MISSING
+
+
+def _fill_cell(cell: types.CellType, value: Any) -> None:
+    if value is _MISSING:
+        del cell.cell_contents
+    else:
+        cell.cell_contents = value
+
+
+def _itself(value: Any) -> Any:
+    return value

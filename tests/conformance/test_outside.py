@@ -1,0 +1,256 @@
+"""Rules V2, E2, M5: state that a forward keeps outside of the model."""
+
+from __future__ import annotations
+
+import itertools
+import types
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import featuretap
+
+FX_ONLY = pytest.mark.only("fx", why="hooks record nothing, and refuse nothing")
+
+COUNT = 0
+LAST = None
+LOG: list = []
+SEEN: dict = {}
+TABLES: dict = {}
+NUMBERS = itertools.count(1)
+DICE = torch.Generator()
+STATE = types.SimpleNamespace(count=0, log=[])
+
+
+class Net(nn.Module):
+    """Each test gives it another forward."""
+
+    calls = 0
+    box: ClassVar = []
+    factor = 2
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+
+def counts_in_a_global(self, x):
+    global COUNT
+    COUNT += 1
+    return self.lin(x) * COUNT
+
+
+def keeps_the_last_in_a_global(self, x):
+    global LAST
+    y = self.lin(x)
+    before, LAST = LAST, y
+    return y * 1 if before is None else y + before
+
+
+def fills_a_global_list(self, x):
+    LOG.append(1)
+    return self.lin(x) * len(LOG)
+
+
+def counts_in_a_global_dict(self, x):
+    SEEN["n"] = SEEN.get("n", 0) + 1
+    return self.lin(x) * SEEN["n"]
+
+
+def counts_iterations_of_a_global(self, x):
+    return self.lin(x) * next(NUMBERS)
+
+
+def draws_from_a_global_generator(self, x):
+    return self.lin(x) * torch.rand(4, generator=DICE)
+
+
+def counts_in_a_global_object(self, x):
+    STATE.count += 1
+    return self.lin(x) * STATE.count
+
+
+def fills_a_list_of_a_global_object(self, x):
+    STATE.log.append(1)
+    return self.lin(x) * len(STATE.log)
+
+
+def counts(x, seen=[]):  # noqa: B006
+    seen.append(1)
+    return x * len(seen)
+
+
+def counts_in_a_default(self, x):
+    return counts(self.lin(x))
+
+
+def counts_in_its_class(self, x):
+    Net.calls += 1
+    return self.lin(x) * self.calls
+
+
+def counts_in_a_list_of_its_class(self, x):
+    self.box.append(1)
+    return self.lin(x) * len(self.box)
+
+
+def helps(x):
+    helps.calls = getattr(helps, "calls", 0) + 1
+    return x * helps.calls
+
+
+def counts_in_a_function(self, x):
+    return helps(self.lin(x))
+
+
+def also_counts():
+    global COUNT
+    COUNT += 1
+    return COUNT
+
+
+def counts_in_a_helper(self, x):
+    return self.lin(x) * also_counts()
+
+
+def _in_closures():
+    count, box = 0, []
+
+    def counts_around_it(self, x):
+        nonlocal count
+        count += 1
+        return self.lin(x) * count
+
+    def fills_a_list_around_it(self, x):
+        box.append(1)
+        return self.lin(x) * len(box)
+
+    return counts_around_it, fills_a_list_around_it
+
+
+COUNTS_AROUND_IT, FILLS_AROUND_IT = _in_closures()
+STATEFUL = [
+    (counts_in_a_global, "the global COUNT"),
+    (keeps_the_last_in_a_global, "the global LAST"),
+    (fills_a_global_list, "the global LOG"),
+    (counts_in_a_global_dict, "the global SEEN"),
+    (counts_iterations_of_a_global, "the global NUMBERS"),
+    (draws_from_a_global_generator, "torch.Generator"),
+    (counts_in_a_global_object, r"the global STATE\.count"),
+    (fills_a_list_of_a_global_object, r"the global STATE\.log"),
+    (counts_in_its_class, r"\.calls of its class"),
+    (counts_in_a_list_of_its_class, r"\.box of its class"),
+    (counts_in_a_function, r"helps\.calls"),
+    (counts_in_a_helper, "the global COUNT"),
+    (COUNTS_AROUND_IT, "the variable count around it"),
+    (FILLS_AROUND_IT, "the variable box around it"),
+    (counts_in_a_default, "the default of its argument seen"),
+]
+FUNCTIONS = [function for function, _ in STATEFUL]
+
+
+def net(function):
+    torch.manual_seed(0)
+    return type("Stateful", (Net,), {"forward": function})()
+
+
+def start_again():
+    """Let everything outside be as if nothing had run."""
+    global COUNT, LAST, NUMBERS
+    COUNT, LAST, NUMBERS, Net.calls, STATE.count = 0, None, itertools.count(1), 0, 0
+    vars(helps).clear()
+    DICE.manual_seed(0)
+    around = [cell.cell_contents for f in FUNCTIONS for cell in f.__closure__ or ()]
+    for container in (LOG, SEEN, TABLES, Net.box, STATE.log, *counts.__defaults__, *around):
+        if not isinstance(container, int):
+            container.clear()
+    COUNTS_AROUND_IT.__closure__[0].cell_contents = 0
+
+
+@pytest.fixture(autouse=True)
+def _as_at_first():
+    start_again()
+
+
+@FX_ONLY
+@pytest.mark.parametrize(("function", "reason"), STATEFUL, ids=lambda v: getattr(v, "__name__", ""))
+def test_E2_V2_state_outside_of_the_model_is_refused(extract, function, reason):
+    with pytest.raises(featuretap.UntraceableModelError, match=reason):
+        extract(net(function), "")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_M5_V2_making_does_not_move_what_the_calls_move(backend, function):
+    model, x = nn.Sequential(net(function)), torch.arange(12.0).reshape(3, 4)
+    real = [model(x) for _ in range(3)]
+    start_again()
+    options = {"backend": backend, "example_args": (x,)}
+    assert "0" in {
+        name.partition(".")[0] for name in featuretap.get_graph_node_names(model, **options)
+    }
+    extractor = featuretap.create_feature_extractor(model, ["0"], **options)
+    for expected in real:
+        assert torch.equal(extractor(x)["0"], expected)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_M5_a_call_that_fails_leaves_what_is_outside_as_it_was(extract, function):
+    def sometimes_fails(self, x):
+        y = function(self, x)
+        if x[0, 0] < 0:
+            raise ValueError("below zero")
+        return y
+
+    model, x = nn.Sequential(net(sometimes_fails)), torch.arange(12.0).reshape(3, 4)
+    real = [model(x) for _ in range(2)]
+    start_again()
+    extractor = extract(model, "0")
+    assert torch.equal(extractor(x)["0"], real[0])
+    with pytest.raises(ValueError, match="below zero"):
+        extractor(x - 1)
+    assert torch.equal(extractor(x)["0"], real[1])
+
+
+def counts_what_nobody_reads(self, x):
+    global COUNT
+    COUNT += 1
+    return self.lin(x) * 2
+
+
+def logs_what_nobody_reads(self, x):
+    LOG.append(1)
+    return self.lin(x) * 2
+
+
+def reads_what_is_outside(self, x):
+    return self.lin(x) * (self.factor + len(LOG) + COUNT)
+
+
+def keeps_a_table(self, x):
+    if 4 not in TABLES:
+        TABLES[4] = torch.arange(4.0)
+    return self.lin(x) + TABLES[4]
+
+
+def sets_its_own_attribute(self, x):
+    self.calls = 3
+    return self.lin(x) * self.calls
+
+
+NO_STATE = [
+    counts_what_nobody_reads,
+    logs_what_nobody_reads,
+    reads_what_is_outside,
+    keeps_a_table,
+    sets_its_own_attribute,
+]
+
+
+@pytest.mark.parametrize("function", NO_STATE)
+def test_V2_what_is_outside_and_is_not_read_again_is_no_state(extract, function):
+    model, x = net(function), torch.arange(12.0).reshape(3, 4)
+    extractor = extract(model, "")
+    for _ in range(2):
+        assert torch.equal(extractor(x)[""], model(x))
