@@ -23,6 +23,7 @@ from featuretap.structures import copy_from_region, map_tensors
 
 from ._compat import functorch_level, no_torch_function
 from .stored import Stored, Weights
+from .switched import Switched
 from .tracked import plain
 
 __all__ = ["Captures", "Stop"]
@@ -42,6 +43,7 @@ class Captures:
         stored: what the model keeps.
         weights: whether the forward writes parameters; it then goes to its end.
         retained: names known to be kept by the model beyond its forward.
+        switched: knows whether the forward may end; ``None`` where that is known of the model.
 
     Attributes:
         missing: wanted names that have not come.
@@ -50,6 +52,7 @@ class Captures:
         copied: names of which something was overwritten in the first forward.
         unproven: the name that ended the forward, so that nobody knows what would have written it.
         exposed: whether the forward came to the memory of a tensor, where writes are not seen.
+        ended: whether the forward was ended.
 
     """
 
@@ -62,6 +65,7 @@ class Captures:
         stored: Stored,
         weights: Weights | None = None,
         retained: Collection[str] = (),
+        switched: Switched | None = None,
     ) -> None:
         self.missing = set(wanted)
         self.reached: list[str] = []
@@ -70,6 +74,8 @@ class Captures:
         self._stored = stored
         self._weights = weights
         self._retained = retained
+        self._switched = switched
+        self.ended = False
         self._held: set[str] = set()
         # A tensor that lives inside of a deeper transform of torch.func is dead outside of it.
         self._level = functorch_level()
@@ -113,7 +119,8 @@ class Captures:
         if name not in self.missing or functorch_level() != self._level:
             return
         self.missing.discard(name)
-        if not self.missing and self._stop and not self.weights_moved:
+        if not self.missing and self._stop and self._may_end():
+            self.ended = True
             # Nothing runs any more that could write it, this time.
             self.values[name] = self._last(name, plain(value))
             self.unproven.add(name)
@@ -123,6 +130,9 @@ class Captures:
                 self.values[name] = self._keep(name, value)
             else:
                 self.values[name] = map_tensors(plain(value), partial(self._keep, name))
+
+    def _may_end(self) -> bool:
+        return not self.weights_moved and (self._switched is None or self._switched.may_end())
 
     def expose(self) -> None:
         """Copy now what was not copied, and all that comes: writes may come that no version shows."""

@@ -29,7 +29,8 @@ class Dependents:
             that would be wrong.
 
     Attributes:
-        foreign: scopes that use an independent tensor which was made elsewhere.
+        foreign: scopes that use an independent tensor which was made elsewhere, or one that the model
+            keeps and that another scope wrote.
 
     """
 
@@ -42,6 +43,8 @@ class Dependents:
         self.unknown_depend = unknown_depend
         self._marked: dict[int, weakref.ref[torch.Tensor]] = {}
         self._independent: dict[int, tuple[weakref.ref[torch.Tensor], str]] = {}
+        # Tensors that the model keeps -> the scope that wrote what depends into them.
+        self._writers: dict[int, str] = {}
         self._devices: dict[int, tuple[torch.device, Tracked]] = {}
         self._dtypes: dict[str, dict[torch.dtype, Tracked]] = {}
 
@@ -67,6 +70,11 @@ class Dependents:
         for tensor in _tensors(value):
             if id(tensor) not in self.parameters:
                 self._marked[id(tensor)] = weakref.ref(tensor)
+
+    def mark_written(self, value: Any, scope: str) -> None:
+        """Mark every tensor in ``value``, into which ``scope`` has written."""
+        self.mark(value)
+        self._writers.update((id(t), scope) for t in _tensors(value) if id(t) in self._stored)
 
     def note_independent(self, value: Any, scope: str) -> None:
         """Note tensors that were made in ``scope`` of nothing that depends on the model's inputs."""
@@ -101,6 +109,8 @@ class Dependents:
             return True
         found = self._marked.get(key)
         if found is not None and found() is tensor:
+            if self._writers and self._writers.get(key, scope) != scope:
+                self.foreign.add(scope)
             return True
         if key in self._stored:
             return False

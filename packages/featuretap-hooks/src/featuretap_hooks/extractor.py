@@ -29,6 +29,7 @@ from .reaching import all_reached, not_reached
 from .scopes import Calls, Part
 from .signatures import with_signature
 from .stored import Weights
+from .switched import Switched
 from .watching import run_watched, watch_modules
 
 __all__ = ["HooksExtractor"]
@@ -165,13 +166,16 @@ class HooksExtractor(nn.Module):
         known = plan.overwritten.get(grad) if outer is None else set(keys)
         stored = self._found.stored
         stored.begin()
+        stop = self._may_stop() and not plan.must_end
+        switched = Switched(self._model) if stop and known is None else None
         captures = Captures(
             keys,
             known,
-            stop=self._may_stop(),
+            stop=stop,
             stored=stored,
             weights=self._weights(),
             retained=plan.retained,
+            switched=switched,
         )
         calls = Calls() if plan.calls is None else None
         try:
@@ -180,9 +184,16 @@ class HooksExtractor(nn.Module):
             else:
                 self._watch(plan, prepared, captures, calls, args, kwargs)
             self._take_parameters(captures)
-        except Stop as stop:
-            if stop.args != (captures,):
+        except Stop as stopped:
+            if stopped.args != (captures,):
                 raise
+        except Exception:
+            # The model swallowed the end, and stumbled over what was not there.
+            if not captures.ended:
+                raise
+        if switched is not None:
+            switched.look_again()
+            plan.must_end |= switched.is_for_a_while
         if calls is not None and calls.started and not captures.missing:
             plan.calls = calls
             self._prepare()
@@ -256,7 +267,9 @@ class HooksExtractor(nn.Module):
     def _prepare(self) -> None:
         stop = self._may_stop()
         prepared = {
-            mode: Prepared(plan, self._found, whole=self._is_nested, stop=stop)
+            mode: Prepared(
+                plan, self._found, whole=self._is_nested, stop=stop and not plan.must_end
+            )
             for mode, plan in self._plans.items()
         }
         vars(self)["_prepared"] = prepared

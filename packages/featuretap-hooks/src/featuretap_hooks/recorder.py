@@ -135,7 +135,11 @@ class Recorder(TorchFunctionMode):
         origin = self._origins.get(self.scope)
         if origin is None:
             origin = self._origins[self.scope] = Origin(self, self.scope)
-        return track(value, origin)
+        tracked = track(value, origin)
+        if isinstance(tracked, TrackedConstant):
+            self._dependents.remember(value, tracked, self.scope)
+            return value
+        return tracked
 
     def finish(self) -> None:
         """Stop listening for good; tracked values that live on are inert.
@@ -313,7 +317,7 @@ class Recorder(TorchFunctionMode):
             self.busy = False
         if "out" in kwargs or (args and not self._dependents.sources(args[0], self.scope, [])):
             for written in written_arguments(graph_target(func), args, kwargs):
-                self._dependents.mark(written)
+                self._dependents.mark_written(written, self.scope)
         name = None if operation is None else self._namer.operation(self.scope, operation)
         # Noted first: the forward ends where its last requested value is handed over.
         if counted and self._notes is not None:

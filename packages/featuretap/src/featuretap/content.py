@@ -13,6 +13,7 @@ from torch import nn
 from .held import Rewinder, copied_iterator, items_of, rewinder
 from .put_back import (
     copied,
+    is_changed,
     restore_attributes,
     restore_container,
     restore_hooks,
@@ -154,6 +155,20 @@ class ModuleContent:
         now, before = copied(self.current), self.values
         without_own_wrappers(now)
         return [n for n in {**before, **now} if now.get(n, _MISSING) is not before.get(n, _MISSING)]
+
+    def changes(self) -> Iterator[Any]:
+        """Yield what is not as it was: of an attribute its name, else which dict and which key."""
+        yield from self.changed_names()
+        hooks = [(registry, without_own(registry), kept) for registry, kept in self.hooks]
+        hooks += [(registry, without_own(registry), {}) for registry in self.no_hooks]
+        dicts = [(owner, owner, kept) for owner, kept in (*self.registries, *self.objects)]
+        for owner, now, before in (*hooks, *dicts):
+            names = now.keys() | before.keys()
+            yield from ((id(owner), n) for n in names if now.get(n) is not before.get(n))
+        empty = ((container, type(container)()) for container in self.empty)
+        for container, content in (*self.containers, *empty):
+            if is_changed(container, content):
+                yield id(container)
 
     def moved_state(
         self,

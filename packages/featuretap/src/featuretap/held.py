@@ -43,6 +43,8 @@ def is_opened(value: Any) -> bool:
     """Say whether ``value`` is a container, or an object of the user, that may hold something."""
     if type(value) in _SIMPLE or isinstance(value, (nn.Module, torch.Tensor, type)):
         return False
+    if type(value) is dict and "__builtins__" in value:
+        return False  # the globals of some code
     return isinstance(value, _CONTAINERS) or (hasattr(value, "__dict__") and not callable(value))
 
 

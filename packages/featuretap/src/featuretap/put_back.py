@@ -13,6 +13,7 @@ from typing import Any
 __all__ = [
     "HookKey",
     "copied",
+    "is_changed",
     "is_own_hook",
     "restore_attributes",
     "restore_container",
@@ -106,19 +107,24 @@ def restore_attributes(current: dict[str, Any], values: dict[str, Any]) -> None:
             current[name] = value
 
 
+def is_changed(container: Any, content: Any) -> bool:
+    """Say whether a list, dict, set or deque holds something else than ``content``."""
+    if isinstance(container, dict):
+        return not same_items(container, content)
+    if isinstance(container, (list, deque)):
+        return len(container) != len(content) or not all(map(operator.is_, container, content))
+    return bool(container != content)
+
+
 def restore_container(container: Any, content: Any) -> None:
     """Let a list, dict, set or deque hold ``content`` again."""
-    if isinstance(container, dict):
-        if not same_items(container, content):
-            container.clear()
-            container.update(content)
-    elif isinstance(container, (list, deque)):
-        if len(container) != len(content) or not all(map(operator.is_, container, content)):
-            if isinstance(container, list):
-                container[:] = content
-            else:
-                container.clear()
-                container.extend(content)
-    elif container != content:
-        container.clear()
+    if not is_changed(container, content):
+        return
+    if isinstance(container, list):
+        container[:] = content
+        return
+    container.clear()
+    if isinstance(container, deque):
+        container.extend(content)
+    else:
         container.update(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 from torch import nn
 
@@ -62,6 +63,12 @@ class Untouched:
             if changed:
                 return changed
         return ""
+
+    def changes(self) -> set[Any]:
+        """Return keys for what is not as it was, to be compared with those of another moment."""
+        return {
+            (key, change) for key, content in self._modules.items() for change in content.changes()
+        }
 
     @cached_property
     def sets_elsewhere(self) -> bool:
