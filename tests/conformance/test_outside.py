@@ -82,6 +82,32 @@ def counts(x, seen=[]):  # noqa: B006
     return x * len(seen)
 
 
+class Meter:
+    """A helper of which there is one, in a global."""
+
+    calls = 0
+
+    def __init__(self):
+        self.count = 0
+
+    def step(self):
+        """Count."""
+        self.count += 1
+        return self.count
+
+
+METER = Meter()
+
+
+def counts_in_a_method_of_a_global_object(self, x):
+    return self.lin(x) * METER.step()
+
+
+def counts_in_another_class(self, x):
+    Meter.calls += 1
+    return self.lin(x) * Meter.calls
+
+
 def counts_in_a_default(self, x):
     return counts(self.lin(x))
 
@@ -140,6 +166,8 @@ STATEFUL = [
     (draws_from_a_global_generator, "torch.Generator"),
     (counts_in_a_global_object, r"the global STATE\.count"),
     (fills_a_list_of_a_global_object, r"the global STATE\.log"),
+    (counts_in_a_method_of_a_global_object, r"the global METER\.count"),
+    (counts_in_another_class, r"\.calls of Meter"),
     (counts_in_its_class, r"\.calls of its class"),
     (counts_in_a_list_of_its_class, r"\.box of its class"),
     (counts_in_a_function, r"helps\.calls"),
@@ -160,6 +188,7 @@ def start_again():
     """Let everything outside be as if nothing had run."""
     global COUNT, LAST, NUMBERS
     COUNT, LAST, NUMBERS, Net.calls, STATE.count = 0, None, itertools.count(1), 0, 0
+    METER.count = Meter.calls = 0
     vars(helps).clear()
     DICE.manual_seed(0)
     around = [cell.cell_contents for f in FUNCTIONS for cell in f.__closure__ or ()]

@@ -138,6 +138,8 @@ def _may_write_weights(modules: list[nn.Module], names: set[str], in_place: bool
         name.endswith("_") and not name.startswith("_") for name in names
     ):
         return True
+    if any(getattr(module, "max_norm", None) is not None for module in modules):
+        return True  # embeddings scale the rows that they look up
     registries = [module._parameters for module in modules if isinstance(module._parameters, dict)]
     return in_place and any(not names.isdisjoint(registry) for registry in registries)
 

@@ -148,7 +148,10 @@ class ModuleContent:
             # ``torch.func.functional_call`` exchanges what is in these.
             if not same_items(registry, kept):
                 return _name_of(registry, module)
-        return next((n for n in self.changed_names() if may_read(forward_of(module), n)), "")
+        changed = self.changed_names()
+        if "forward" in changed:
+            return "forward"
+        return next((n for n in changed if may_read(forward_of(module), n)), "")
 
     def changed_names(self) -> list[str]:
         """Return the names of attributes that were set, or deleted."""

@@ -24,7 +24,7 @@ _SCHEMA_IS_SILENT = frozenset(
     "dropout alpha_dropout feature_dropout feature_alpha_dropout einsum meshgrid atleast_1d "
     "atleast_2d atleast_3d broadcast_tensors type_as cartesian_prod float_power pixel_shuffle "
     "pixel_unshuffle channel_shuffle native_channel_shuffle pad align_tensors positive "
-    "sum_to_size to_dense".split()
+    "sum_to_size to_dense unsafe_chunk unsafe_split unsafe_split_with_sizes".split()
 )
 # Methods of lists, dicts and sets, which an input or the output of a module may be.
 _CONTAINER_WRITES = frozenset(

@@ -25,7 +25,8 @@ TENSOR_ATTRIBUTES = frozenset("T mT H mH data grad real imag".split())
 _UNSURE = frozenset(
     "max min sort topk median mode kthvalue cummax cummin aminmax frexp unique unique_consecutive "
     "nonzero stride item tolist type numpy svd qr eig eigh slogdet lstsq lu std_mean var_mean "
-    "meshgrid broadcast_tensors histogramdd einsum is_contiguous is_floating_point is_complex".split()
+    "meshgrid broadcast_tensors histogramdd einsum is_contiguous is_floating_point is_complex "
+    "multi_head_attention_forward equal allclose is_nonzero".split()
 )
 _TUPLES = frozenset(
     "chunk split split_with_sizes tensor_split unbind hsplit vsplit dsplit unsafe_chunk".split()
@@ -96,6 +97,10 @@ def _call_kind(node: fx.Node) -> type | None:
 
 def _item_kind(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
     source, index = node.args
+    if isinstance(source, fx.Node) and index == 0:
+        module = modules.get(str(source.target)) if source.op == "call_module" else None
+        if isinstance(module, _RETURNS_TUPLES):
+            return torch.Tensor
     kind = kind_of(source, modules) if isinstance(source, fx.Node) else None
     if kind is torch.Size:
         return torch.Size if isinstance(index, slice) else int

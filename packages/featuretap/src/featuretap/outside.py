@@ -19,7 +19,7 @@ from torch import nn
 
 from .held import Rewinder, copied_iterator, is_opened, rewinder
 from .put_back import copied, restore_container
-from .state import Forward, functions_of, moved_attribute, moved_content
+from .state import Forward, functions_of, is_users, moved_attribute, moved_content
 
 __all__ = ["Outside"]
 
@@ -112,22 +112,22 @@ class _Held:
 
 
 def _held_by(forward: Forward) -> Iterator[_Held]:
+    mentions = _mentions(forward)
     for place in _places(forward):
         value = place.read()
-        if place.is_set or not isinstance(value, _STATELESS):
-            if place.is_set or value is not _MISSING:
-                yield _Held(place, value)
-            if hasattr(value, "__dict__") and is_opened(value):
-                yield from _inside(value, place.label, _mentions(forward))
-
-
-def _inside(owner: Any, label: str, mentions: _Mentions) -> Iterator[_Held]:
-    """Yield what an object keeps under the names that the code mentions."""
-    for name in (mentions.attributes | mentions.set_attributes) & vars(owner).keys():
-        value, is_set = vars(owner)[name], name in mentions.set_attributes
-        if is_set or not isinstance(value, _STATELESS):
-            place = _in_dict(vars(owner), name, f"{label}.{name}", is_set)
+        if _may_move(place, value):
             yield _Held(place, value)
+        if isinstance(value, type):
+            inside = _in_a_class(value, mentions, value.__name__) if is_users(value) else ()
+        elif not isinstance(value, _STATELESS) and hasattr(value, "__dict__") and is_opened(value):
+            inside = _in_an_object(value, mentions, place.label)
+        else:
+            continue
+        yield from (_Held(p, p.read()) for p in inside if _may_move(p, p.read()))
+
+
+def _may_move(place: _Place, value: Any) -> bool:
+    return place.is_set or not (value is _MISSING or isinstance(value, _STATELESS))
 
 
 # -- what code mentions ------------------------------------------------------------------------------
@@ -166,8 +166,7 @@ def _places(forward: Forward) -> tuple[_Place, ...]:
     places: list[_Place] = []
     for base in forward.kind.__mro__:
         if not base.__module__.startswith(("torch.", "builtins")):
-            names = (mentions.attributes & vars(base).keys()) | mentions.set_attributes
-            places += (_in_class(base, name, name in mentions.set_attributes) for name in names)
+            places += _in_a_class(base, mentions, "its class")
     for function in functions_of(forward):
         places += _of_variables(function)
         places += _of_defaults(function)
@@ -176,6 +175,20 @@ def _places(forward: Forward) -> tuple[_Place, ...]:
             label = f"{function.__name__}.{name}"
             places.append(_in_dict(vars(function), name, label, name in mentions.set_attributes))
     return tuple(places)
+
+
+def _in_a_class(owner: type, mentions: _Mentions, label: str) -> Iterator[_Place]:
+    """Yield what the code may find, or set, in a class."""
+    for name in (mentions.attributes & vars(owner).keys()) | mentions.set_attributes:
+        is_set = name in mentions.set_attributes
+        yield _in_class(owner, name, f".{name} of {label}", is_set)
+
+
+def _in_an_object(owner: Any, mentions: _Mentions, label: str) -> Iterator[_Place]:
+    """Yield what an object keeps under the names that the code mentions."""
+    for name in (mentions.attributes | mentions.set_attributes) & vars(owner).keys():
+        is_set = name in mentions.set_attributes
+        yield _in_dict(vars(owner), name, f"{label}.{name}", is_set)
 
 
 def _of_variables(function: types.FunctionType) -> Iterator[_Place]:
@@ -221,14 +234,13 @@ def _in_dict(owner: dict[str, Any], name: str, label: str, is_set: bool) -> _Pla
     return _Place(name, label, partial(owner.get, name, _MISSING), write, is_set)
 
 
-def _in_class(owner: type, name: str, is_set: bool) -> _Place:
+def _in_class(owner: type, name: str, label: str, is_set: bool) -> _Place:
     def write(value: Any) -> None:
         if value is _MISSING:
             delattr(owner, name)
         else:
             setattr(owner, name, value)
 
-    label = f".{name} of its class"
     return _Place(name, label, partial(vars(owner).get, name, _MISSING), write, is_set)
 
 

@@ -8,22 +8,34 @@ from __future__ import annotations
 
 import operator
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from .identity import is_asked_of_next
 from .likeness import TENSOR_ATTRIBUTES, attribute_kind, kind_of, may_ask
 from .operations import is_call
 from .refused import called_by_model
 
-__all__ = ["FeatureProxy"]
+__all__ = ["FeatureProxy", "is_overtaken"]
 
 _IN_PLACE = (
     "iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift".split()
 )
 
+
+# Of a tensor, these are one object for a value, or ``None``.
+_COMPARED = frozenset("dtype layout device requires_grad is_leaf grad _base names is_cuda".split())
+_MAY_BE_NONE = frozenset("grad _base".split())
+# What operations in place may change after it was read.
+_CHANGED_IN_PLACE = frozenset("shape ndim requires_grad is_leaf".split())
+_CHANGE_IN_PLACE = frozenset(
+    "t_ transpose_ swapaxes_ swapdims_ squeeze_ unsqueeze_ resize_ resize_as_ set_ as_strided_ "
+    "requires_grad_ detach_".split()
+)
 
 _OWN_ATTRIBUTES = frozenset({"tracer", "node", "root", "attr", "_node"})
 
@@ -66,7 +78,16 @@ class FeatureProxy(fx.Proxy):
             raise AttributeError(k)
         if k == "grad_fn" and called_by_model(frame):
             raise _refusal(self, "the forward looks at .grad_fn, which no stand-in has")
+        if (
+            k in _COMPARED
+            and called_by_model(frame)
+            and is_asked_of_next(frame, may_be_none=k in _MAY_BE_NONE)
+        ):
+            raise _refusal(self, f"the forward compares .{k} of a value with 'is'")
         attribute = FeatureAttribute(self, k)
+        if k in _CHANGED_IN_PLACE:
+            tracer: Any = self.tracer
+            tracer.read_later.append(weakref.ref(attribute))
         if k in TENSOR_ATTRIBUTES and called_by_model(frame):
             # A tensor of its own from now on, unlike a size, which stays the same until it is used.
             _ = attribute.node
@@ -102,6 +123,17 @@ class FeatureProxy(fx.Proxy):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+
+def is_overtaken(target: Any, attributes: list[weakref.ref[fx.Proxy]]) -> bool:
+    """Say whether an operation changes in place what was read of tensors and is not recorded yet.
+
+    An attribute is recorded where it is used, and would be read there.
+    """
+    if not isinstance(target, str) or target not in _CHANGE_IN_PLACE:
+        return False
+    alive = (attribute() for attribute in attributes)
+    return any(found is not None and vars(found)["_node"] is None for found in alive)
 
 
 class FeatureAttribute(FeatureProxy, fx.proxy.Attribute):

@@ -128,10 +128,10 @@ class Pruning:
         return found[-1]
 
     def _written(self, effects: Sequence[Effect], start: int) -> Iterator[Any]:
-        """Yield the storages that operations write, those of modules aside."""
+        """Yield the storages that operations write, those of modules with code of their own aside."""
         for position, effect in enumerate(effects, start):
             event = self._recording.events[position]
-            if effect.writes and isinstance(event, fx.Node) and event.op != "call_module":
+            if effect.writes and isinstance(event, fx.Node) and event.target not in self._opaque:
                 yield from map(self._storage.of, filter(_has_storage, effect.writes))
 
     def _kept(self, training: Flags) -> set[fx.Node]:

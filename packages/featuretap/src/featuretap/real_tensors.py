@@ -32,7 +32,14 @@ _LOOKS_AT_VALUE = frozenset(
     "__contains__ is_nonzero equal allclose".split()
 )
 
+_LOOKS_AT_SIZE = frozenset(
+    "shape ndim nbytes size dim numel nelement ndimension stride __len__ is_contiguous "
+    "storage_offset".split()
+)
+_RESIZES = frozenset("resize_ resize_as_ set_".split())
+
 GENERATOR = "the forward draws from a torch.Generator of its own, which a graph cannot hold"
+RESIZED = "the forward reads the size of a tensor that an operation on stand-ins may have resized"
 ASSIGNED = "assignment to an attribute of a tensor cannot be recorded"
 _KINDS = (torch.dtype, torch.device)
 
@@ -48,6 +55,7 @@ class RealTensors:
         self._parameters: dict[int, fx.Proxy] = {}
         self._made: set[int] = set()
         self._volatile: set[int] = set()
+        self._resized: set[int] = set()
         # An id means something only as long as its tensor lives.
         self._alive: list[torch.Tensor] = []
         self._read_off: dict[Any, tuple[torch.Tensor, str, Any]] = {}
@@ -94,6 +102,9 @@ class RealTensors:
                 f"{name}() looks at the value of a buffer, a parameter or a random number, "
                 "which may be another one in the next call"
             )
+        asked = func.__self__.__name__ if name == "__get__" else name  # type: ignore[attr-defined]
+        if self._resized and asked in _LOOKS_AT_SIZE and id(args[0]) in self._resized:
+            raise self._tracer.refusal(RESIZED)
         kind, target, graph_args = _as_graph_call(func, args)
         written = [
             argument
@@ -116,6 +127,15 @@ class RealTensors:
                 node.meta["featuretap_operation"] = name_of(func, frame)
                 self._remember_result(result, node, volatile or drawn)
         return result
+
+    def note_resized(self, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        """Note the real tensors to which a call that is only recorded may give another size."""
+        given = [kwargs.get("out")]
+        if getattr(func, "__name__", "") in _RESIZES:
+            given += args[:1]
+        for tensor in _tensors_in(*given):
+            self._resized.add(id(tensor))
+            self._alive.append(tensor)
 
     def read_off(self, kind: torch.dtype | torch.device) -> Any:
         """Return the node of a dtype or device that was read off a real tensor, which may be moved.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import sys
 import types
 from collections import ChainMap, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ __all__ = [
     "forward_of",
     "functions_of",
     "is_moved_by",
+    "is_users",
     "may_read",
     "moved_attribute",
     "moved_content",
@@ -267,18 +269,17 @@ def _instructions(forward: Forward) -> tuple[dis.Instruction, ...]:
 
 @functools.lru_cache(maxsize=1024)
 def _code_of(forward: Forward) -> _Code:
-    functions: dict[types.CodeType, types.FunctionType | None] = {}
-    instructions = tuple(_inlined(forward.kind, forward.function, functions))
-    return _Code(instructions, tuple(filter(None, functions.values())))
+    reader = _Reader(forward.kind)
+    instructions = tuple(reader.function(forward.function))
+    return _Code(instructions, tuple(filter(None, reader.seen.values())))
 
 
-def _inlined(
-    kind: type, function: Any, seen: dict[types.CodeType, types.FunctionType | None]
-) -> Iterator[dis.Instruction]:
-    if isinstance(function, types.FunctionType) and function.__code__ not in seen:
-        seen[function.__code__] = function
-        names = ChainMap(variables_of(function), function.__globals__)
-        yield from _inlined_code(kind, function.__code__, names, seen)
+def is_users(kind: type) -> bool:
+    """Say whether a class is neither of a library that is known here nor of Python's own."""
+    top = kind.__module__.partition(".")[0]
+    return top not in ("torch", "numpy", "featuretap", "featuretap_hooks") and (
+        top not in sys.stdlib_module_names or top == "__main__"
+    )
 
 
 def variables_of(function: types.FunctionType) -> dict[str, Any]:
@@ -290,26 +291,54 @@ def variables_of(function: types.FunctionType) -> dict[str, Any]:
     return found
 
 
-def _inlined_code(
-    kind: type,
-    code: types.CodeType,
-    names: Mapping[str, Any],
-    seen: dict[types.CodeType, types.FunctionType | None],
-) -> Iterator[dis.Instruction]:
-    for instruction in dis.get_instructions(code):
-        yield instruction
-        value = instruction.argval
-        if isinstance(value, types.CodeType):
-            if value not in seen:
-                seen[value] = None
-                yield from _inlined_code(kind, value, names, seen)
-        elif not isinstance(value, str):
-            continue
-        elif instruction.opname in ("LOAD_GLOBAL", "LOAD_DEREF"):
-            function = names.get(value)
-            if not str(getattr(function, "__module__", "")).startswith("torch."):
-                yield from _inlined(kind, function, seen)
-        elif "ATTR" in instruction.opname or "METHOD" in instruction.opname:
+class _Reader:
+    """Reads a function, and what it calls by name: functions, and methods of the classes it meets.
+
+    Args:
+        kind: the class whose method the function is.
+
+    Attributes:
+        seen: the code that was read -> its function, ``None`` for code inside of a function.
+
+    """
+
+    def __init__(self, kind: type) -> None:
+        self.seen: dict[types.CodeType, types.FunctionType | None] = {}
+        self._kinds = [kind]
+
+    def function(self, function: Any) -> Iterator[dis.Instruction]:
+        """Yield the instructions of ``function``, those of what it calls where they are called."""
+        if isinstance(function, types.FunctionType) and function.__code__ not in self.seen:
+            self.seen[function.__code__] = function
+            names = ChainMap(variables_of(function), function.__globals__)
+            yield from self._code(function.__code__, names)
+
+    def _code(self, code: types.CodeType, names: Mapping[str, Any]) -> Iterator[dis.Instruction]:
+        for instruction in dis.get_instructions(code):
+            yield instruction
+            value = instruction.argval
+            if isinstance(value, types.CodeType):
+                if value not in self.seen:
+                    self.seen[value] = None
+                    yield from self._code(value, names)
+            elif not isinstance(value, str):
+                continue
+            elif instruction.opname in ("LOAD_GLOBAL", "LOAD_DEREF"):
+                yield from self._variable(names.get(value))
+            elif "ATTR" in instruction.opname or "METHOD" in instruction.opname:
+                yield from self._attribute(value)
+
+    def _variable(self, value: Any) -> Iterator[dis.Instruction]:
+        if isinstance(value, types.FunctionType):
+            if not str(value.__module__).startswith("torch."):
+                yield from self.function(value)
+            return
+        kind = value if isinstance(value, type) else type(value)
+        if kind not in self._kinds and is_users(kind):
+            self._kinds.append(kind)
+
+    def _attribute(self, name: str) -> Iterator[dis.Instruction]:
+        for kind in list(self._kinds):
             for base in kind.__mro__[:-1]:
-                found = vars(base).get(value) if base is not nn.Module else None
-                yield from _inlined(kind, getattr(found, "fget", found), seen)
+                found = vars(base).get(name) if base is not nn.Module else None
+                yield from self.function(getattr(found, "fget", found))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from types import FrameType, FunctionType, ModuleType
@@ -30,16 +31,18 @@ from .around_trace import around_trace
 from .carry_over import Again, CarryOver
 from .errors import UntraceableModelError
 from .faithful import Guard, SavedTensors
+from .identity import asks_identity, may_ask_identity
 from .messages import explain_failure, failure_location, untraceable
 from .modules import LeafRule, ModuleTree
 from .operations import name_of
 from .place import Place
 from .placeholders import root_arguments
-from .proxies import FeatureProxy
+from .proxies import FeatureProxy, is_overtaken
 from .real_tensors import ASSIGNED, GENERATOR, RealTensors
 from .recording import ModuleCall, Recording
 from .refused import why_not_look_into, why_not_record
 from .regions import Region
+from .state import forward_of
 from .structures import freeze
 from .untouched import Untouched
 
@@ -136,6 +139,8 @@ class FeatureTracer(fx.Tracer):
         self._tree = tree
         self._concrete = concrete_args
         self._place = Place()
+        self._asks_identity = False
+        self.read_later: list[weakref.ref[fx.Proxy]] = []
         self._saved = SavedTensors()
         self._swallowed: Exception | None = None
         self.recording = Recording(tree)
@@ -201,6 +206,7 @@ class FeatureTracer(fx.Tracer):
             call = ModuleCall(path, start=len(self.recording.events))
             self.recording.events.append(call)
             self._place.scopes.append(path)
+            asked, self._asks_identity = self._asks_identity, may_ask_identity(forward_of(module))
             try:
                 value = self._run(module, forward, args, kwargs)
                 if self._swallowed is not None:
@@ -218,6 +224,7 @@ class FeatureTracer(fx.Tracer):
                 self._real.forget(self.recording.rollback(mark))
                 self._guard.model.restore(module)
             finally:
+                self._asks_identity = asked
                 self._place.scopes.pop()
         elif path == "":
             raise fx.proxy.TraceError(reason)
@@ -273,10 +280,16 @@ class FeatureTracer(fx.Tracer):
         reason = why_not_record(kind, target, args)
         if reason is not None:
             raise self.refusal(reason)
+        if is_overtaken(target, self.read_later):
+            raise self.refusal(
+                f"{target}() changes what was read of a tensor before and is used later"
+            )
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         self._place.note_on(node)
         if kind != "output":
             self.recording.add(node)
+        if self._asks_identity and asks_identity(node, self._tree.paths):
+            raise self.refusal("the forward compares with 'is' what may be None or a constant")
         return node
 
     @property
@@ -296,6 +309,7 @@ class FeatureTracer(fx.Tracer):
         """Record a torch function or method called with a Proxy."""
         if func.__name__ == "__set__":
             raise self.refusal(ASSIGNED)
+        self._real.note_resized(func, args, kwargs)
         if _compat.is_method(func):
             proxy = self.create_proxy("call_method", func.__name__, args, kwargs)
             # An operator on a real tensor: ``torch.zeros(4) / x``.
