@@ -1,0 +1,183 @@
+"""What a forward does in ways that its code does not show is seen when it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from featuretap_hooks import create_feature_extractor, get_graph_node_names
+from support import snapshot
+
+X = torch.ones(2, 4)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4, bias=False)
+        self.norm = nn.BatchNorm1d(4, track_running_stats=False)
+        self.out = nn.Linear(4, 2)
+        self.table = {"rate": 1}
+
+    def run(self, x):
+        return self.out(self.norm(self.lin(x)))
+
+
+@contextlib.contextmanager
+def scaled(net):
+    net.lin.weight.data.mul_(2)
+    yield
+    net.lin.weight.data.div_(2)
+
+
+@contextlib.contextmanager
+def flagged(net):
+    was = net.norm.training
+    net.norm.eval()
+    yield
+    net.norm.train(was)
+
+
+@contextlib.contextmanager
+def frozen(net):
+    net.lin.weight.requires_grad_(False)
+    yield
+    net.lin.weight.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def noted(net):
+    net.table["rate"] = 2
+    yield
+    net.table["rate"] = 1
+
+
+def bare_decorator(around):
+    def decorate(function):
+        def inner(self, *args):
+            with around(self):
+                return function(self, *args)
+
+        return inner
+
+    return type("Decorated", (Net,), {"forward": decorate(lambda self, x: self.run(x))})()
+
+
+def callable_in_a_list(around):
+    def forward(self, x):
+        return self.steps[0](self, x)
+
+    def step(self, x):
+        with around(self):
+            return self.run(x)
+
+    model = type("Listed", (Net,), {"forward": forward})()
+    model.steps = [step]
+    return model
+
+
+def partial_of_the_instance(around):
+    def step(self, x):
+        with around(self):
+            return self.run(x)
+
+    model = Net()
+    model.forward = functools.partial(step, model)
+    return model
+
+
+@pytest.mark.parametrize("make", [bare_decorator, callable_in_a_list, partial_of_the_instance])
+@pytest.mark.parametrize("around", [scaled, flagged, frozen, noted])
+@pytest.mark.parametrize("example", [False, True])
+def test_M5_C1_what_no_code_shows_is_switched_back_after_an_early_end(make, around, example):
+    model = make(around)
+    expected = model(X)
+    assert expected.shape == (2, 2)
+    before = snapshot(model)
+    extractor = create_feature_extractor(
+        model, ["lin"], example_args=(X,) if example else None, suppress_diff_warning=True
+    )
+    with around(model):
+        real = nn.functional.linear(X, model.lin.weight).detach()
+    for _ in range(3):
+        assert torch.equal(extractor(X)["lin"].detach(), real)
+        assert snapshot(model) == before
+
+
+def test_C1_a_forward_that_switches_nothing_ends_early_from_the_first_call():
+    ran = []
+    model = Net()
+    type(model).forward = Net.run
+    model.out.register_forward_hook(lambda *_: ran.append(1))
+    create_feature_extractor(model, ["lin"])(X)
+    assert not ran
+
+
+def test_V5_trap43_an_end_that_the_model_swallows_is_an_end():
+    class Suppresses(Net):
+        def forward(self, x):
+            with contextlib.suppress(BaseException):
+                y = self.lin(x)
+            return self.out(y)
+
+    model = Suppresses()
+    for _ in range(2):
+        assert torch.equal(create_feature_extractor(model, ["lin"])(X)["lin"], model.lin(X))
+
+
+def test_N8_what_a_child_writes_counts_where_another_scope_reads_it():
+    class Tracker(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(4))
+
+        def forward(self, x):
+            self.mean.copy_(x.mean(0))
+            return x + 1
+
+        def scaled(self):
+            return self.mean * 2
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tracker = Tracker()
+
+        def forward(self, x):
+            y = self.tracker(x)
+            return self.tracker.scaled() + y * 3
+
+    for example in (None, (X,)):
+        model = nn.Sequential(Block())
+        extractor = create_feature_extractor(model, ["0.mul_1"], example_args=example)
+        for step in (1, 2):
+            assert torch.equal(extractor(X * step)["0.mul_1"], (X * step + 1) * 3)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda part, x: part.to(x.dtype)(x),
+        lambda part, x: part.to(x.device, x.dtype)(x),
+        lambda part, x: part.to(x)(x),
+        lambda part, x: part(x.to(torch.promote_types(x.dtype, torch.float16))),
+        lambda part, x: part(x.to(torch.result_type(x, 1.0))),
+    ],
+)
+def test_V2_dtypes_and_devices_that_torch_returns_are_the_plain_ones(convert):
+    class Converts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return convert(self.part, x) * 2
+
+    model = Converts()
+    assert "mul" in get_graph_node_names(model, example_args=(X,))
+    features = create_feature_extractor(model, ["mul"], example_args=(X,))(X)
+    assert torch.equal(features["mul"], model(X))
