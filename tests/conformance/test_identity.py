@@ -175,11 +175,10 @@ def test_V2_what_a_stand_in_answers_right_is_recorded(extract, function):
 def test_V1_pieces_that_torch_calls_unsafe_share_memory(extract):
     class Pieces(nn.Module):
         def forward(self, x):
-            first, second = torch.unsafe_chunk(x * 1, 2)
-            kept = first
-            second.mul_(10)
-            first.mul_(10)
-            return kept + second
+            y = x + 0
+            first, second = torch.unsafe_chunk(y, 2)
+            y.mul_(10)
+            return first + second
 
     x = torch.arange(8.0).reshape(4, 2)
     features = extract(Pieces(), ["unsafe_chunk", ""])(x)
@@ -195,9 +194,8 @@ def test_V1_rows_that_an_embedding_scales_do_not_change_a_feature(extract):
             nn.init.constant_(self.embedding.weight, 3.0)
 
         def forward(self, x):
-            table = self.embedding.weight
-            view = table.view(2, 4)
-            return F.relu(self.embedding(x)) + view.sum()
+            rows = F.relu(self.embedding(x))
+            return rows + self.embedding.weight.view(2, 4).sum()
 
     model = Rows()
     extractor = extract(model, ["view", ""])
