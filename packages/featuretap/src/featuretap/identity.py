@@ -52,7 +52,8 @@ def asks_identity(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     while frame is not None and str(frame.f_globals.get("__name__")).startswith(_PASSING):
         frame = frame.f_back
     item = node.args[1] if node.target is operator.getitem else None
-    return frame is not None and _asks(frame.f_code, frame.f_lasti, item)
+    index = item if isinstance(item, int) else None
+    return frame is not None and _asks(frame.f_code, frame.f_lasti, index)
 
 
 def is_asked_of_next(frame: types.FrameType, *, may_be_none: bool) -> bool:
@@ -60,28 +61,27 @@ def is_asked_of_next(frame: types.FrameType, *, may_be_none: bool) -> bool:
 
     Of a value that is never ``None``, ``is None`` does not count: the answer is the right one.
     """
-    is_none = _comparison(frame.f_code, frame.f_lasti) == "None"
-    return _asks(frame.f_code, frame.f_lasti, None) and (may_be_none or not is_none)
+    code, offset = frame.f_code, frame.f_lasti
+    return _asks(code, offset, None) and (may_be_none or not _asks_for_none(code, offset))
 
 
 @functools.lru_cache(maxsize=4096)
-def _comparison(code: types.CodeType, offset: int) -> str:
-    """Return what the value is compared with: ``"None"``, or anything else."""
-    following = [found for found in _instructions(code) if found.offset > offset][:_REACH]
-    first = next((n for n, found in enumerate(following) if _compares(found)), len(following))
-    is_none = first < len(following) and (
-        following[first].opname.endswith("NONE")
-        or (first == 1 and following[0].opname == "LOAD_CONST" and following[0].argval is None)
+def _asks_for_none(code: types.CodeType, offset: int) -> bool:
+    """Say whether the value is compared with ``None`` at once."""
+    first, second, *_ = [i for i in _instructions(code) if i.offset > offset] + [None, None]
+    if first is not None and _compares(first):
+        return first.opname.endswith("NONE")
+    return (
+        first is not None
+        and second is not None
+        and first.opname == "LOAD_CONST"
+        and first.argval is None
+        and second.opname == "IS_OP"
     )
-    return "None" if is_none else ""
-
-
-def _asks(code: types.CodeType, offset: int, item: object) -> bool:
-    return _found_in(code, offset, item if isinstance(item, int) else None)
 
 
 @functools.lru_cache(maxsize=4096)
-def _found_in(code: types.CodeType, offset: int, item: int | None) -> bool:
+def _asks(code: types.CodeType, offset: int, item: int | None) -> bool:
     instructions = _instructions(code)
     here = next(n for n, found in enumerate(instructions) if found.offset >= offset)
     following = instructions[here + 1 :]
