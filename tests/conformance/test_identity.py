@@ -47,6 +47,10 @@ def asks_of_a_function(self, x):
     return x * 2 if torch.equal(x, x) is True else x
 
 
+def asks_in_a_lambda(self, x):
+    return (lambda pair: x * 2 if pair[1] is None else x)(self.part(x))  # noqa: PLC3002
+
+
 def asks_for_the_dtype(self, x):
     return x * 2 if x.dtype is torch.float32 else x
 
@@ -98,6 +102,7 @@ REFUSED = [
     (asks_of_an_item, "compares with 'is'"),
     (stores_and_asks, "compares with 'is'"),
     (asks_of_a_function, "compares with 'is'"),
+    (asks_in_a_lambda, "compares with 'is'"),
     (asks_for_the_dtype, r"compares \.dtype of a value with 'is'"),
     (asks_for_the_gradient, r"compares \.grad of a value with 'is'"),
     (asks_for_a_flag, r"compares \.requires_grad of a value with 'is'"),

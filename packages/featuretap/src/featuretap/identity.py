@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 
 from .likeness import kind_of
-from .state import Forward, functions_of
+from .state import Forward, instructions_of
 
 __all__ = ["asks_identity", "is_asked_of_next", "may_ask_identity"]
 
@@ -32,10 +32,7 @@ _REACH = 6
 @functools.lru_cache(maxsize=4096)
 def may_ask_identity(forward: Forward) -> bool:
     """Say whether a forward, or what it calls by name, compares anything with ``is``."""
-    return any(
-        any(map(_compares, dis.get_instructions(function.__code__)))
-        for function in functions_of(forward)
-    )
+    return any(map(_compares, instructions_of(forward)))
 
 
 def asks_identity(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

@@ -24,6 +24,7 @@ __all__ = [
     "Forward",
     "forward_of",
     "functions_of",
+    "instructions_of",
     "is_moved_by",
     "is_users",
     "may_read",
@@ -166,7 +167,7 @@ def _is_on_device(name: str, value: Any) -> bool:
 
 def may_read(forward: Forward, name: str) -> bool:
     """Say whether ``forward``, or what it calls by name, mentions the attribute ``name``."""
-    code = _instructions(forward)
+    code = instructions_of(forward)
     return not code or any(_reads(instruction, name) for instruction in code)
 
 
@@ -179,7 +180,7 @@ def is_moved_by(others: Iterable[Forward], name: str) -> bool:
 def sets_elsewhere(forward: Forward) -> bool:
     """Say whether ``forward`` may set an attribute of something that is not itself."""
     before: Any = ""
-    for instruction in _instructions(forward):
+    for instruction in instructions_of(forward):
         if instruction.opname == "STORE_ATTR" and before != "self":
             return True
         if instruction.argval in ("setattr", "__setattr__", "__dict__", "vars"):
@@ -192,7 +193,7 @@ def sets_elsewhere(forward: Forward) -> bool:
 
 def _reads_first(forward: Forward, name: str) -> bool | None:
     """Say whether the attribute is read where it was not set: ``self.n += 1``; ``None`` if never named."""
-    for instruction in _instructions(forward):
+    for instruction in instructions_of(forward):
         if _reads(instruction, name):
             return True
         if instruction.argval == name and instruction.opname in _STORES:
@@ -202,7 +203,7 @@ def _reads_first(forward: Forward, name: str) -> bool | None:
 
 def _only_counts(forward: Forward, name: str) -> bool:
     """Say whether the attribute is read to be counted up alone: ``self.steps += 1``."""
-    code = _instructions(forward)
+    code = instructions_of(forward)
     uses = [index for index, found in enumerate(code) if _reads(found, name)]
     return bool(uses) and all(_is_counted(code[index + 1 : index + 6], name) for index in uses)
 
@@ -222,7 +223,7 @@ def _only_fills(forward: Forward, name: str) -> bool:
     All that is done with it is ``self.log.append(x)`` or ``self.seen["key"] = x``, or the first is
     ``self.log.clear()``.
     """
-    code = _instructions(forward)
+    code = instructions_of(forward)
     uses = [index for index, found in enumerate(code) if _reads(found, name)]
     if not uses:
         return False
@@ -262,7 +263,7 @@ def functions_of(forward: Forward) -> tuple[types.FunctionType, ...]:
     return _code_of(forward).functions
 
 
-def _instructions(forward: Forward) -> tuple[dis.Instruction, ...]:
+def instructions_of(forward: Forward) -> tuple[dis.Instruction, ...]:
     """Return the instructions of a forward, those of what it calls by name where they are called."""
     return _code_of(forward).instructions
 
