@@ -166,7 +166,7 @@ class HooksExtractor(nn.Module):
         known = plan.overwritten.get(grad) if outer is None else set(keys)
         stored = self._found.stored
         stored.begin()
-        stop = self._may_stop() and not plan.must_end
+        stop = self._may_stop(plan)
         switched = Switched(self._model) if stop and known is None else None
         captures = Captures(
             keys,
@@ -265,11 +265,8 @@ class HooksExtractor(nn.Module):
         return captures.features(keys)
 
     def _prepare(self) -> None:
-        stop = self._may_stop()
         prepared = {
-            mode: Prepared(
-                plan, self._found, whole=self._is_nested, stop=stop and not plan.must_end
-            )
+            mode: Prepared(plan, self._found, whole=self._is_nested, stop=self._may_stop(plan))
             for mode, plan in self._plans.items()
         }
         vars(self)["_prepared"] = prepared
@@ -317,9 +314,9 @@ class HooksExtractor(nn.Module):
         with fast_paths(layers):
             run_watched(found, captures, args, kwargs, part=part, calls=calls)
 
-    def _may_stop(self) -> bool:
+    def _may_stop(self, plan: Plan) -> bool:
         found = self._found
-        if not self._early_stop or found.own_code.switches:
+        if plan.must_end or not self._early_stop or found.own_code.switches:
             return False
         # Sharded modules gather and free their parameters around each forward, which must then end.
         return not any_sharded(found.tree.paths.values())

@@ -19,7 +19,14 @@ from torch import nn
 
 from .held import Rewinder, copied_iterator, is_opened, rewinder
 from .put_back import copied, restore_container
-from .state import Forward, functions_of, is_users, moved_attribute, moved_content
+from .state import (
+    Forward,
+    functions_of,
+    instructions_of,
+    is_users,
+    moved_attribute,
+    moved_content,
+)
 
 __all__ = ["Outside"]
 
@@ -142,19 +149,18 @@ class _Mentions(NamedTuple):
 def _mentions(forward: Forward) -> _Mentions:
     named: set[str] = set()
     stored: set[str] = set()
-    for function in functions_of(forward):
-        for instruction in _instructions(function.__code__):
-            name, operation = instruction.argval, instruction.opname
-            if not isinstance(name, str):
-                continue
-            if operation in ("STORE_ATTR", "DELETE_ATTR"):
-                stored.add(name)
-            elif "ATTR" in operation or "METHOD" in operation:
-                named.add(name)
-            elif operation.startswith("LOAD_CONST") and name.isidentifier():
-                # ``setattr(type(self), "calls", ...)``
-                named.add(name)
-                stored.add(name)
+    for instruction in instructions_of(forward):
+        name, operation = instruction.argval, instruction.opname
+        if not isinstance(name, str):
+            continue
+        if operation in ("STORE_ATTR", "DELETE_ATTR"):
+            stored.add(name)
+        elif "ATTR" in operation or "METHOD" in operation:
+            named.add(name)
+        elif operation.startswith("LOAD_CONST") and name.isidentifier():
+            # ``setattr(type(self), "calls", ...)``
+            named.add(name)
+            stored.add(name)
     return _Mentions(frozenset(named), frozenset(stored))
 
 

@@ -10,12 +10,13 @@ import operator
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from types import MappingProxyType
 from typing import Any
 
 from torch import fx, nn
 
 from .faithful import contains
+from .held import items_of
+from .put_back import is_changed, restore_container
 
 __all__ = ["Surroundings"]
 
@@ -47,9 +48,8 @@ class Surroundings:
                 if value is not before.get(name, _ABSENT) and contains(fx.Proxy, value):
                     _put_back(owner, name, before.get(name, _ABSENT))
         for container, content in self._containers:
-            if _changed(container, content) and contains(fx.Proxy, _items(container)):
-                container.clear()
-                _refill(container, content)
+            if is_changed(container, content) and contains(fx.Proxy, items_of(container)):
+                restore_container(container, content)
 
 
 def _own_classes(kind: type) -> Iterator[type]:
@@ -68,20 +68,7 @@ def _put_back(owner: Any, name: str, value: Any) -> None:
         setattr(owner, name, value)
 
 
-def _items(container: Any) -> list[Any]:
-    return [*container, *container.values()] if isinstance(container, dict) else list(container)
-
-
-def _changed(container: Any, before: Any) -> bool:
-    if len(container) != len(before):
-        return True
-    if isinstance(container, (dict, MappingProxyType)):
-        container, before = container.values(), before.values()
-    return not all(map(operator.is_, container, before))
-
-
-def _refill(container: Any, content: Any) -> None:
-    if isinstance(container, (list, deque)):
-        container.extend(content)
-    else:
-        container.update(content)
+def _changed(namespace: Any, before: dict[str, Any]) -> bool:
+    return len(namespace) != len(before) or not all(
+        map(operator.is_, namespace.values(), before.values())
+    )
