@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pytest
@@ -29,13 +29,20 @@ def _device(config: pytest.Config) -> str:
     return str(["cpu", *config.getoption("--device")][-1])
 
 
+def _installed(packages: list[str]) -> Iterator[tuple[str, str]]:
+    """Find the versions of those that are here: not every table needs every peer."""
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            yield package, version(package)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, Any]
 ) -> None:
     """Put into the results what the report says about the machine."""
     device = _device(config)
-    machine_info["versions"] = {package: version(package) for package in PACKAGES}
+    machine_info["versions"] = dict(_installed(PACKAGES))
     machine_info["device"] = (
         torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
     )

@@ -421,15 +421,19 @@ class CountingBuffer(ZooModel):
 class MadeInForward(ZooModel):
     """Constants and masks made in the forward; no node, and no new attribute (trap 21)."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("like", torch.zeros(4))  # says where what is made must live
+
     def forward(self, x):
-        mask = torch.ones(4)
+        mask = torch.ones(4, device=self.like.device)
         mask[0] = 0
-        scale = torch.tensor([1.0, 2.0, 3.0, 4.0])
+        scale = torch.tensor([1.0, 2.0, 3.0, 4.0], device=self.like.device)
         return x * mask * scale
 
     def reference(self, x):
-        a = x * torch.tensor([0.0, 1.0, 1.0, 1.0])
-        return {"mul": a, "mul_1": a * torch.tensor([1.0, 2.0, 3.0, 4.0])}
+        a = x * torch.tensor([0.0, 1.0, 1.0, 1.0]).to(x)
+        return {"mul": a, "mul_1": a * torch.tensor([1.0, 2.0, 3.0, 4.0]).to(x)}
 
 
 class ViewMadeWithoutGradients(nn.Module):
@@ -727,13 +731,17 @@ class EscapedNames(ZooModel):
 class RandomDraw(ZooModel):
     """A draw that no input takes part in is made anew on every call (trap 20)."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("like", torch.zeros(4))  # says where what is made must live
+
     def forward(self, x):
-        noise = torch.rand(4)
+        noise = torch.rand(4, device=self.like.device)
         return x + noise
 
     def reference(self, x):
         torch.manual_seed(0)
-        return {"add": x + torch.rand(4)}
+        return {"add": x + torch.rand(4, device=x.device)}
 
 
 @zoo
@@ -817,8 +825,13 @@ class AsksForKinds(ZooModel):
 class SeveralOuts(ZooModel):
     """``out=`` with a tuple writes each of its tensors."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("like", torch.zeros(2))  # says where what is made must live
+
     def forward(self, x):
-        values, indices = torch.zeros(2), torch.zeros(2, dtype=torch.long)
+        values = torch.zeros(2, device=self.like.device)
+        indices = torch.zeros(2, dtype=torch.long, device=self.like.device)
         torch.max(x, 1, out=(values, indices))
         return values + indices
 
