@@ -30,6 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # All that a test makes then lives there, what does not take the device as an argument, too.
+    if len(config.getoption("device")) == 1:
+        torch.set_default_device(config.getoption("device")[0])
     config.addinivalue_line("markers", "only(backend, why): run on this backend alone")
     config.addinivalue_line(
         "markers", "sees_operations: the real values are seen by featuretap-hooks"
@@ -91,6 +94,13 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
 def _one_seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
+
+
+@pytest.fixture
+def on_the_cpu() -> Iterator[None]:
+    """Make everything on the CPU, whatever ``--device`` says."""
+    with torch.device("cpu"):
+        yield
 
 
 @pytest.fixture

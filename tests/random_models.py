@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import nn
 
+from support import drawn
+
 __all__ = ["Program", "programs"]
 
 TEMPLATES = """
@@ -136,8 +138,7 @@ class Program:
     @staticmethod
     def inputs(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Make the arguments of a call; another batch has other numbers."""
-        generator = torch.Generator().manual_seed(batch)
-        return torch.randn(batch, 4, generator=generator), torch.rand(batch, 4, generator=generator)
+        return drawn(batch, 4, seed=batch), drawn(batch, 4, seed=-batch).sigmoid()
 
 
 class _Writer:

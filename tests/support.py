@@ -11,6 +11,17 @@ import torch
 from torch import nn
 
 
+def here() -> torch.device:
+    """Return where tensors are made."""
+    return torch.empty(0).device
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Draw the same numbers on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, device="cpu").to(here())
+
+
 def identical(a: Any, b: Any) -> bool:
     """Whether two values are the same bit for bit, and of the same kind."""
     if isinstance(a, torch.Tensor):

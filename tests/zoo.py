@@ -16,6 +16,8 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import nn
 
+from support import drawn
+
 
 class ZooModel(nn.Module):
     """A model that knows what its own nodes must be."""
@@ -24,7 +26,7 @@ class ZooModel(nn.Module):
     only_eval = False
 
     def example(self) -> tuple[Any, ...]:
-        return (torch.randn(self.shape, generator=torch.Generator().manual_seed(7)),)
+        return (drawn(*self.shape, seed=7),)
 
     def reference(self, x: torch.Tensor) -> dict[str, Any]:
         raise NotImplementedError

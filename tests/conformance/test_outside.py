@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import featuretap
+from support import here
 
 FX_ONLY = pytest.mark.only("fx", why="hooks record nothing, and refuse nothing")
 
@@ -20,7 +21,7 @@ LOG: list = []
 SEEN: dict = {}
 TABLES: dict = {}
 NUMBERS = itertools.count(1)
-DICE = torch.Generator()
+DICE = torch.Generator(here())
 STATE = types.SimpleNamespace(count=0, log=[])
 
 

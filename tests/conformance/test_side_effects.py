@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import featuretap
-from support import copied, identical, snapshot
+from support import copied, here, identical, snapshot
 from zoo import linear
 
 
@@ -302,7 +302,7 @@ def test_V2_fx_refuses_what_it_would_lose_and_hooks_do_it(backend, extract, func
         def __init__(self):
             super().__init__()
             self.lin, self.norm, self.drop = linear(1), nn.BatchNorm1d(4), nn.Dropout()
-            self.generator = torch.Generator()
+            self.generator = torch.Generator(here())
 
     model = Net().eval()
     before = snapshot(model)

@@ -15,10 +15,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import featuretap
-from support import copied, identical, module_outputs
+from support import copied, drawn, identical, module_outputs
 from zoo import ZOO, NestedScopes, linear
 
-X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+X = drawn(2, 4)
 NODES = ["stage.0.lin", "stage.1.act", "stage", "mul"]
 
 
@@ -237,6 +237,7 @@ def quantized(engine, how):
 @pytest.mark.filterwarnings("ignore:.*(deprecated|TypedStorage):UserWarning")
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 @pytest.mark.parametrize("how", ["eager", "fx", "dynamic"])
+@pytest.mark.usefixtures("on_the_cpu")
 def test_V1_quantized_models(extract, names_of, engine, how):
     model, x = quantized(engine, how)
     listed = names_of(model, example_args=(x,), suppress_diff_warning=True)
@@ -254,6 +255,7 @@ def test_V1_quantized_models(extract, names_of, engine, how):
 
 
 @pytest.mark.parametrize("name", ["NestedScopes", "InPlaceModule", "Attention", "Sizes"])
+@pytest.mark.usefixtures("on_the_cpu")
 def test_M4_meta_and_fake_tensors_have_shapes_and_no_values(extract, name):
     model = ZOO[name]().eval()
     names = [key for key in model.reference(*model.example()) if key]

@@ -18,6 +18,7 @@ from torch import nn
 from featuretap import FallbackWarning
 from featuretap.__main__ import main
 from featuretap.cli.text import notes_on_fallback
+from support import drawn
 
 NETWORK = '''
 import torch
@@ -146,7 +147,8 @@ def run(
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def call(*argv: str) -> Answer:
-        code = main(argv)
+        with torch.device("cpu"):  # as in a process of its own
+            code = main(argv)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -181,10 +183,6 @@ def built(name: str, seed: int = 0) -> Any:
     """Build a model of ``net.py`` as the command does."""
     torch.manual_seed(seed)
     return getattr(importlib.import_module("net"), name)().eval()
-
-
-def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def hooked(model: nn.Module, x: torch.Tensor) -> dict[str, list[Any]]:

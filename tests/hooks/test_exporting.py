@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import featuretap_hooks
-from support import identical
+from support import drawn, identical
 
 create = featuretap_hooks.create_feature_extractor
 
@@ -24,7 +24,7 @@ class Model(nn.Module):
         return y * 2
 
 
-X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+X = drawn(2, 4)
 
 
 def check(extractor, expected, strict):

@@ -10,7 +10,10 @@ import featuretap_hooks
 from support import identical
 
 create = featuretap_hooks.create_feature_extractor
-X = torch.ones(2, 4)
+X = torch.ones(2, 4, device="cpu")
+
+# NumPy, ``map_()`` and ``apply_()`` are for nothing else.
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 
 class Cache(nn.Module):

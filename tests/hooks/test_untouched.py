@@ -16,7 +16,7 @@ import featuretap_hooks
 from featuretap.put_back import is_own_hook
 from featuretap.undisturbed import undisturbed
 from featuretap.untouched import Untouched
-from support import identical, snapshot
+from support import here, identical, snapshot
 
 create = featuretap_hooks.create_feature_extractor
 names_of = featuretap_hooks.get_graph_node_names
@@ -113,7 +113,7 @@ class Draws(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.torch = torch.Generator().manual_seed(1)
+        self.torch = torch.Generator(here()).manual_seed(1)
         self.random = random.Random(2)
         self.legacy = np.random.RandomState(3)
         self.numpy = {"held": [np.random.default_rng(4)]}

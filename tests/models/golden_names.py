@@ -17,6 +17,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "models")]
 import torch  # noqa: E402
 from builders import torchvision_model  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.utils._pytree import tree_map  # noqa: E402
 
 import featuretap  # noqa: E402
 from zoo import ZOO  # noqa: E402
@@ -52,10 +53,12 @@ def listed(model: nn.Module, backend: str, *example: Any) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def zoo_names(name: str, backend: str) -> str:
-    """List a model of the zoo."""
-    model = ZOO[name]()
-    return listed(model, backend, *model.example())
+def zoo_names(name: str, backend: str, *, device: str = "cpu") -> str:
+    """List a model of the zoo; the same weights everywhere, for some ask what the values are."""
+    with torch.device("cpu"):
+        model = ZOO[name]()
+    example = tree_map(lambda value: value.to(device), model.example())
+    return listed(model.to(device), backend, *example)
 
 
 def torchvision_names(name: str, backend: str, *, batch: int = 2, device: str = "cpu") -> str:

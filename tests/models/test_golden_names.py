@@ -13,8 +13,11 @@ from zoo import ZOO
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_N8_the_zoo_has_the_same_names_on_every_torch(backend, name):
-    assert golden_names.zoo_names(name, backend) == golden_names.golden_zoo(backend)[name]
+def test_N8_the_zoo_has_the_same_names_on_every_torch_and_device(backend, device, name):
+    assert (
+        golden_names.zoo_names(name, backend, device=device)
+        == golden_names.golden_zoo(backend)[name]
+    )
 
 
 @pytest.mark.parametrize("batch", [2, 3])

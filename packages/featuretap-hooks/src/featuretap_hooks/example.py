@@ -13,16 +13,15 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from featuretap import UntraceableModelError
-from featuretap._compat import preserve_version
 from featuretap.alignment import aligned
-from featuretap.ambient import Ambient, GradientFlags
+from featuretap.ambient import Ambient, Gradients
 from featuretap.backends import Options
-from featuretap.comparing import identical
 from featuretap.errors import FAILS_ON_EXAMPLE
 from featuretap.facts import written_arguments
 from featuretap.faithful import RandomState, foreign_random_state
 from featuretap.held import tensors_in
 from featuretap.modules import LeafRule, ModuleTree
+from featuretap.saved import SavedTensors
 from featuretap.structures import copy_value
 from featuretap.untouched import Untouched
 
@@ -38,7 +37,6 @@ __all__ = ["MODES", "Seen", "watch_example", "watch_modes"]
 MODES = ("train", "eval")
 # It switches the model's mode and puts it back; two threads must not do that to one model at once.
 _ONE_AT_A_TIME = threading.RLock()
-_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 _COUNTER = re.compile(r"_[0-9]+$")
 
 
@@ -87,45 +85,10 @@ class Seen:
         }
 
 
-class _Saved:
-    """Tensors of the model, with content and version, to be put back."""
-
-    def __init__(self) -> None:
-        self._content: dict[int, tuple[torch.Tensor, torch.Tensor, bool]] = {}
-        self._memory: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._versions = ExitStack()
-
-    def save(self, tensor: torch.Tensor) -> None:
-        """Keep a copy of ``tensor`` as it is now."""
-        if id(tensor) not in self._content:
-            self._content[id(tensor)] = (tensor, tensor.detach().clone(), tensor.is_leaf)
-            if not tensor.is_inference():
-                self._versions.enter_context(preserve_version(tensor))
-
-    def save_memory(self, tensor: torch.Tensor) -> None:
-        """Keep the memory of ``tensor`` too, which is about to get another: ``tensor.data = x``."""
-        self.save(tensor)
-        with _compat.no_torch_function():
-            self._memory.setdefault(id(tensor), (tensor, tensor.data))
-
-    def restore(self) -> None:
-        """Put back what was saved and is not the same any more."""
-        for tensor, memory in self._memory.values():
-            tensor.data = memory
-        for tensor, content, was_leaf in self._content.values():
-            # A buffer that a result was written to would keep the graph of the forward alive.
-            if was_leaf and not tensor.is_leaf and not tensor._is_view():
-                tensor.detach_()
-            if not identical(tensor, content):
-                with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                    tensor.copy_(content)
-        self._versions.close()
-
-
 class _SaveWritten(TorchFunctionMode):
     """Saves tensors of the model before they are written."""
 
-    def __init__(self, tree: ModuleTree, saved: _Saved) -> None:
+    def __init__(self, tree: ModuleTree, saved: SavedTensors) -> None:
         super().__init__()
         self._tree = tree
         self._saved = saved
@@ -139,8 +102,8 @@ class _SaveWritten(TorchFunctionMode):
     ) -> Any:
         """Save what ``func`` is about to write."""
         kwargs = kwargs or {}
-        if func == _SET_DATA and id(args[0]) in self._tree.tensor_names:
-            self._saved.save_memory(args[0])
+        if func.__name__ == "__set__" and id(args[0]) in self._tree.tensor_names:
+            self._saved.save(args[0])
         for written in written_arguments(_compat.graph_target(func), args, kwargs):
             if isinstance(written, torch.Tensor):
                 for stored in self._tree.storages.get(_compat.storage_id(written), ()):
@@ -156,16 +119,19 @@ def watch_example(
     kwargs: Mapping[str, Any],
 ) -> Seen:
     """Run ``model`` on copies of the arguments, in the mode that it is in."""
-    seen, saved = Seen(tree), _Saved()
+    seen, saved = Seen(tree), SavedTensors()
     for module in tree.paths.values():
         for tensor in tensors_in(module):
             saved.save(tensor)
+    for parameter in tree.parameters.values():
+        if parameter.is_leaf and parameter.grad is not None:
+            saved.save(parameter.grad)
     with ExitStack() as stack:
         stack.callback(foreign_random_state()[1])
         stack.callback(RandomState().restore)
         stack.callback(saved.restore)
         stack.callback(Untouched(model).restore)
-        stack.callback(GradientFlags(tree.parameters.values()).restore)
+        stack.callback(Gradients(tree.parameters.values()).restore)
         stack.callback(Ambient().restore)
         stack.enter_context(fast_paths(list(layers_that_take_note(model))))
         stack.enter_context(_SaveWritten(tree, saved))

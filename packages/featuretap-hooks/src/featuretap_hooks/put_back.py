@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from featuretap.ambient import Ambient, GradientFlags
+from featuretap.ambient import Ambient, Gradients
 from featuretap.outside import Outside
 from featuretap.undo import Undo
 
@@ -31,9 +31,9 @@ class PutBack:
         found = self._found
         switches = found.own_code.switches
         self._undo = Undo(self._places(), found.modules if switches else found.storing, draws=True)
-        self._others: list[Ambient | GradientFlags | Outside] = []
+        self._others: list[Ambient | Gradients | Outside] = []
         if switches:
-            self._others = [Ambient(), GradientFlags(found.tree.parameters.values())]
+            self._others = [Ambient(), Gradients(found.tree.parameters.values())]
         if found.reaching_outside:
             self._others.append(Outside(found.reaching_outside))
         return self

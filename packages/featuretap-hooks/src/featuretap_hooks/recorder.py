@@ -22,7 +22,7 @@ from featuretap.modules import ModuleTree
 from featuretap.naming import Namer
 from featuretap.operations import iterates_a_tensor, name_of
 
-from ._compat import calling_modules, functorch_level, graph_target
+from ._compat import calling_modules, functorch_level, graph_target, is_checkpointing
 from .compiling import counts
 from .dependents import Dependents
 from .instructions import formats_next
@@ -277,6 +277,8 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "__get__":
             return self._attribute(func, args, frame)
+        if name == "get_device" and is_checkpointing(frame):
+            return func(*args, **kwargs)
         if name in ("dim", "unbind") and iterates_a_tensor(frame):
             value = func(*args, **kwargs)
             is_items = name == "unbind" and self._dependents.is_marked(args[0], self.scope)

@@ -8,7 +8,7 @@ import torch
 
 from . import _compat
 
-__all__ = ["Ambient", "GradientFlags", "HooksOfEveryModule"]
+__all__ = ["Ambient", "Gradients", "HooksOfEveryModule"]
 
 
 class Ambient:
@@ -29,17 +29,19 @@ class Ambient:
             _compat.set_autocast_state(self._autocast)
 
 
-class GradientFlags:
-    """Which of some tensors require gradients. A forward may freeze parameters for a while."""
+class Gradients:
+    """Which of some tensors require gradients, and which gradients they have. A forward may freeze."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        self._flags = [(tensor, tensor.requires_grad) for tensor in tensors]
+        self._leaves = [(t, t.requires_grad, t.grad) for t in tensors if t.is_leaf]
 
     def restore(self) -> None:
-        """Set the flags that were changed back."""
-        for tensor, requires_grad in self._flags:
+        """Put back what was changed."""
+        for tensor, requires_grad, gradient in self._leaves:
             if tensor.requires_grad != requires_grad and tensor.is_leaf:
                 tensor.requires_grad_(requires_grad)
+            if tensor.grad is not gradient and tensor.is_leaf:
+                tensor.grad = gradient
 
 
 class HooksOfEveryModule:

@@ -24,10 +24,10 @@ import torch
 from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
-from . import _compat
+from .saved import SavedTensors
 from .untouched import Untouched
 
-__all__ = ["Guard", "RealTensorMode", "SavedTensors", "TrainingReads", "contains"]
+__all__ = ["Guard", "RealTensorMode", "TrainingReads", "contains"]
 
 
 class RandomState:
@@ -141,31 +141,6 @@ class RealTensorMode(TorchFunctionMode):
         if any(issubclass(kind, fx.Proxy) for kind in types) or contains(fx.Proxy, args, kwargs):
             return self._recorder.record_function(func, args, kwargs, sys._getframe(1))
         return self._recorder.run_real(func, args, kwargs, sys._getframe(1))
-
-
-class SavedTensors:
-    """The content of tensors that existed before the trace and were written during it.
-
-    Attributes:
-        drew_random_numbers: whether the trace drew from torch's generators.
-
-    """
-
-    def __init__(self) -> None:
-        self._saved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.drew_random_numbers = False
-
-    def save(self, tensor: torch.Tensor) -> None:
-        """Keep a copy of ``tensor`` as it is now, unless one is kept already."""
-        if id(tensor) not in self._saved:
-            self._saved[id(tensor)] = (tensor, tensor.detach().clone())
-
-    def restore(self) -> None:
-        """Write the saved content back; for autograd nothing has happened."""
-        with torch.no_grad():
-            for tensor, content in self._saved.values():
-                with _compat.preserve_version(tensor):
-                    tensor.copy_(content)
 
 
 class Guard:

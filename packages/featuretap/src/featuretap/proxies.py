@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from .asking import mentions_legacy_types, who_asks
 from .identity import is_asked_of_next
 from .likeness import TENSOR_ATTRIBUTES, attribute_kind, kind_of, may_ask
 from .operations import is_call
 from .refused import called_by_model
 
-__all__ = ["FeatureProxy", "is_overtaken"]
+__all__ = ["FeatureProxy", "is_overtaken", "known_kind"]
 
 _IN_PLACE = (
     "iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift".split()
@@ -28,7 +29,11 @@ _IN_PLACE = (
 
 
 # Of a tensor, these are one object for a value, or ``None``.
-_COMPARED = frozenset("dtype layout device requires_grad is_leaf grad _base names is_cuda".split())
+_COMPARED = frozenset("dtype layout device requires_grad grad _base names".split()) | {
+    name
+    for name in dir(torch.Tensor)
+    if name.startswith("is_") and not callable(getattr(torch.Tensor, name))
+}
 _MAY_BE_NONE = frozenset("grad _base".split())
 # What operations in place may change after it was read.
 _CHANGED_IN_PLACE = frozenset("shape ndim requires_grad is_leaf".split())
@@ -36,6 +41,9 @@ _CHANGE_IN_PLACE = frozenset(
     "t_ transpose_ swapaxes_ swapdims_ squeeze_ unsqueeze_ resize_ resize_as_ set_ as_strided_ "
     "requires_grad_ detach_".split()
 )
+
+# What makes another tensor count as a ``torch.nn.Parameter``, asked by ``isinstance``.
+_MARKS = frozenset({"_is_param", "_is_buffer"})
 
 _OWN_ATTRIBUTES = frozenset({"tracer", "node", "root", "attr", "_node"})
 
@@ -47,16 +55,27 @@ def _refusal(proxy: fx.Proxy, reason: str) -> Exception:
     return error
 
 
-def _known_kind(proxy: fx.Proxy, question: str) -> type:
-    tracer: Any = proxy.tracer
-    if isinstance(proxy, FeatureAttribute):
-        owner = kind_of(proxy.root.node, tracer.recording.tree.paths)
-        kind = attribute_kind(proxy.attr) if owner in (torch.Tensor, nn.Parameter) else None
-    else:
-        kind = kind_of(proxy.node, tracer.recording.tree.paths)
+def known_kind(proxy: fx.Proxy, question: str = "what kind of object a value is") -> type:
+    """Return the type of what ``proxy`` stands for; an error if that is not certain."""
+    kind = _kind(proxy)
     if kind is None:
         raise _refusal(proxy, f"the forward asks {question}, which is not certain when tracing")
     return kind
+
+
+def _kind(proxy: fx.Proxy) -> type | None:
+    tracer: Any = proxy.tracer
+    modules = tracer.recording.tree.paths
+    if not isinstance(proxy, FeatureAttribute):
+        return kind_of(proxy.node, modules)
+    owner = kind_of(proxy.root.node, modules)
+    return attribute_kind(proxy.attr) if owner in (torch.Tensor, nn.Parameter) else None
+
+
+def _is_surely_a_tensor(proxy: fx.Proxy) -> bool:
+    """Say whether ``proxy`` stands for a tensor that some operation made: inputs may be anything."""
+    origin = proxy.root if isinstance(proxy, FeatureAttribute) else proxy
+    return origin.node.op != "placeholder" and _kind(proxy) is torch.Tensor
 
 
 class FeatureProxy(fx.Proxy):
@@ -67,15 +86,19 @@ class FeatureProxy(fx.Proxy):
     """
 
     def __getattr__(self, k: str) -> FeatureAttribute:
+        if k in _MARKS:
+            raise AttributeError(k)
         frame = sys._getframe(1)
         is_asked = called_by_model(frame) and may_ask(frame, "hasattr", "getattr")
         if (
             is_asked
             and is_call(frame)
             and not k.startswith("__")
-            and not hasattr(_known_kind(self, f"whether a value has .{k}"), k)
+            and not hasattr(known_kind(self, f"whether a value has .{k}"), k)
         ):
             raise AttributeError(k)
+        if not hasattr(torch.Tensor, k) and _is_surely_a_tensor(self):
+            raise AttributeError(f"'Tensor' object has no attribute {k!r}")
         if k == "grad_fn" and called_by_model(frame):
             raise _refusal(self, "the forward looks at .grad_fn, which no stand-in has")
         if (
@@ -96,12 +119,12 @@ class FeatureProxy(fx.Proxy):
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         """The type that ``isinstance`` sees: for the forward, that of the value."""
-        frame: Any = sys._getframe(1)
-        if frame.f_code is torch.is_tensor.__code__:
-            frame = frame.f_back
-        if not called_by_model(frame) or not may_ask(frame, "isinstance", "is_tensor"):
+        frame = who_asks(sys._getframe(1))
+        if frame is None:
             return type(self)
-        return _known_kind(self, "what kind of object a value is")
+        if mentions_legacy_types(frame):
+            raise _refusal(self, "the forward asks for a type such as torch.FloatTensor")
+        return known_kind(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _OWN_ATTRIBUTES:

@@ -18,9 +18,11 @@ from torch import fx, nn
 
 from . import _compat
 from .facts import may_draw, written_arguments
-from .faithful import SavedTensors, contains
+from .faithful import contains
 from .modules import ModuleTree
 from .operations import name_of
+from .saved import SavedTensors
+from .state import Forward, names_in
 
 if TYPE_CHECKING:
     from .tracing import FeatureTracer
@@ -136,6 +138,18 @@ class RealTensors:
         for tensor in _tensors_in(*given):
             self._resized.add(id(tensor))
             self._alive.append(tensor)
+
+    def watch_memory(self, forward: Forward) -> None:
+        """Keep what the model holds if ``forward`` may give it other memory, which torch shows nobody."""
+        if not _RESIZES.isdisjoint(names_in(forward)):
+            for tensors in self._tree.storages.values():
+                for tensor in tensors:
+                    self._saved.save(tensor)
+
+    def check_memory(self) -> None:
+        """Refuse that something which the model holds has other memory now."""
+        if self._saved.has_other_memory:
+            raise self._tracer.refusal("the forward resizes or exchanges memory of the model's own")
 
     def read_off(self, kind: torch.dtype | torch.device) -> Any:
         """Return the node of a dtype or device that was read off a real tensor, which may be moved.

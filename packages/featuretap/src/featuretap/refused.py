@@ -15,7 +15,7 @@ import functools
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from . import _compat
 from .faithful import contains
 from .put_back import is_own_hook
 
-__all__ = ["called_by_model", "refused_functions", "why_not_look_into", "why_not_record"]
+__all__ = ["called_by_model", "is_ours", "refused_functions", "why_not_look_into", "why_not_record"]
 
 _CATCHES = frozenset({"CHECK_EXC_MATCH", "JUMP_IF_NOT_EXC_MATCH"})
 
@@ -60,7 +60,12 @@ Refuse = Callable[[str], Exception]
 
 def called_by_model(frame: types.FrameType) -> bool:
     """Say whether ``frame`` runs the user's code, and not torch's or ours."""
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _OURS
+    return not is_ours(frame.f_globals)
+
+
+def is_ours(namespace: Mapping[str, Any]) -> bool:
+    """Say whether code with these globals is torch's or ours."""
+    return str(namespace.get("__name__", "")).partition(".")[0] in _OURS
 
 
 @contextlib.contextmanager

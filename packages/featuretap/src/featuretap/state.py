@@ -269,6 +269,12 @@ def instructions_of(forward: Forward) -> tuple[dis.Instruction, ...]:
 
 
 @functools.lru_cache(maxsize=1024)
+def names_in(forward: Forward) -> frozenset[str]:
+    """Return the names that a forward, or what it calls by name, mentions."""
+    return frozenset(i.argval for i in instructions_of(forward) if isinstance(i.argval, str))
+
+
+@functools.lru_cache(maxsize=1024)
 def _code_of(forward: Forward) -> _Code:
     reader = _Reader(forward.kind)
     instructions = tuple(reader.function(forward.function))

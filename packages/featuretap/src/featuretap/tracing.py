@@ -28,20 +28,22 @@ from torch import fx, nn
 
 from . import _compat
 from .around_trace import around_trace
+from .asking import AskedTypes
 from .carry_over import Again, CarryOver
 from .errors import UntraceableModelError
-from .faithful import Guard, SavedTensors
+from .faithful import Guard
 from .identity import asks_identity, may_ask_identity
 from .messages import explain_failure, failure_location, untraceable
 from .modules import LeafRule, ModuleTree
 from .operations import name_of
 from .place import Place
 from .placeholders import root_arguments
-from .proxies import FeatureProxy, is_overtaken
+from .proxies import FeatureProxy, is_overtaken, known_kind
 from .real_tensors import ASSIGNED, GENERATOR, RealTensors
 from .recording import ModuleCall, Recording
 from .refused import why_not_look_into, why_not_record
 from .regions import Region
+from .saved import SavedTensors
 from .state import forward_of
 from .structures import freeze
 from .untouched import Untouched
@@ -130,6 +132,8 @@ class FeatureTracer(fx.Tracer):
                 self.recording.graph = self.trace(_ROOT)
             except Exception as error:
                 raise untraceable(tree.model, error) from error
+            finally:
+                self._asked_types.restore()
             self.recording.read_training = reads.seen or self.recording.read_training
         # fx holds on to the tracer in a cycle; the copies of the model need not wait for its collection.
         del self._guard, self._carry_over, self._real, self._saved
@@ -140,6 +144,7 @@ class FeatureTracer(fx.Tracer):
         self._concrete = concrete_args
         self._place = Place()
         self._asks_identity = False
+        self._asked_types = AskedTypes(known_kind)
         self.read_later: list[weakref.ref[fx.Proxy]] = []
         self._saved = SavedTensors()
         self._swallowed: Exception | None = None
@@ -207,10 +212,13 @@ class FeatureTracer(fx.Tracer):
             self.recording.events.append(call)
             self._place.scopes.append(path)
             asked, self._asks_identity = self._asks_identity, may_ask_identity(forward_of(module))
+            self._asked_types.show_to(forward_of(module))
+            self._real.watch_memory(forward_of(module))
             try:
                 value = self._run(module, forward, args, kwargs)
                 if self._swallowed is not None:
                     raise self._swallowed
+                self._real.check_memory()
                 self._carry_over.leave(module, path, call.start)
                 call.value = freeze(value, self._real.node)
                 call.position = len(self.recording.events) - 1

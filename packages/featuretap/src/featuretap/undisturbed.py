@@ -8,12 +8,11 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from . import _compat
-from .ambient import Ambient, GradientFlags
-from .comparing import identical
+from .ambient import Ambient
 from .faithful import RandomState, foreign_random_state
 from .held import tensors_in
 from .modules import ModuleTree
+from .saved import SavedTensors
 from .untouched import Untouched
 
 __all__ = ["undisturbed"]
@@ -26,19 +25,16 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
     Every tensor of the modules is copied meanwhile.
     """
     untouched = [Untouched(module) for module in modules]
-    stored = {id(tensor): tensor for module in modules for tensor in _tensors(module)}
-    copies = [(tensor, tensor.detach().clone()) for tensor in stored.values()]
+    saved = SavedTensors()
+    for module in modules:
+        for tensor in _tensors(module):
+            saved.save(tensor)
     random, (_, restore_foreign) = RandomState(), foreign_random_state()
     with ExitStack() as stack:
         stack.callback(restore_foreign)
         stack.callback(random.restore)
-        stack.callback(GradientFlags(stored.values()).restore)
         stack.callback(Ambient().restore)
-        for tensor, copy in copies:
-            # Inference tensors count no versions, and nothing outside of inference mode writes them.
-            if not tensor.is_inference():
-                stack.enter_context(_compat.preserve_version(tensor))
-                stack.callback(_put_back, tensor, copy)
+        stack.callback(saved.restore)
         for content in untouched:
             stack.callback(content.restore)
         yield
@@ -51,10 +47,3 @@ def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
         yield from tensors
     for module in tree.paths.values():
         yield from tensors_in(module)
-
-
-def _put_back(tensor: torch.Tensor, copy: torch.Tensor) -> None:
-    # By content, for what is written through ``.data`` counts no version.
-    if not identical(tensor, copy):
-        with torch.no_grad():
-            tensor.copy_(copy)

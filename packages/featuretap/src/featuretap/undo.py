@@ -8,17 +8,15 @@ nothing moves, as in eval mode of most models.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 
-from . import _compat
-from .comparing import identical
 from .facts import may_draw
 from .faithful import RandomState
 from .inplace import is_known, leaves_trace
+from .saved import SavedTensor
 from .untouched import Untouched
 
 __all__ = ["Moves", "Undo", "moves_of"]
@@ -121,7 +119,7 @@ class Undo:
         draws: bool,
     ) -> None:
         self._copies = [
-            (registry, name, tensor, tensor.detach().clone())
+            (registry, name, SavedTensor(tensor))
             for registry, name in registries
             if isinstance(tensor := registry.get(name), torch.Tensor)
         ]
@@ -132,20 +130,17 @@ class Undo:
         """Return where the tensors are that have changed since."""
         return [
             (registry, name)
-            for registry, name, tensor, copy in self._copies
-            if registry.get(name) is not tensor or not identical(tensor, copy)
+            for registry, name, saved in self._copies
+            if registry.get(name) is not saved.tensor or saved.is_written
         ]
 
     def restore(self) -> None:
         """Put everything back as it was."""
         for untouched in self._untouched:
             untouched.restore()
-        with torch.no_grad():
-            for registry, name, tensor, copy in self._copies:
-                registry[name] = tensor
-                # Inference tensors count no versions.
-                with nullcontext() if tensor.is_inference() else _compat.preserve_version(tensor):
-                    tensor.copy_(copy)
+        for registry, name, saved in self._copies:
+            registry[name] = saved.tensor
+            saved.restore()
         if self._random is not None:
             self._random.restore()
 

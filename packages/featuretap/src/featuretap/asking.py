@@ -1,0 +1,145 @@
+"""How a forward asks what kind of object a value is, and what a stand-in must answer to.
+
+For ``isinstance``, ``torch.is_tensor``, a class pattern of ``match`` and ``x.__class__``, Python reads
+``__class__`` of the stand-in. For ``type(x)`` and ``callable(x)`` it reads nothing that a stand-in
+could answer; so while a trace runs, code of the model finds others under these two names.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree
+
+from .refused import called_by_model, is_ours
+from .state import Forward, functions_of
+
+__all__ = ["AskedTypes", "mentions_legacy_types", "who_asks"]
+
+# ``torch.FloatTensor`` and its like; C code that takes whatever is a Tensor for one in memory.
+_LEGACY = type(torch.FloatTensor)
+_TREES = _pytree.__name__
+
+
+def who_asks(frame: types.FrameType) -> types.FrameType | None:
+    """Return the frame of the model's code that asks for the type of an object just now.
+
+    ``None`` if torch's own code does; its argument parser looks at stand-ins, too, on behalf of the
+    frame that calls it.
+
+    Args:
+        frame: where ``__class__`` is read.
+
+    """
+    is_passed_on = False
+    while _passes_on(frame.f_code) and frame.f_back is not None:
+        frame, is_passed_on = frame.f_back, True
+    if not called_by_model(frame) and frame.f_globals.get("__name__") != _TREES:
+        return None
+    return frame if is_passed_on or _asks(frame) else None
+
+
+def _passes_on(code: types.CodeType) -> bool:
+    return code is torch.is_tensor.__code__ or code.co_name == "__instancecheck__"
+
+
+def _asks(frame: types.FrameType) -> bool:
+    names, known = frame.f_code.co_names, frame.f_globals
+    return (
+        "isinstance" in names
+        or any(known.get(name) is isinstance for name in names)
+        or _asks_by_itself(frame.f_code, frame.f_lasti)
+    )
+
+
+def mentions_legacy_types(frame: types.FrameType) -> bool:
+    """Say whether ``frame`` knows a type such as ``torch.FloatTensor``, which no stand-in may meet."""
+    code = frame.f_code
+    spaces = (frame.f_locals, frame.f_globals, vars(torch), vars(torch.cuda))
+    names = {*code.co_names, *code.co_varnames, *code.co_freevars}
+    for value in (space.get(name) for space in spaces for name in names):
+        items = value if isinstance(value, (tuple, list)) else (value,)
+        if any(type(item) is _LEGACY for item in items):
+            return True
+    return False
+
+
+@functools.lru_cache(maxsize=4096)
+def _asks_by_itself(code: types.CodeType, offset: int) -> bool:
+    found = next(i for i in dis.get_instructions(code) if i.offset >= offset)
+    return found.opname == "MATCH_CLASS" or found.argval == "__class__"
+
+
+class AskedTypes:
+    """``type`` and ``callable`` for the code of the forwards that are traced.
+
+    Args:
+        kind_of: the type of the value that a stand-in stands for; raises where that is not certain.
+
+    """
+
+    def __init__(self, kind_of: Callable[[fx.Proxy], type]) -> None:
+        self._shown = {"type": _type_for(kind_of), "callable": _callable_for(kind_of)}
+        self._patched: list[tuple[dict[str, Any], str]] = []
+
+    def show_to(self, forward: Forward) -> None:
+        """Let a forward, and what it calls by name, find them."""
+        for namespace, name in _asked_in(forward):
+            if name not in namespace:
+                namespace[name] = self._shown[name]
+                self._patched.append((namespace, name))
+
+    def restore(self) -> None:
+        """Let all code find Python's own again."""
+        while self._patched:
+            namespace, name = self._patched.pop()
+            del namespace[name]
+
+
+@functools.lru_cache(maxsize=4096)
+def _asked_in(forward: Forward) -> tuple[tuple[dict[str, Any], str], ...]:
+    found: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
+    for function in functions_of(forward):
+        if not is_ours(function.__globals__):
+            names = frozenset(_names(function.__code__))
+            for name in names.intersection({"type", "callable"}):
+                found[id(function.__globals__), name] = function.__globals__, name
+    return tuple(found.values())
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _type_for(kind_of: Callable[[fx.Proxy], type]) -> type:
+    class Meta(type):
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            if len(args) == 1 and issubclass(type(args[0]), fx.Proxy):
+                return kind_of(args[0])
+            return type(*args, **kwargs)
+
+        def __instancecheck__(cls, instance: Any) -> bool:
+            return isinstance(instance, type)
+
+        def __subclasscheck__(cls, subclass: type) -> bool:
+            return issubclass(subclass, type)
+
+    return Meta("type", (type,), {})
+
+
+def _callable_for(kind_of: Callable[[fx.Proxy], type]) -> Callable[[Any], bool]:
+    def asked(value: Any) -> bool:
+        if issubclass(type(value), fx.Proxy):
+            return "__call__" in {name for kind in kind_of(value).__mro__ for name in vars(kind)}
+        return callable(value)
+
+    return asked

@@ -1,0 +1,116 @@
+"""Tensors as they were: content, size and memory, gradient, and what autograd knows of them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, nullcontext
+
+import torch
+from torch import nn
+
+from . import _compat
+from .comparing import identical
+
+__all__ = ["SavedTensor", "SavedTensors"]
+
+
+class SavedTensor:
+    """One tensor as it is now.
+
+    Args:
+        tensor: it is copied.
+
+    """
+
+    __slots__ = ("_content", "_gradient", "_is_leaf", "_memory", "_needs_gradient", "tensor")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+        # Another tensor in the same memory: it keeps size and strides when the first gets others.
+        self._memory = tensor.detach()
+        self._content = self._memory.clone()
+        self._is_leaf, self._needs_gradient = tensor.is_leaf, tensor.requires_grad
+        gradient = tensor.grad if self._is_leaf else None
+        self._gradient = None if gradient is None else SavedTensor(gradient)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether its content or size is another one now."""
+        return not identical(self.tensor, self._content)
+
+    @property
+    def has_other_memory(self) -> bool:
+        """Whether it was resized, or is in another place."""
+        return _memory_of(self.tensor) != _memory_of(self._memory)
+
+    def restore(self) -> None:
+        """Put it back; for autograd nothing has happened."""
+        tensor = self.tensor
+        # Inference tensors count no versions, and nothing outside of inference mode writes them.
+        is_inference = tensor.is_inference()
+        unseen = nullcontext() if is_inference else _compat.preserve_version(tensor)
+        with torch.inference_mode(is_inference), torch.no_grad(), unseen:
+            # A buffer that a result was written to would keep the graph of the forward alive.
+            if self._is_leaf and not tensor.is_leaf and not tensor._is_view():
+                tensor.detach_()
+            if _layout(tensor) != _layout(self._memory):
+                tensor.data = self._memory
+            if self.is_written:
+                tensor.copy_(self._content)
+        if self._is_leaf and tensor.is_leaf:
+            self._restore_gradient()
+
+    def _restore_gradient(self) -> None:
+        tensor, kept = self.tensor, self._gradient
+        if tensor.requires_grad != self._needs_gradient:
+            tensor.requires_grad_(self._needs_gradient)
+        if tensor.grad is not (None if kept is None else kept.tensor):
+            tensor.grad = None if kept is None else kept.tensor
+        if kept is not None:
+            kept.restore()
+
+
+class SavedTensors:
+    """Some tensors as they were when each was first saved; autograd may count writes meanwhile.
+
+    Attributes:
+        drew_random_numbers: whether what ran meanwhile drew from torch's generators.
+
+    """
+
+    def __init__(self) -> None:
+        self.drew_random_numbers = False
+        self._saved: dict[int, SavedTensor] = {}
+        self._versions = ExitStack()
+
+    def save(self, tensor: torch.Tensor) -> None:
+        """Keep a copy of ``tensor`` as it is now, unless one is kept already."""
+        if id(tensor) not in self._saved and not _is_unmade(tensor):
+            self._saved[id(tensor)] = SavedTensor(tensor)
+            if not tensor.is_inference():
+                self._versions.enter_context(_compat.preserve_version(tensor))
+
+    @property
+    def has_other_memory(self) -> bool:
+        """Whether one was resized, or is in another place."""
+        return any(saved.has_other_memory for saved in self._saved.values())
+
+    def restore(self) -> None:
+        """Put them back."""
+        for saved in self._saved.values():
+            saved.restore()
+        self._versions.close()
+
+
+def _layout(tensor: torch.Tensor) -> object:
+    if tensor.layout is not torch.strided:
+        return tensor.layout
+    about = (tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset())
+    return about, _compat.storage_id(tensor)
+
+
+def _memory_of(tensor: torch.Tensor) -> object:
+    return tensor.numel(), _compat.storage_id(tensor)
+
+
+def _is_unmade(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
