@@ -167,7 +167,9 @@ class HooksExtractor(nn.Module):
         stored = self._found.stored
         stored.begin()
         stop = self._may_stop(plan)
-        switched = Switched(self._model) if stop and known is None else None
+        switched = None
+        if stop and known is None:
+            switched = Switched(self._model, self._found.own_code.names, (args, kwargs))
         captures = Captures(
             keys,
             known,

@@ -60,8 +60,9 @@ class Guess:
         return self._points.get(name)
 
     def names_of_type(self, kind: type) -> list[str]:
-        """Return the paths of all modules of type ``kind``."""
-        return [path for path, module in self._tree.paths.items() if isinstance(module, kind)]
+        """Return the paths of all modules of type ``kind`` that can be nodes."""
+        paths = self._tree.paths.items()
+        return [path for path, module in paths if isinstance(module, kind) and self._open(path)]
 
     def known_names(self) -> Iterable[str]:
         """Every name that is known to exist."""

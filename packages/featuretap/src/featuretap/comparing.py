@@ -11,18 +11,39 @@ import torch
 __all__ = ["describe", "identical", "largest_difference"]
 
 
-def identical(a: Any, b: Any) -> bool:
-    """Say whether two values are the same bit for bit, and of the same structure."""
+def identical(a: Any, b: Any, within: frozenset[tuple[int, int]] = frozenset()) -> bool:
+    """Say whether two values are the same bit for bit, and of the same structure.
+
+    Args:
+        a: a value.
+        b: another.
+        within: the objects that hold them, by ``id``, for objects may hold each other.
+
+    """
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return describe(a) == describe(b) and _same_content(a.detach(), b.detach())
     if type(a) is not type(b):
         return False
+    if a is b:
+        return True
+    kind: Any = type(a)
+    if kind.__eq__ is object.__eq__:
+        # It only says whether it is the same object: what it holds is compared.
+        if (id(a), id(b)) in within:
+            return True
+        within |= {(id(a), id(b))}
+        a, b = getattr(a, "__dict__", {}), getattr(b, "__dict__", {})
     parts, others = _parts(a), _parts(b)
     if parts is None or others is None:
-        return parts is others and (a is b or bool(a == b))
+        return parts is others and _is_equal(a, b)
     return [k for k, _ in parts] == [k for k, _ in others] and all(
-        identical(x, y) for (_, x), (_, y) in zip(parts, others, strict=True)
+        identical(x, y, within) for (_, x), (_, y) in zip(parts, others, strict=True)
     )
+
+
+def _is_equal(a: Any, b: Any) -> bool:
+    equal = a == b
+    return bool(equal.all()) if hasattr(equal, "all") else bool(equal)
 
 
 def largest_difference(a: Any, b: Any) -> float | None:

@@ -14,6 +14,7 @@ from .held import Rewinder, copied_iterator, items_of, rewinder
 from .put_back import (
     copied,
     is_changed,
+    is_same,
     restore_attributes,
     restore_container,
     restore_hooks,
@@ -157,7 +158,8 @@ class ModuleContent:
         """Return the names of attributes that were set, or deleted."""
         now, before = copied(self.current), self.values
         without_own_wrappers(now)
-        return [n for n in {**before, **now} if now.get(n, _MISSING) is not before.get(n, _MISSING)]
+        names = {**before, **now}
+        return [n for n in names if not is_same(now.get(n, _MISSING), before.get(n, _MISSING))]
 
     def changes(self) -> Iterator[Any]:
         """Yield what is not as it was: of an attribute its name, else which dict and which key."""
@@ -167,7 +169,7 @@ class ModuleContent:
         dicts = [(owner, owner, kept) for owner, kept in (*self.registries, *self.objects)]
         for owner, now, before in (*hooks, *dicts):
             names = now.keys() | before.keys()
-            yield from ((id(owner), n) for n in names if now.get(n) is not before.get(n))
+            yield from ((id(owner), n) for n in names if not is_same(now.get(n), before.get(n)))
         empty = ((container, type(container)()) for container in self.empty)
         for container, content in (*self.containers, *empty):
             if is_changed(container, content):

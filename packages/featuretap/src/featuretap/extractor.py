@@ -127,7 +127,7 @@ class FeatureExtractor(fx.GraphModule):
         """Compile ``forward`` from both graphs, after a change to one of them."""
         parts = self._parts
         forward, self._code = compile_forward(
-            parts.signature, parts.graphs, parts.fixed, parts.class_name
+            parts.signature, parts.graphs, parts.fixed, parts.class_name, _OWN
         )
         cls: Any = type(self)
         cls.forward = forward
@@ -213,6 +213,12 @@ class FeatureExtractor(fx.GraphModule):
     ) -> OrderedDict[str, Any]:
         """Record this extractor's nodes into ``tracer`` under the names they have here."""
         return replay(self, self._parts.signature, tracer, path, args, kwargs)
+
+
+_OWN = frozenset(dir(FeatureExtractor)) | frozenset(
+    "_code _lineno_map _moving _options _parts _prologue_start _tracer_cls _tracer_extras "
+    "meta training".split()
+)
 
 
 def _from_state(state: dict[str, Any]) -> FeatureExtractor:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .held import Rewinder, copied_iterator, is_opened, rewinder
-from .put_back import copied, restore_container
+from .put_back import copied, is_changed, is_same, restore_container
 from .state import (
     Forward,
     functions_of,
@@ -74,6 +74,11 @@ class Outside:
         held = self._held.get(forward, ())
         return next((one.place.label for one in held if one.moved(forward)), "")
 
+    def changes(self) -> Iterator[Any]:
+        """Yield keys for what is not as it was."""
+        for held in self._held.values():
+            yield from (one.place.label for one in held if one.is_changed)
+
     def restore(self) -> None:
         """Put everything back."""
         for held in self._held.values():
@@ -92,6 +97,15 @@ class _Held:
         self._rewinder: Rewinder | None = None
         if self._content is None and not isinstance(value, (*_STATELESS, Iterator)):
             self._rewinder = rewinder(value)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether another object lies there, or it holds something else."""
+        if not is_same(self.place.read(), self._value):
+            return True
+        if self._content is not None:
+            return is_changed(self._value, self._content)
+        return self._rewinder is not None and self._rewinder.moved()
 
     def moved(self, forward: Forward) -> bool:
         place, value = self.place, self._value

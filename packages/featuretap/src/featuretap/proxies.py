@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from . import _compat
 from .asking import mentions_legacy_types, who_asks
 from .identity import is_asked_of_next
 from .likeness import TENSOR_ATTRIBUTES, attribute_kind, kind_of, may_ask
@@ -161,6 +162,14 @@ def is_overtaken(target: Any, attributes: list[weakref.ref[fx.Proxy]]) -> bool:
 
 class FeatureAttribute(FeatureProxy, fx.proxy.Attribute):
     """An attribute of a stand-in, recorded when it is used as a value."""
+
+    @property
+    def node(self) -> fx.Node:  # type: ignore[override]
+        """What records it. A module that used it first may have been given up, with all its nodes."""
+        if self._node is not None and _compat.is_erased(self._node):
+            self._node = None
+        node: fx.Node = fx.proxy.Attribute.node.fget(self)  # type: ignore[attr-defined]
+        return node
 
 
 def _augmented(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:

@@ -13,7 +13,7 @@ storage for its next call, and only there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any, TypeAlias
@@ -59,10 +59,10 @@ class Pruning:
         for placeholder in self._state[1:]:
             self._storage.join(placeholder, self._state[0])
         self._effects = [self._effect(event) for event in recording.events[: self._last + 1]]
-        weights = self._written_weights()
-        if weights:
+        weights, others = self._written_weights(), self._written_by_operations()
+        if weights or others:
             self._kept_by_model += weights
-            self._last = self._last_write(weights)
+            self._last = self._last_write(weights, others)
 
     def graphs(self, modes: Sequence[Flags], *, consume: bool) -> list[fx.Graph]:
         """Return for each mode a graph that computes the selection and ends after its last point.
@@ -112,10 +112,24 @@ class Pruning:
         parameters = self._recording.tree.parameters
         return [name for name in parameters if self._storage.of(name) in written]
 
-    def _last_write(self, weights: Sequence[str]) -> int:
-        """Return where one of ``weights`` is written for the last time.
+    def _written_by_operations(self) -> set[Any]:
+        """Return the storages of arguments and buffers that an operation before the last point writes.
 
-        What the forward does to a parameter it may take back at its end.
+        What a layer of torch does to its own buffers is never taken back.
+        """
+        written = set(self._written(self._effects, 0, operations=True))
+        return written.intersection(map(self._storage.of, self._state)) if written else written
+
+    def _last_write(self, weights: Sequence[str], others: Set[Any]) -> int:
+        """Return where one of these is written for the last time.
+
+        What the forward does to what it was given, or to what the model keeps, it may take back at
+        its end.
+
+        Args:
+            weights: names of parameters.
+            others: storages that operations write.
+
         """
         start = self._last + 1
         later = [self._effect(event) for event in self._recording.events[start:]]
@@ -123,15 +137,21 @@ class Pruning:
         storages = set(map(self._storage.of, weights))
         found = [start - 1]
         for position, effect in enumerate(later, start):
-            if not storages.isdisjoint(self._written([effect], position)):
+            if not storages.isdisjoint(self._written([effect], position)) or not others.isdisjoint(
+                self._written([effect], position, operations=True)
+            ):
                 found.append(position)
         return found[-1]
 
-    def _written(self, effects: Sequence[Effect], start: int) -> Iterator[Any]:
-        """Yield the storages that operations write, those of modules with code of their own aside."""
+    def _written(
+        self, effects: Sequence[Effect], start: int, *, operations: bool = False
+    ) -> Iterator[Any]:
+        """Yield the storages that are written, by modules with code of their own aside."""
         for position, effect in enumerate(effects, start):
             event = self._recording.events[position]
-            if effect.writes and isinstance(event, fx.Node) and event.target not in self._opaque:
+            if not effect.writes or not isinstance(event, fx.Node):
+                continue
+            if event.op != "call_module" if operations else event.target not in self._opaque:
                 yield from map(self._storage.of, filter(_has_storage, effect.writes))
 
     def _kept(self, training: Flags) -> set[fx.Node]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "copied",
     "is_changed",
     "is_own_hook",
+    "is_same",
     "restore_attributes",
     "restore_container",
     "restore_hooks",
@@ -26,6 +28,7 @@ __all__ = [
 # Where a call is wrapped that must see no hooks.
 _WRAPPED = ("forward", "_compiled_call_impl")
 _MISSING = object()
+_NUMBERS = frozenset({int, float, complex, str})
 
 
 class HookKey:
@@ -46,11 +49,20 @@ def is_own_hook(hook: object) -> bool:
     )
 
 
+def _same(a: Iterable[Any], b: Iterable[Any]) -> bool:
+    return all(map(operator.is_, a, b)) or all(map(is_same, a, b))
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Say whether two values are one object, or the same number: a sum is a new object each time."""
+    return a is b or (type(a) in _NUMBERS and type(a) is type(b) and bool(a == b))
+
+
 def same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
     """Say whether two dicts hold the very same objects under the same keys, in the same order."""
     if len(a) != len(b):
         return False
-    return all(map(operator.is_, a.values(), b.values())) and list(a) == list(b)
+    return _same(a.values(), b.values()) and list(a) == list(b)
 
 
 def copied(container: Any) -> Any:
@@ -112,7 +124,7 @@ def is_changed(container: Any, content: Any) -> bool:
     if isinstance(container, dict):
         return not same_items(container, content)
     if isinstance(container, (list, deque)):
-        return len(container) != len(content) or not all(map(operator.is_, container, content))
+        return len(container) != len(content) or not _same(container, content)
     return bool(container != content)
 
 

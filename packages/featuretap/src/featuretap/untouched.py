@@ -68,7 +68,7 @@ class Untouched:
         """Return keys for what is not as it was, to be compared with those of another moment."""
         return {
             (key, change) for key, content in self._modules.items() for change in content.changes()
-        }
+        }.union(self._outside.changes())
 
     @cached_property
     def sets_elsewhere(self) -> bool:
