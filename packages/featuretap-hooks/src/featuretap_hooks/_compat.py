@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+import torch._higher_order_ops
 import torch.utils.checkpoint
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -31,6 +32,7 @@ __all__ = [
     "call_uncompiled",
     "calling_modules",
     "compiled_module",
+    "control_flow",
     "dynamo_follows_exceptions",
     "functions_wrapped_for_fx",
     "functorch_level",
@@ -76,6 +78,17 @@ def calling_modules(frame: types.FrameType | None) -> Iterator[nn.Module]:
         if frame.f_code is _CALL:
             yield frame.f_locals["self"]
         frame = frame.f_back
+
+
+def control_flow() -> dict[str, Callable[..., Any]]:
+    """Return ``torch.cond`` and its like, which run dynamo on functions of the forward.
+
+    Checked on torch 2.4.1 and 2.15.0.
+    """
+    spaces = (torch, torch._higher_order_ops)
+    names = "cond while_loop scan associative_scan map".split()
+    found = {name: vars(space).get(name) for space in spaces for name in names}
+    return {name: value for name, value in found.items() if isinstance(value, types.FunctionType)}
 
 
 def is_checkpointing(frame: types.FrameType) -> bool:

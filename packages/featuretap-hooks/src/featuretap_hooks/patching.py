@@ -17,11 +17,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
+
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree
 from featuretap.naming import operation_name
+from featuretap.state import forward_of, names_in
 
-from ._compat import functions_wrapped_for_fx, is_compiled_function
+from ._compat import control_flow, functions_wrapped_for_fx, is_compiled_function
 from .fast_paths import without_modes
 from .recorder import Recorder
 
@@ -131,7 +134,12 @@ def places(tree: ModuleTree, options: Options) -> list[Namespace]:
         for name, value in vars(module).items()
         if not name.startswith("_") and callable(value) and not isinstance(value, type)
     }
+    mentioned = set().union(*(names_in(forward_of(module)) for module in tree.paths.values()))
+    control = {n: function for n, function in control_flow().items() if n in mentioned}
+    whole |= set(map(id, control.values()))
     everywhere = {id(function) for function in options.autowrap_functions}
+    if control:
+        modules += [torch, torch._higher_order_ops]
     globals_ = {id(vars(module)): vars(module) for module in modules}
     for module in tree.paths.values():
         namespace = getattr(module.forward, "__globals__", None)
@@ -201,7 +209,8 @@ def recording_functions(recorder: Recorder, found: Collection[Namespace]) -> Ite
 @functools.lru_cache(maxsize=1024)
 def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
     operation = operation_name(function)
-    run = without_modes(function) if is_compiled_function(function) else function
+    is_for_dynamo = is_compiled_function(function) or function in control_flow().values()
+    run = without_modes(function) if is_for_dynamo else function
 
     # Without its attributes, by which dynamo would know it for compiled.
     @functools.wraps(function, updated=())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from .serialization import graph_from_state, graph_to_state
 from .structures import copy_value
 from .undo import Moves, Undo
 
-__all__ = ["ExtractorParts", "FeatureExtractor"]
+__all__ = ["ExtractorParts", "FeatureExtractor", "Followed"]
 
 
 @dataclass
@@ -45,8 +46,32 @@ class ExtractorParts:
     moves: dict[str, Moves] = field(default_factory=lambda: {"train": Moves(), "eval": Moves()})
 
 
+class Followed:
+    """A parameter of the extractor that is the model's, also after the model was given another.
+
+    Args:
+        own: the registry of the extractor that it is in.
+        module: the module of the model that it belongs to.
+        name: its name in both.
+
+    """
+
+    __slots__ = ("_module", "_name", "_own", "_tensor")
+
+    def __init__(self, own: dict[str, Any], module: weakref.ref[nn.Module], name: str) -> None:
+        self._own, self._module, self._name = own, module, name
+        self._tensor = own[name]
+
+    def follow(self) -> None:
+        """Take over what the model has now, unless the extractor was given something of its own."""
+        module = self._module()
+        tensor = None if module is None else module._parameters.get(self._name)
+        if tensor is not None and tensor is not self._tensor is self._own.get(self._name):
+            self._own[self._name] = self._tensor = tensor
+
+
 # The code is made of the graphs; the options may hold what cannot be pickled.
-_NOT_COPIED = frozenset({"_code", "_options", "_moving"})
+_NOT_COPIED = frozenset({"_code", "_options", "_moving", "followed"})
 
 
 class FeatureExtractor(fx.GraphModule):
@@ -68,6 +93,7 @@ class FeatureExtractor(fx.GraphModule):
         self._options: Options | None = None
         # mode -> what Undo takes, looked up at the first call
         self._moving: dict[str, Any] = {}
+        self.followed: list[Followed] = []
         self.recompile()
 
     @property
@@ -146,6 +172,8 @@ class FeatureExtractor(fx.GraphModule):
             raise
 
     def _before_call(self) -> Undo | None:
+        for parameter in self.followed:
+            parameter.follow()
         mode = self._mode
         moves = self._parts.moves[mode]
         if not any(moves):
@@ -217,7 +245,7 @@ class FeatureExtractor(fx.GraphModule):
 
 _OWN = frozenset(dir(FeatureExtractor)) | frozenset(
     "_code _lineno_map _moving _options _parts _prologue_start _tracer_cls _tracer_extras "
-    "meta training".split()
+    "followed meta training".split()
 )
 
 

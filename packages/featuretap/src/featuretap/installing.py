@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from .extractor import FeatureExtractor
+from .extractor import FeatureExtractor, Followed
 from .modules import ModuleTree, stored_tensor
 
 __all__ = ["populate"]
@@ -42,7 +43,7 @@ def populate(
             owner, _, name = path.rpartition(".")
             _holder(owner, holders, tree)._modules[name] = holders[path] = module
         if path in read:
-            _install_tensors(_holder(path, holders, tree), module, read[path])
+            _install_tensors(extractor, _holder(path, holders, tree), module, read[path])
 
 
 def _holder(path: str, holders: dict[str, nn.Module], tree: ModuleTree) -> nn.Module:
@@ -60,7 +61,9 @@ def _holder(path: str, holders: dict[str, nn.Module], tree: ModuleTree) -> nn.Mo
     return child
 
 
-def _install_tensors(holder: nn.Module, original: nn.Module, names: Iterable[str]) -> None:
+def _install_tensors(
+    extractor: FeatureExtractor, holder: nn.Module, original: nn.Module, names: Iterable[str]
+) -> None:
     if holder is original:
         return
     order = list(original._parameters)
@@ -68,6 +71,7 @@ def _install_tensors(holder: nn.Module, original: nn.Module, names: Iterable[str
         tensor: Any = stored_tensor(original, name)
         if name in original._parameters:
             holder._parameters[name] = tensor
+            extractor.followed.append(Followed(holder._parameters, weakref.ref(original), name))
         elif name in original._buffers:
             # ``to`` and ``half`` put new tensors into the registry, so the registry itself is shared.
             holder._buffers = original._buffers

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import copy
 import enum
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from functools import cache
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from .errors import UntraceableModelError
 
@@ -67,6 +70,8 @@ def freeze(value: Any, node_of: Callable[[torch.Tensor], fx.Node]) -> Any:
         return [freeze(item, node_of) for item in value]
     if type(value) is dict:
         return {key: freeze(item, node_of) for key, item in value.items()}
+    if isinstance(value, defaultdict):
+        return Opaque(value)
     if isinstance(value, dict):
         return Built(type(value), tuple(value), tuple(freeze(v, node_of) for v in value.values()))
     if is_dataclass(value) and not isinstance(value, type):
@@ -159,25 +164,82 @@ def clone_or_detach(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.clone()
 
 
-def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Rebuild ``value`` with ``change(tensor)`` in place of each tensor."""
+def map_tensors(
+    value: Any,
+    change: Callable[[torch.Tensor], torch.Tensor],
+    within: frozenset[int] = frozenset(),
+) -> Any:
+    """Rebuild ``value`` with ``change(tensor)`` in place of each tensor.
+
+    Args:
+        value: a tensor, or a container or plain object that may hold some.
+        change: makes the new tensor.
+        within: the objects that hold ``value``, by ``id``, for objects may hold each other.
+
+    """
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, tuple) and type(value) is not torch.Size:
-        items = [map_tensors(item, change) for item in value]
+        items = [map_tensors(item, change, within) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, list):
-        return [map_tensors(item, change) for item in value]
-    if isinstance(value, dict) or (is_dataclass(value) and not isinstance(value, type)):
-        return _map_object(value, change)
-    return value
+    if type(value) is list:
+        return [map_tensors(item, change, within) for item in value]
+    if isinstance(value, _LEAVES):
+        return value
+    if isinstance(value, (set, frozenset)):
+        return type(value)([map_tensors(item, change, within) for item in value])
+    if id(value) in within:
+        return value
+    if isinstance(value, (list, deque, dict)) or is_dataclass(value):
+        return _map_container(value, change, within | {id(value)})
+    return _map_object(value, change, within | {id(value)})
 
 
-def _map_object(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+_LEAVES = (*_PLAIN, nn.Module, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
+
+
+def _map_container(
+    value: Any, change: Callable[[torch.Tensor], torch.Tensor], within: frozenset[int]
+) -> Any:
     new = copy.copy(value)
     if isinstance(new, dict):
         for key, item in value.items():
-            new[key] = map_tensors(item, change)
+            new[key] = map_tensors(item, change, within)
+    elif isinstance(new, (list, deque)):
+        for index, item in enumerate(value):
+            new[index] = map_tensors(item, change, within)
     for field in fields(value) if is_dataclass(value) else ():
-        object.__setattr__(new, field.name, map_tensors(getattr(value, field.name), change))
+        item = map_tensors(getattr(value, field.name), change, within)
+        object.__setattr__(new, field.name, item)
     return new
+
+
+def _map_object(
+    value: Any, change: Callable[[torch.Tensor], torch.Tensor], within: frozenset[int]
+) -> Any:
+    """Copy an object of the user's if it holds a tensor somewhere; another is kept as it is."""
+    found: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return change(tensor)
+
+    held = dict(getattr(value, "__dict__", {}))
+    kind: Any = type(value)
+    for name in _slots(kind):
+        if hasattr(value, name):
+            held[name] = getattr(value, name)
+    mapped = {name: map_tensors(item, note, within) for name, item in held.items()}
+    if not found:
+        return value
+    new = copy.copy(value)
+    for name, item in mapped.items():
+        object.__setattr__(new, name, item)
+    return new
+
+
+@cache
+def _slots(kind: type) -> tuple[str, ...]:
+    found = [vars(base).get("__slots__", ()) for base in kind.__mro__]
+    names = [name for slots in found for name in ([slots] if isinstance(slots, str) else slots)]
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
