@@ -58,9 +58,10 @@ def snapshot(model: nn.Module) -> list[Any]:
         attributes = {name: (id(value), _content(value)) for name, value in vars(module).items()}
         found.append((path, id(module), module.training, attributes))
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        found.append(
-            (name, id(tensor), tensor._version, tensor.detach().clone().flatten().tolist())
-        )
+        about = (id(tensor), tensor._version, tensor.shape, tensor.requires_grad, tensor.is_leaf)
+        gradient = tensor.grad if tensor.is_leaf else None
+        content = [None if t is None else t.detach().flatten().tolist() for t in (tensor, gradient)]
+        found.append((name, *about, id(gradient), *content))
     found.append(torch.get_rng_state().tolist())
     found.append(process_state())
     return found
