@@ -37,6 +37,7 @@ __all__ = [
     "functions_wrapped_for_fx",
     "functorch_level",
     "graph_target",
+    "has_backward_hooks",
     "is_called_plainly",
     "is_checkpointing",
     "is_compiled_function",
@@ -173,6 +174,12 @@ def is_called_plainly(module: nn.Module) -> bool:
         or attributes["_backward_pre_hooks"]
         or attributes.get("_compiled_call_impl")
     )
+
+
+def has_backward_hooks(module: nn.Module) -> bool:
+    """Say whether ``module`` itself has hooks for the backward. Checked on torch 2.4.1 and 2.15.0."""
+    attributes = module.__dict__
+    return bool(attributes["_backward_hooks"] or attributes["_backward_pre_hooks"])
 
 
 def is_compiled_in_place(module: nn.Module) -> bool:

@@ -7,7 +7,8 @@ the module is called: ``child.forward(x)`` belongs to the caller's scope, as in 
 runs the same model passes through either unseen.
 
 ``nn.TransformerEncoderLayer`` takes another numerical path when it sees hooks on itself or inside, and
-the hooks of a module that is compiled in place would be compiled; these are always wrapped.
+the hooks of a module that is compiled in place would be compiled; these are always wrapped. So is the
+whole call of a module that has backward hooks: torch puts these on its output after all other hooks.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from featuretap.put_back import HookKey
 from ._compat import (
     CALLERS_OF_FORWARD,
     add_hooks,
+    has_backward_hooks,
     is_called_plainly,
     is_compiled_in_place,
     is_compiling,
@@ -147,6 +149,8 @@ class ModuleHooks:
         """Name the attribute to wrap, if ``module`` must not be hooked."""
         if is_compiled_in_place(module) and module is not self._root:
             return "_compiled_call_impl"
+        if has_backward_hooks(module) and not is_compiling():
+            return "_call_impl"
         return "forward" if isinstance(module, _LOOKS_FOR_HOOKS) else None
 
     def _wrap(self, module: nn.Module, name: str, around: Around) -> None:

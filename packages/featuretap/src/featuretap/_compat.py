@@ -294,9 +294,12 @@ def is_method(func: Callable[..., Any]) -> bool:
 def preserve_version(tensor: torch.Tensor) -> Iterator[None]:
     """Write ``tensor`` without autograd counting it as a modification.
 
-    Used only to put a value back where tracing changed it: for autograd nothing happened.
-    Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
+    Used only to put a value back where tracing changed it: for autograd nothing happened. Inference
+    tensors count nothing. Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
     """
+    if tensor.is_inference():
+        yield
+        return
     guard: Any = torch.autograd._unsafe_preserve_version_counter  # type: ignore[attr-defined]
     with guard(tensor):
         yield

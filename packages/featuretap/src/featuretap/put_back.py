@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 # Where a call is wrapped that must see no hooks.
-_WRAPPED = ("forward", "_compiled_call_impl")
+_WRAPPED = ("forward", "_compiled_call_impl", "_call_impl")
 _MISSING = object()
 _NUMBERS = frozenset({int, float, complex, str})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -45,10 +45,9 @@ class SavedTensor:
     def restore(self) -> None:
         """Put it back; for autograd nothing has happened."""
         tensor = self.tensor
-        # Inference tensors count no versions, and nothing outside of inference mode writes them.
-        is_inference = tensor.is_inference()
-        unseen = nullcontext() if is_inference else _compat.preserve_version(tensor)
-        with torch.inference_mode(is_inference), torch.no_grad(), unseen:
+        unseen = _compat.preserve_version(tensor)
+        # Nothing outside of inference mode writes an inference tensor.
+        with torch.inference_mode(tensor.is_inference()), torch.no_grad(), unseen:
             # A buffer that a result was written to would keep the graph of the forward alive.
             if self._is_leaf and not tensor.is_leaf and not tensor._is_view():
                 tensor.detach_()
@@ -86,8 +85,7 @@ class SavedTensors:
         """Keep a copy of ``tensor`` as it is now, unless one is kept already."""
         if id(tensor) not in self._saved and not _is_unmade(tensor):
             self._saved[id(tensor)] = SavedTensor(tensor)
-            if not tensor.is_inference():
-                self._versions.enter_context(_compat.preserve_version(tensor))
+            self._versions.enter_context(_compat.preserve_version(tensor))
 
     @property
     def has_other_memory(self) -> bool:

@@ -184,6 +184,8 @@ def map_tensors(
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if type(value) is list:
         return [map_tensors(item, change, within) for item in value]
+    if type(value) is dict:
+        return {key: map_tensors(item, change, within) for key, item in value.items()}
     if isinstance(value, _LEAVES):
         return value
     if isinstance(value, (set, frozenset)):

@@ -256,13 +256,13 @@ def _check(name: str, feature: Any, real: Mapping[str, Any], seen: Collection[st
         if name in seen:
             return Check(name, False, note="the real forward did not reach it")
         return Check(name, None, note="the real value was not seen")
+    is_alike = describe(feature) == describe(real[name])
+    if is_alike and _UNWRITTEN.fullmatch(name):
+        return Check(name, None, note="memory that nothing has been written to")
     if identical(feature, real[name]):
         return Check(name, True, 0.0)
     note = ""
-    if describe(feature) == describe(real[name]):
-        if _UNWRITTEN.fullmatch(name):
-            return Check(name, None, note="memory that nothing has been written to")
-    else:
+    if not is_alike:
         note = f"{describe(feature)} instead of {describe(real[name])}"
     return Check(name, False, largest_difference(feature, real[name]), note)
 

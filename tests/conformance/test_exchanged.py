@@ -1,0 +1,142 @@
+"""Rules M1, M4, C4: parameters exchanged later, names that an extractor has itself, other corners."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from support import identical
+from zoo import linear
+
+X = torch.ones(2, 4)
+
+
+class Scales(nn.Module):
+    """Reads parameters and a buffer of its own, at the root and inside."""
+
+    def __init__(self, inside=None):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+        self.register_buffer("shift", torch.ones(4))
+        self.lin, self.inside = linear(1), inside
+
+    def forward(self, x):
+        x = x if self.inside is None else self.inside(x)
+        return self.lin(x * self.scale) + self.shift
+
+
+def assigned(model):
+    model.load_state_dict({k: v * 3 for k, v in model.state_dict().items()}, assign=True)
+
+
+def set_anew(model):
+    model.scale = nn.Parameter(model.scale.detach() * 5)
+    model.inside.scale = nn.Parameter(model.inside.scale.detach() * 7)
+
+
+@pytest.mark.parametrize("exchange", [assigned, set_anew])
+def test_M1_a_parameter_that_the_model_was_given_later_is_the_extractors(extract, exchange):
+    if exchange is assigned and "assign" not in nn.Module.load_state_dict.__code__.co_varnames:
+        pytest.skip("since torch 2.1")
+    model = Scales(Scales()).eval()
+    extractor = extract(model, ["mul", "inside.mul", ""])
+    extractor(X)
+    other = copy.deepcopy(extractor)
+    exchange(model)
+    expected = model(X)
+    assert identical(extractor(X)[""], expected)
+    assert identical(extractor(X)["mul"], model.inside(X) * model.scale)
+    assert not identical(other(X)[""], expected)
+
+
+def test_M1_a_parameter_of_the_extractors_own_stays(extract, backend):
+    model = Scales().eval()
+    extractor = extract(model, ["mul"])
+    own = {"scale": torch.full((4,), 9.0)}
+    features = torch.func.functional_call(extractor, own, (X,))
+    assert identical(features["mul"], X * 9)
+    assert identical(extractor(X)["mul"], X)
+
+
+@pytest.mark.parametrize("name", ["graph", "meta", "return_nodes", "followed", "_parts", "code"])
+def test_M1_a_buffer_may_be_called_like_something_of_an_extractor(extract, name):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer(name, torch.full((4,), 3.0))
+
+        def forward(self, x):
+            return x * getattr(self, name)
+
+    assert identical(extract(Named().eval(), "mul")(X)["mul"], X * 3)
+
+
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.lin = linear(1)
+
+    def forward(self, x):
+        return self.lin(self.attention(x, x, x)[0])
+
+
+@pytest.mark.parametrize("example", [(), (torch.ones(1, 2, 4),)])
+def test_C4_a_type_may_have_modules_that_are_never_called(extract, example):
+    extractor = extract(Attends().eval(), {nn.Linear}, example_args=example or None)
+    assert list(extractor(torch.ones(1, 2, 4))) == ["lin"]
+
+
+class TakesABranch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = linear(1)
+
+    def forward(self, x):
+        y = torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,))
+        return self.lin(y) + 1
+
+
+@pytest.mark.only("hooks", why="torch.fx does not record torch.cond")
+def test_N1_control_flow_of_torch_is_one_node(names_of, extract):
+    model = TakesABranch().eval()
+    names = names_of(model, example_args=(X,))
+    assert names.eval == ["x", "sum", "gt", "cond", "lin", "add"]
+    for x in (X, -X):
+        features = extract(model, ["cond", "add"])(x)
+        assert identical(features["cond"], torch.sin(x) if x is X else torch.cos(x))
+        assert identical(features["add"], model(x))
+
+
+class ReturnsADict(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin, self.norm = linear(1), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return {"a": self.norm(self.lin(x))}
+
+
+def test_M4_compile_with_fullgraph_where_the_output_is_a_dict(extract):
+    torch._dynamo.reset()
+    model = ReturnsADict().eval()
+    compiled = torch.compile(extract(model, ""), fullgraph=True, backend="eager")
+    assert identical(compiled(X)[""], model(X))
+
+
+@pytest.mark.parametrize("register", ["full_backward_hook", "full_backward_pre_hook"])
+def test_V3_backward_hooks_act_on_the_feature_of_their_module(extract, register):
+    model = nn.Sequential(linear(1), linear(2))
+
+    def triple(_module, *gradients):
+        return (gradients[0][0] * 3,)
+
+    getattr(model[1], f"register_{register}")(triple)
+    (expected,) = torch.autograd.grad(model(X).sum(), model[0].weight)
+    extractor = extract(model, ["1"])
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad(extractor(X)["1"].sum(), model[0].weight)
+        assert identical(gradient, expected)
