@@ -110,3 +110,68 @@ def test_M5_a_tensor_has_its_size_memory_and_gradient_again(
     assert snapshot(model) == before
     for step in (1, 2, 3):
         assert torch.equal(extractor(X * step)[""], reference(X * step))
+
+
+class Swaps(nn.Module):
+    """Works with other statistics, and takes them back at its very end."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.lin = nn.BatchNorm1d(4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        kept = self.norm.running_mean.clone()
+        self.norm.running_mean.mul_(0.5).add_(x.detach().mean(0), alpha=0.5)
+        y = self.lin(self.norm(x))
+        self.norm.running_mean.copy_(kept)
+        return y
+
+
+class Scales(nn.Module):
+    """Scales its argument for a while."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.lin = nn.Identity(), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x.mul_(2)
+        y = self.lin(self.norm(x))
+        x.div_(2)
+        return y
+
+
+@pytest.mark.parametrize("kind", [Swaps, Scales])
+@pytest.mark.parametrize("example", [(), (X.clone(),)])
+def test_M5_what_a_forward_takes_back_after_the_last_node_is_taken_back(extract, kind, example):
+    model, x, seen = kind().eval(), X.clone(), []
+    with model.norm.register_forward_hook(lambda _m, _a, value: seen.append(value.clone())):
+        model(x)
+    before = snapshot(model)[:-2]
+    extractor = extract(model, ["norm"], example_args=example or None)
+    for _ in range(3):
+        assert torch.equal(extractor(x)["norm"], seen[0])
+        assert torch.equal(x, X)
+    assert [entry[4:] for entry in snapshot(model)[:-2]] == [entry[4:] for entry in before]
+
+
+class Counts(nn.Module):
+    """Counts its calls in a buffer, once a call."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        self.calls.add_(1)
+        return self.two(self.one(x))
+
+
+@pytest.mark.only("fx", why="the hooks backend sees what was run, and cuts nothing out")
+def test_C1_a_buffer_that_is_written_once_needs_nothing_after_the_last_node(extract):
+    model = Counts().eval()
+    extractor = extract(model, ["one"])
+    assert "two.weight" not in extractor.state_dict()
+    extractor(X)
+    assert model.calls == 1

@@ -11,8 +11,10 @@ import pytest
 import torch
 from builders import torchvision_model
 from comparison import compare, linear_naming, torchvision_nodes
+from torch import nn
 from torchvision.models import feature_extraction, resnet18, vit_b_32
 from torchvision.models.video.mvit import MSBlockConfig, MViT
+from torchvision.transforms import v2
 
 import featuretap
 import featuretap.torchvision
@@ -150,3 +152,13 @@ def test_drop_in_can_be_scripted(name):
         with torch.no_grad():
             features, expected = scripted(x), extractor(x)
     assert identical(OrderedDict(features), expected)
+
+
+def test_V2_transforms_inside_a_model_are_applied(backend):
+    normalize = v2.Normalize([0.5] * 3, [0.25] * 3)
+    model = nn.Sequential(normalize, v2.CenterCrop(4), nn.Conv2d(3, 2, 1)).eval()
+    x = torch.rand(1, 3, 6, 6)
+    extractor = featuretap.create_feature_extractor(model, ["0", "1", "2"], backend=backend)
+    features = extractor(x)
+    assert identical(features["0"], normalize(x))
+    assert identical(features["2"], model(x))
