@@ -9,7 +9,7 @@ import torch
 
 from . import _compat
 
-__all__ = ["Ambient", "Gradients", "HooksOfEveryModule"]
+__all__ = ["Ambient", "GradientFlags", "Gradients", "HooksOfEveryModule"]
 
 
 def _set_deterministic(level: int) -> None:
@@ -54,18 +54,31 @@ class Ambient:
             _compat.set_autocast_state(self._autocast)
 
 
-class Gradients:
-    """Which of some tensors require gradients, and which gradients they have. A forward may freeze."""
+class GradientFlags:
+    """Which of some tensors require gradients. A forward may freeze parameters for a while."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        self._leaves = [(t, t.requires_grad, t.grad) for t in tensors if t.is_leaf]
+        self._flags = [(tensor, tensor.requires_grad) for tensor in tensors]
+
+    def restore(self) -> None:
+        """Set the flags that were changed back."""
+        for tensor, requires_grad in self._flags:
+            if tensor.requires_grad != requires_grad and tensor.is_leaf:
+                tensor.requires_grad_(requires_grad)
+
+
+class Gradients(GradientFlags):
+    """Which of some tensors require gradients, and which they have."""
+
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        super().__init__(tensors)
+        self._gradients = [(t, t.grad) for t, _ in self._flags if t.is_leaf]
 
     def restore(self) -> None:
         """Put back what was changed."""
-        for tensor, requires_grad, gradient in self._leaves:
-            if tensor.requires_grad != requires_grad and tensor.is_leaf:
-                tensor.requires_grad_(requires_grad)
-            if tensor.grad is not gradient and tensor.is_leaf:
+        super().restore()
+        for tensor, gradient in self._gradients:
+            if tensor.is_leaf and tensor.grad is not gradient:
                 tensor.grad = gradient
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from . import _compat
-from .ambient import Gradients
+from .ambient import GradientFlags
 from .faithful import Guard, RealTensorMode, RealTensorRecorder, TrainingReads
 from .modules import ModuleTree
 from .refused import refused_functions
@@ -46,7 +46,7 @@ def around_trace(
     reads = TrainingReads()
     with ExitStack() as stack:
         stack.callback(Surroundings(tree.paths.values()).restore)
-        stack.callback(Gradients(tree.parameters.values()).restore)
+        stack.callback(GradientFlags(tree.parameters.values()).restore)
         stack.enter_context(guard)
         # Neither the caller's grad mode nor its autocast may leak into what is recorded.
         stack.enter_context(torch.inference_mode(False))

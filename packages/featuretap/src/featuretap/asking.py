@@ -10,21 +10,25 @@ from __future__ import annotations
 import dis
 import functools
 import types
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 from torch.utils import _pytree
 
-from .refused import called_by_model, is_ours
-from .state import Forward, functions_of
+from .identity import may_ask_identity
+from .refused import is_ours
+from .state import Forward, functions_of, names_in
 
-__all__ = ["AskedTypes", "mentions_legacy_types", "who_asks"]
+__all__ = ["RESIZES", "AskedTypes", "mentions_legacy_types", "questions_of", "who_asks"]
 
 # ``torch.FloatTensor`` and its like; C code that takes whatever is a Tensor for one in memory.
 _LEGACY = type(torch.FloatTensor)
+_PASSES_ON = frozenset({"is_tensor", "__instancecheck__"})
 _TREES = _pytree.__name__
+# Ways to give a tensor other memory, which torch shows to nobody.
+RESIZES = frozenset("resize_ resize_as_ set_".split())
 
 
 def who_asks(frame: types.FrameType) -> types.FrameType | None:
@@ -38,15 +42,12 @@ def who_asks(frame: types.FrameType) -> types.FrameType | None:
 
     """
     is_passed_on = False
-    while _passes_on(frame.f_code) and frame.f_back is not None:
+    # Torch's own code asks often, and gets away soon.
+    while frame.f_code.co_name in _PASSES_ON and frame.f_back is not None:
         frame, is_passed_on = frame.f_back, True
-    if not called_by_model(frame) and frame.f_globals.get("__name__") != _TREES:
+    if is_ours(frame.f_globals) and frame.f_globals["__name__"] != _TREES:
         return None
     return frame if is_passed_on or _asks(frame) else None
-
-
-def _passes_on(code: types.CodeType) -> bool:
-    return code is torch.is_tensor.__code__ or code.co_name == "__instancecheck__"
 
 
 def _asks(frame: types.FrameType) -> bool:
@@ -88,9 +89,9 @@ class AskedTypes:
         self._shown = {"type": _type_for(kind_of), "callable": _callable_for(kind_of)}
         self._patched: list[tuple[dict[str, Any], str]] = []
 
-    def show_to(self, forward: Forward) -> None:
-        """Let a forward, and what it calls by name, find them."""
-        for namespace, name in _asked_in(forward):
+    def show_in(self, places: Iterable[tuple[dict[str, Any], str]]) -> None:
+        """Let the code that looks in these places find them."""
+        for namespace, name in places:
             if name not in namespace:
                 namespace[name] = self._shown[name]
                 self._patched.append((namespace, name))
@@ -102,7 +103,28 @@ class AskedTypes:
             del namespace[name]
 
 
+class Questions(NamedTuple):
+    """What a forward, or what it calls by name, may ask or do that needs care.
+
+    Attributes:
+        identity: whether anything is compared with ``is``.
+        resizes: whether a tensor may be given other memory.
+        types: where ``type`` and ``callable`` are looked up.
+
+    """
+
+    identity: bool
+    resizes: bool
+    types: tuple[tuple[dict[str, Any], str], ...]
+
+
 @functools.lru_cache(maxsize=4096)
+def questions_of(forward: Forward) -> Questions:
+    """Read the code of a forward."""
+    resizes = not RESIZES.isdisjoint(names_in(forward))
+    return Questions(may_ask_identity(forward), resizes, _asked_in(forward))
+
+
 def _asked_in(forward: Forward) -> tuple[tuple[dict[str, Any], str], ...]:
     found: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
     for function in functions_of(forward):

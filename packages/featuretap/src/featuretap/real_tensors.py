@@ -17,12 +17,12 @@ import torch
 from torch import fx, nn
 
 from . import _compat
+from .asking import RESIZES
 from .facts import may_draw, written_arguments
 from .faithful import contains
 from .modules import ModuleTree
 from .operations import name_of
 from .saved import SavedTensors
-from .state import Forward, names_in
 
 if TYPE_CHECKING:
     from .tracing import FeatureTracer
@@ -38,7 +38,6 @@ _LOOKS_AT_SIZE = frozenset(
     "shape ndim nbytes size dim numel nelement ndimension stride __len__ is_contiguous "
     "storage_offset".split()
 )
-_RESIZES = frozenset("resize_ resize_as_ set_".split())
 
 GENERATOR = "the forward draws from a torch.Generator of its own, which a graph cannot hold"
 RESIZED = "the forward reads the size of a tensor that an operation on stand-ins may have resized"
@@ -133,18 +132,17 @@ class RealTensors:
     def note_resized(self, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Note the real tensors to which a call that is only recorded may give another size."""
         given = [kwargs.get("out")]
-        if getattr(func, "__name__", "") in _RESIZES:
+        if getattr(func, "__name__", "") in RESIZES:
             given += args[:1]
         for tensor in _tensors_in(*given):
             self._resized.add(id(tensor))
             self._alive.append(tensor)
 
-    def watch_memory(self, forward: Forward) -> None:
-        """Keep what the model holds if ``forward`` may give it other memory, which torch shows nobody."""
-        if not _RESIZES.isdisjoint(names_in(forward)):
-            for tensors in self._tree.storages.values():
-                for tensor in tensors:
-                    self._saved.save(tensor)
+    def watch_memory(self) -> None:
+        """Keep what the model holds, which a forward may give other memory."""
+        for tensors in self._tree.storages.values():
+            for tensor in tensors:
+                self._saved.save(tensor)
 
     def check_memory(self) -> None:
         """Refuse that something which the model holds has other memory now."""

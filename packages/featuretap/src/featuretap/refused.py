@@ -65,7 +65,12 @@ def called_by_model(frame: types.FrameType) -> bool:
 
 def is_ours(namespace: Mapping[str, Any]) -> bool:
     """Say whether code with these globals is torch's or ours."""
-    return str(namespace.get("__name__", "")).partition(".")[0] in _OURS
+    return _is_ours(namespace.get("__name__"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_ours(name: str | None) -> bool:
+    return str(name).partition(".")[0] in _OURS
 
 
 @contextlib.contextmanager

@@ -28,11 +28,11 @@ from torch import fx, nn
 
 from . import _compat
 from .around_trace import around_trace
-from .asking import AskedTypes
+from .asking import AskedTypes, questions_of
 from .carry_over import Again, CarryOver
 from .errors import UntraceableModelError
 from .faithful import Guard
-from .identity import asks_identity, may_ask_identity
+from .identity import asks_identity
 from .messages import explain_failure, failure_location, untraceable
 from .modules import LeafRule, ModuleTree
 from .operations import name_of
@@ -211,14 +211,17 @@ class FeatureTracer(fx.Tracer):
             call = ModuleCall(path, start=len(self.recording.events))
             self.recording.events.append(call)
             self._place.scopes.append(path)
-            asked, self._asks_identity = self._asks_identity, may_ask_identity(forward_of(module))
-            self._asked_types.show_to(forward_of(module))
-            self._real.watch_memory(forward_of(module))
+            asks = questions_of(forward_of(module))
+            asked, self._asks_identity = self._asks_identity, asks.identity
+            self._asked_types.show_in(asks.types)
+            if asks.resizes:
+                self._real.watch_memory()
             try:
                 value = self._run(module, forward, args, kwargs)
                 if self._swallowed is not None:
                     raise self._swallowed
-                self._real.check_memory()
+                if asks.resizes:
+                    self._real.check_memory()
                 self._carry_over.leave(module, path, call.start)
                 call.value = freeze(value, self._real.node)
                 call.position = len(self.recording.events) - 1
