@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from featuretap.held import attributes, is_opened
+
 __all__ = ["UNSEEN_WRITES", "OwnCode", "own_code"]
 
 # Ways to the memory of a tensor by which it is written without a change of its version.
@@ -22,10 +24,10 @@ UNSEEN_WRITES = frozenset(
     "to_dlpack from_dlpack __dlpack__ __array__ __array_interface__ "
     "_unsafe_preserve_version_counter".split()
 )
-_PUTS_INTO = frozenset(
-    "append appendleft extend extendleft insert add update setdefault put push setattr "
-    "__setattr__ __setitem__ __dict__ vars".split()
+_FILLS = frozenset(
+    "append appendleft extend extendleft insert add update setdefault put push __setitem__".split()
 )
+_SETS = frozenset("setattr __setattr__ __dict__ vars _buffers _parameters _modules".split())
 # Not part of any forward, though Python may call them.
 _ELSEWHERE = frozenset(
     "__init__ __new__ __init_subclass__ __getstate__ __setstate__ __reduce__ __reduce_ex__ __copy__ "
@@ -58,7 +60,8 @@ class OwnCode(NamedTuple):
     Attributes:
         writes_unseen: whether tensors may be written in ways that their version does not show.
         setters: classes whose methods set attributes of their own instance.
-        stores_elsewhere: whether something may be put into a container, or set on another object.
+        stores_elsewhere: whether something may be set on any object.
+        fills: whether something may be put into a container that is there already.
         switches: whether something may be switched over for a while: a flag, a hook, a setting of torch,
             random numbers, a lock, an attribute that one function sets twice.
             Such a forward must not end half-way.
@@ -71,6 +74,7 @@ class OwnCode(NamedTuple):
     writes_unseen: bool
     setters: frozenset[type]
     stores_elsewhere: bool
+    fills: bool
     switches: bool
     writes_weights: bool
     rewires: bool
@@ -80,13 +84,18 @@ class OwnCode(NamedTuple):
         """Return those of ``modules`` that may hold something else after a forward than before."""
         if self.stores_elsewhere:
             return list(modules)
-        return [module for module in modules if type(module) in self.setters]
+        return [
+            module
+            for module in modules
+            if type(module) in self.setters or (self.fills and _holds_containers(module))
+        ]
 
 
 class _Facts(NamedTuple):
     names: frozenset[str]
     sets_own: bool
     sets_other: bool
+    fills: bool
     sets: frozenset[str]
     sets_back: bool
     in_place: bool
@@ -107,7 +116,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
     names: set[str] = set()
     setters: set[type] = set()
     sets: set[str] = set()
-    stores_elsewhere = sets_back = in_place = False
+    stores_elsewhere = fills = sets_back = in_place = False
     while waiting:
         kind, function = waiting.pop()
         facts = _facts(function.__code__)
@@ -117,6 +126,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         if function in seen:
             continue
         seen.add(function)
+        fills |= facts.fills
         names |= facts.names
         sets |= facts.sets
         sets_back |= facts.sets_back
@@ -129,12 +139,22 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
     return OwnCode(
         not names.isdisjoint(UNSEEN_WRITES),
         frozenset(setters),
-        stores_elsewhere or not names.isdisjoint(_PUTS_INTO),
+        stores_elsewhere or not names.isdisjoint(_SETS),
+        fills or not names.isdisjoint(_FILLS),
         sets_back or not names.isdisjoint(_SWITCHES) or not sets.isdisjoint(_SWITCHED),
         _may_write_weights(modules, names, in_place),
         not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
         frozenset(names),
     )
+
+
+def _holds_containers(module: nn.Module) -> bool:
+    return any(_is_filled(value) for name, value in attributes(module) if name != "_buffers")
+
+
+def _is_filled(value: Any) -> bool:
+    """Say whether something may be put into ``value``, or into what it holds."""
+    return any(map(_is_filled, value)) if isinstance(value, tuple) else is_opened(value)
 
 
 def _may_write_weights(modules: list[nn.Module], names: set[str], in_place: bool) -> bool:
@@ -213,7 +233,8 @@ def _facts(code: types.CodeType) -> _Facts:
     return _Facts(
         frozenset(names),
         own != "" and own in targets,
-        any(target != own for target in targets),
+        any(target not in (own, _ITEM) for target in targets),
+        _ITEM in targets,
         frozenset(sets),
         len(set(sets)) < len(sets),
         in_place,
@@ -227,14 +248,20 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _nested(constant)
 
 
+_ITEM = "[]"
+
+
 def _targets(code: types.CodeType) -> Iterator[str]:
-    """Yield the name of each variable that something is set on; ``""`` for any other object."""
+    """Yield the name of each variable that something is set on; ``""`` for any other object.
+
+    What is put into a container is ``_ITEM``.
+    """
     loaded = ""
     for instruction in dis.get_instructions(code):
         if instruction.opname == "STORE_ATTR":
             yield loaded
         elif instruction.opname in ("STORE_SUBSCR", "STORE_SLICE"):
-            yield ""
+            yield _ITEM
         # Newer Pythons load two variables in one instruction.
         given = instruction.argval if "LOAD_" in instruction.opname else ""
         given = given[-1] if isinstance(given, tuple) and given else given

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from featuretap.ambient import Ambient, Gradients
+from featuretap.content import ModuleContent, content_of
 from featuretap.outside import Outside
 from featuretap.undo import Undo
 
@@ -30,10 +31,11 @@ class PutBack:
     def __enter__(self) -> PutBack:
         found = self._found
         switches = found.own_code.switches
-        self._undo = Undo(self._places(), found.modules if switches else found.storing, draws=True)
-        self._others: list[Ambient | Gradients | Outside] = []
+        self._undo = Undo(self._places(), (), draws=True)
+        kept = found.modules if switches else found.storing
+        self._others: list[Ambient | Gradients | ModuleContent | Outside] = [*map(content_of, kept)]
         if switches:
-            self._others = [Ambient(), Gradients(found.tree.parameters.values())]
+            self._others += [Ambient(), Gradients(found.tree.parameters.values())]
         if found.reaching_outside:
             self._others.append(Outside(found.reaching_outside))
         return self
