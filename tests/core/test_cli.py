@@ -20,6 +20,9 @@ from featuretap.__main__ import main
 from featuretap.cli.text import notes_on_fallback
 from support import drawn
 
+# As in a process of its own, where no default device is set.
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
+
 NETWORK = '''
 import torch
 from torch import nn
@@ -147,8 +150,7 @@ def run(
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def call(*argv: str) -> Answer:
-        with torch.device("cpu"):  # as in a process of its own
-            code = main(argv)
+        code = main(argv)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
