@@ -17,6 +17,8 @@ from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
 __all__ = [
+    "PARAMETER_MARKS",
+    "TREES",
     "TorchDispatchMode",
     "aten_schemas",
     "autocast_arguments",
@@ -32,6 +34,7 @@ __all__ = [
     "is_method",
     "own_schemas",
     "preserve_version",
+    "process_settings",
     "set_autocast_state",
     "settings_of_kernels",
     "storage_id",
@@ -41,6 +44,15 @@ __all__ = [
 # What ``torch.utils`` documents only for those who extend torch.
 # Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
 TorchDispatchMode: type = torch.utils._python_dispatch.TorchDispatchMode
+
+
+# What makes another tensor count as a ``torch.nn.Parameter`` or a ``torch.nn.Buffer`` for
+# ``isinstance``. Checked on torch 2.0.1 and 2.15.0.
+PARAMETER_MARKS = frozenset({"_is_param", "_is_buffer"})
+
+# The module that maps functions over containers, on behalf of whoever calls it.
+# Checked on torch 2.0.1 and 2.15.0.
+TREES = torch.utils._pytree.__name__
 
 
 def _never() -> bool:
@@ -120,6 +132,25 @@ def autocast_state() -> tuple[Any, ...]:
         (torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()),
         (torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()),
     )
+
+
+@cache
+def process_settings() -> tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...]:
+    """Return how kernels are chosen in this process: what reads each setting, and what sets it.
+
+    Those of attention came with torch 2.2. Checked on torch 2.0.1 and 2.15.0.
+    """
+    found: list[Any] = [
+        (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    ]
+    attention = getattr(torch.backends, "mha", None)
+    if attention is not None:
+        found.append((attention.get_fastpath_enabled, attention.set_fastpath_enabled))
+    for name in ("enabled", "benchmark", "deterministic"):
+        reads, sets = (getattr(torch._C, f"_{verb}_cudnn_{name}") for verb in ("get", "set"))
+        found.append((reads, sets))
+    return tuple(found)
 
 
 def set_autocast_state(state: tuple[Any, ...]) -> None:

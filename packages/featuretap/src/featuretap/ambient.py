@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 
 from . import _compat
 
 __all__ = ["Ambient", "GradientFlags", "Gradients", "HooksOfEveryModule"]
-
-
-def _set_deterministic(level: int) -> None:
-    torch.set_deterministic_debug_mode(level)
-
-
-# How kernels are chosen: returns the setting, sets it.
-_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
-    (torch.get_deterministic_debug_mode, _set_deterministic),
-    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
-    (torch._C._get_cudnn_enabled, torch._C._set_cudnn_enabled),
-    (torch._C._get_cudnn_benchmark, torch._C._set_cudnn_benchmark),
-    (torch._C._get_cudnn_deterministic, torch._C._set_cudnn_deterministic),
-)
 
 
 class Ambient:
@@ -34,16 +18,16 @@ class Ambient:
         self._grad = torch.is_grad_enabled()
         self._dtype = torch.get_default_dtype()
         self._autocast = _compat.autocast_state()
-        self._settings = [read() for read, _ in _SETTINGS]
+        self._settings = [read() for read, _ in _compat.process_settings()]
 
     @property
     def settings_changed(self) -> bool:
         """Whether a setting of the whole process is another one now."""
-        return self._settings != [read() for read, _ in _SETTINGS]
+        return self._settings != [read() for read, _ in _compat.process_settings()]
 
     def restore(self) -> None:
         """Turn back what was switched since."""
-        for (read, write), value in zip(_SETTINGS, self._settings, strict=True):
+        for (read, write), value in zip(_compat.process_settings(), self._settings, strict=True):
             if read() != value:
                 write(value)
         if torch.is_grad_enabled() != self._grad:

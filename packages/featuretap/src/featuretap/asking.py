@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx
-from torch.utils import _pytree
 
+from . import _compat
 from .identity import may_ask_identity
 from .refused import is_ours
 from .state import Forward, functions_of, names_in
@@ -26,7 +26,6 @@ __all__ = ["RESIZES", "AskedTypes", "mentions_legacy_types", "questions_of", "wh
 # ``torch.FloatTensor`` and its like; C code that takes whatever is a Tensor for one in memory.
 _LEGACY = type(torch.FloatTensor)
 _PASSES_ON = frozenset({"is_tensor", "__instancecheck__"})
-_TREES = _pytree.__name__
 # Ways to give a tensor other memory, which torch shows to nobody.
 RESIZES = frozenset("resize_ resize_as_ set_".split())
 
@@ -45,7 +44,7 @@ def who_asks(frame: types.FrameType) -> types.FrameType | None:
     # Torch's own code asks often, and gets away soon.
     while frame.f_code.co_name in _PASSES_ON and frame.f_back is not None:
         frame, is_passed_on = frame.f_back, True
-    if is_ours(frame.f_globals) and frame.f_globals["__name__"] != _TREES:
+    if is_ours(frame.f_globals) and frame.f_globals["__name__"] != _compat.TREES:
         return None
     return frame if is_passed_on or _asks(frame) else None
 

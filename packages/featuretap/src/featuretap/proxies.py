@@ -43,9 +43,6 @@ _CHANGE_IN_PLACE = frozenset(
     "requires_grad_ detach_".split()
 )
 
-# What makes another tensor count as a ``torch.nn.Parameter``, asked by ``isinstance``.
-_MARKS = frozenset({"_is_param", "_is_buffer"})
-
 _OWN_ATTRIBUTES = frozenset({"tracer", "node", "root", "attr", "_node"})
 
 
@@ -87,7 +84,7 @@ class FeatureProxy(fx.Proxy):
     """
 
     def __getattr__(self, k: str) -> FeatureAttribute:
-        if k in _MARKS:
+        if k in _compat.PARAMETER_MARKS:
             raise AttributeError(k)
         frame = sys._getframe(1)
         is_asked = called_by_model(frame) and may_ask(frame, "hasattr", "getattr")
