@@ -185,7 +185,7 @@ def machine(results: Mapping[str, Any]) -> str:
     cpu = info.get("cpu", {})
     versions = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
     device = (
-        "" if info.get("device", "cpu") == "cpu" else f"; forward and memory on {info['device']}"
+        "" if info.get("device", "cpu") == "cpu" else f"; the table CUDA on one {info['device']}"
     )
     return (
         f"Measured on {results['datetime'][:10]}: {cpu.get('brand_raw', 'unknown CPU')}, "
