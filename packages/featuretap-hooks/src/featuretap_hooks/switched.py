@@ -83,7 +83,7 @@ class Switched:
 
 def _mark(tensor: torch.Tensor) -> object:
     """Return what tells whether a tensor was written, also through ``.data``, or exchanged."""
-    about = (tensor.dtype, tensor.requires_grad, storage_id(tensor))
+    about = (tensor.dtype, tensor.shape, tensor.requires_grad, storage_id(tensor))
     try:
         integers = tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()])
         return about, int(integers.sum(dtype=torch.int64))

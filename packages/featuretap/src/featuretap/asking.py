@@ -85,8 +85,12 @@ class AskedTypes:
     """
 
     def __init__(self, kind_of: Callable[[fx.Proxy], type]) -> None:
-        self._shown = {"type": _type_for(kind_of), "callable": _callable_for(kind_of)}
+        self._kind_of = kind_of
         self._patched: list[tuple[dict[str, Any], str]] = []
+
+    @functools.cached_property
+    def _shown(self) -> dict[str, Any]:
+        return {"type": _type_for(self._kind_of), "callable": _callable_for(self._kind_of)}
 
     def show_in(self, places: Iterable[tuple[dict[str, Any], str]]) -> None:
         """Let the code that looks in these places find them."""
