@@ -120,8 +120,10 @@ class ReturnsADict(nn.Module):
         return {"a": self.norm(self.lin(x))}
 
 
+@pytest.mark.skipif(
+    not hasattr(torch, "compiler"), reason="dynamo makes an OrderedDict: since torch 2.1"
+)
 def test_M4_compile_with_fullgraph_where_the_output_is_a_dict(extract):
-    torch._dynamo.reset()
     model = ReturnsADict().eval()
     compiled = torch.compile(extract(model, ""), fullgraph=True, backend="eager")
     assert identical(compiled(X)[""], model(X))
