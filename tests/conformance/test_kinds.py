@@ -72,6 +72,26 @@ def asks_for_an_abstract_class(self, x):
     return x * 3 if isinstance(self.lin(x), Iterable) else x + 1
 
 
+def makes_a_metaclass(self, x):
+    class Meta(type):
+        def __new__(cls, name, bases, held):
+            return super().__new__(cls, name, bases, {**held, "factor": 3})
+
+        def __call__(cls):
+            return 4
+
+    class Made(metaclass=Meta):
+        pass
+
+    return self.lin(x) * Made.factor * Made() * (5 if type(Made) is Meta else 7)
+
+
+def makes_a_class(self, x):
+    made = type("Made", (int,), {})
+    is_made = type(made) is type and isinstance(made, type) and type.mro(made)[1] is int
+    return self.lin(x) * (2 if is_made and {type: 1}[type(int)] == 1 else 3) * len(repr(type))
+
+
 def asks_whether_it_is_callable(self, x):
     return x + 1 if callable(x * 2) else x * 3
 
@@ -101,6 +121,8 @@ ANSWERED = [
     asks_for_the_class,
     asks_whether_a_type_is_one,
     asks_for_an_abstract_class,
+    makes_a_metaclass,
+    makes_a_class,
     asks_whether_it_is_callable,
     asks_for_a_parameter,
     tries_in_a_function,
@@ -123,6 +145,13 @@ def asks_for_a_legacy_type(self, x):
     return x * 3 if isinstance(x, torch.FloatTensor) else x + 1
 
 
+def matches_items(self, x):
+    match x.max(1):
+        case (values, _):
+            return x * values.sum()
+    return x + 1
+
+
 LEGACY = (int, torch.LongTensor)
 
 
@@ -137,6 +166,7 @@ def asks_for_a_flag(self, x):
 REFUSED = [
     (asks_for_a_legacy_type, "asks for a type such as torch.FloatTensor"),
     (asks_for_one_of_several, "asks for a type such as torch.FloatTensor"),
+    (matches_items, "matches a pattern of items"),
     (asks_for_a_flag, r"compares \.is_nested of a value with 'is'"),
 ]
 

@@ -19,13 +19,14 @@ from torch import fx
 from . import _compat
 from .identity import may_ask_identity
 from .refused import is_ours
-from .state import Forward, functions_of, names_in
+from .state import Forward, functions_of, instructions_of, names_in
 
 __all__ = ["RESIZES", "AskedTypes", "mentions_legacy_types", "questions_of", "who_asks"]
 
 # ``torch.FloatTensor`` and its like; C code that takes whatever is a Tensor for one in memory.
 _LEGACY = type(torch.FloatTensor)
 _PASSES_ON = frozenset({"is_tensor", "__instancecheck__"})
+_PATTERNS_OF_ITEMS = frozenset({"MATCH_SEQUENCE", "MATCH_MAPPING"})
 # Ways to give a tensor other memory, which torch shows to nobody.
 RESIZES = frozenset("resize_ resize_as_ set_".split())
 
@@ -90,7 +91,7 @@ class AskedTypes:
 
     @functools.cached_property
     def _shown(self) -> dict[str, Any]:
-        return {"type": _type_for(self._kind_of), "callable": _callable_for(self._kind_of)}
+        return {"type": _Type(self._kind_of), "callable": _callable_for(self._kind_of)}
 
     def show_in(self, places: Iterable[tuple[dict[str, Any], str]]) -> None:
         """Let the code that looks in these places find them."""
@@ -112,20 +113,26 @@ class Questions(NamedTuple):
     Attributes:
         identity: whether anything is compared with ``is``.
         resizes: whether a tensor may be given other memory.
+        matches: whether something is matched with a pattern of items, which no stand-in has.
         types: where ``type`` and ``callable`` are looked up.
 
     """
 
     identity: bool
     resizes: bool
+    matches: bool
     types: tuple[tuple[dict[str, Any], str], ...]
 
 
 @functools.lru_cache(maxsize=4096)
 def questions_of(forward: Forward) -> Questions:
     """Read the code of a forward."""
-    resizes = not RESIZES.isdisjoint(names_in(forward))
-    return Questions(may_ask_identity(forward), resizes, _asked_in(forward))
+    return Questions(
+        identity=may_ask_identity(forward),
+        resizes=not RESIZES.isdisjoint(names_in(forward)),
+        matches=any(i.opname in _PATTERNS_OF_ITEMS for i in instructions_of(forward)),
+        types=_asked_in(forward),
+    )
 
 
 def _asked_in(forward: Forward) -> tuple[tuple[dict[str, Any], str], ...]:
@@ -145,20 +152,52 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _type_for(kind_of: Callable[[fx.Proxy], type]) -> type:
-    class Meta(type):
-        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-            if len(args) == 1 and issubclass(type(args[0]), fx.Proxy):
-                return kind_of(args[0])
-            return type(*args, **kwargs)
+class _Type:
+    """Stands for ``type`` where code looks it up; but for a stand-in it does what that does.
 
-        def __instancecheck__(cls, instance: Any) -> bool:
-            return isinstance(instance, type)
+    No class, for then the metaclass of a class made of it would be another one.
+    """
 
-        def __subclasscheck__(cls, subclass: type) -> bool:
-            return issubclass(subclass, type)
+    def __init__(self, kind_of: Callable[[fx.Proxy], type]) -> None:
+        object.__setattr__(self, "kind_of", kind_of)
 
-    return Meta("type", (type,), {})
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and issubclass(type(args[0]), fx.Proxy):
+            return object.__getattribute__(self, "kind_of")(args[0])
+        made = type(*args, **kwargs)
+        return self if made is type else made  # the code may compare it with ``type``
+
+    def __mro_entries__(self, bases: object) -> tuple[type]:
+        return (type,)
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, type)
+
+    def __subclasscheck__(self, subclass: type) -> bool:
+        return issubclass(subclass, type)
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is type
+
+    def __hash__(self) -> int:
+        return hash(type)
+
+    def __getitem__(self, item: Any) -> Any:
+        return type[item]
+
+    def __or__(self, other: Any) -> Any:
+        return type | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | type
+
+    def __repr__(self) -> str:
+        return repr(type)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__mro_entries__":  # what a class statement asks its bases for
+            return object.__getattribute__(self, name)
+        return getattr(type, name)
 
 
 def _callable_for(kind_of: Callable[[fx.Proxy], type]) -> Callable[[Any], bool]:

@@ -59,6 +59,7 @@ _ONE_TRACE = threading.RLock()
 _ROOT = FunctionType((lambda: None).__code__, {})
 
 _ATTEMPTS = 3
+_PATTERN = "its forward matches a pattern of items, to which a stand-in answers always alike"
 _LITERALS = frozenset({type(None), bool, int, float, str})
 
 
@@ -204,14 +205,14 @@ class FeatureTracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        reason = why_not_look_into(module)
+        asks = questions_of(forward_of(module))
+        reason = why_not_look_into(module) or (_PATTERN if asks.matches else None)
         self._carry_over.enter(module, path, is_leaf=reason is not None)
         if reason is None:
             mark = self.recording.mark()
             call = ModuleCall(path, start=len(self.recording.events))
             self.recording.events.append(call)
             self._place.scopes.append(path)
-            asks = questions_of(forward_of(module))
             asked, self._asks_identity = self._asks_identity, asks.identity
             self._asked_types.show_in(asks.types)
             if asks.resizes:
