@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.utils.parametrize
 from torch import nn
 
 from support import identical
@@ -50,6 +51,28 @@ def test_M1_a_parameter_that_the_model_was_given_later_is_the_extractors(extract
     assert identical(extractor(X)[""], expected)
     assert identical(extractor(X)["mul"], model.inside(X) * model.scale)
     assert not identical(other(X)[""], expected)
+
+
+def parametrized(model):
+    nn.utils.parametrize.register_parametrization(model, "scale", nn.Softplus())
+
+
+def replaced(model):
+    del model.scale
+    model.scale = torch.ones(4) * 4
+
+
+@pytest.mark.parametrize("change", [parametrized, replaced])
+def test_M1_what_is_no_parameter_any_more_is_an_error_or_the_models(extract, backend, change):
+    model = Scales().eval()
+    extractor = extract(model, ["mul", ""])
+    extractor(X)
+    change(model)
+    if backend == "fx":
+        with pytest.raises(RuntimeError, match="'scale' of .*Scales is no parameter any more"):
+            extractor(X)
+    else:
+        assert identical(extractor(X)[""], model(X))
 
 
 def test_M1_a_parameter_of_the_extractors_own_stays(extract, backend):

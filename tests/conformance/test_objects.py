@@ -34,9 +34,36 @@ class Boxes(list):
     pass
 
 
+class Argument:
+    """Cannot be made without its argument."""
+
+    def __new__(cls, boxes):
+        new = object.__new__(cls)
+        new.boxes = boxes
+        return new
+
+
+class Anything(Instances):
+    """Has every attribute, and cannot be copied."""
+
+    def __getattr__(self, name):
+        return 42
+
+    def __copy__(self):
+        raise RuntimeError("no copy")
+
+
+class Refuses(list):
+    def append(self, item):
+        raise RuntimeError("no more")
+
+
 # How a value is put into the object, and read from it.
 KINDS = {
     "object": (Instances, lambda found: found.boxes),
+    "argument": (Argument, lambda found: found.boxes),
+    "anything": (Anything, lambda found: found.boxes),
+    "refuses": (lambda y: Refuses([y]), lambda found: found[0]),
     "slots": (Slots, lambda found: found.boxes),
     "namespace": (lambda y: types.SimpleNamespace(boxes=y), lambda found: found.boxes),
     "deque": (lambda y: collections.deque([y], maxlen=2), lambda found: found[0]),

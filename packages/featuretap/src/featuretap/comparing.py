@@ -42,8 +42,11 @@ def identical(a: Any, b: Any, within: frozenset[tuple[int, int]] = frozenset()) 
 
 
 def _is_equal(a: Any, b: Any) -> bool:
-    equal = a == b
-    return bool(equal.all()) if hasattr(equal, "all") else bool(equal)
+    try:
+        equal = a == b
+        return bool(equal.all()) if hasattr(equal, "all") else bool(equal)
+    except Exception:  # of the user's own ``__eq__``
+        return False
 
 
 def largest_difference(a: Any, b: Any) -> float | None:

@@ -63,10 +63,23 @@ class Followed:
         self._tensor = own[name]
 
     def follow(self) -> None:
-        """Take over what the model has now, unless the extractor was given something of its own."""
+        """Take over what the model has now, unless the extractor was given something of its own.
+
+        Raises:
+            RuntimeError: if the model computes it now, or has it no more.
+
+        """
         module = self._module()
-        tensor = None if module is None else module._parameters.get(self._name)
-        if tensor is not None and tensor is not self._tensor is self._own.get(self._name):
+        if module is None or self._own.get(self._name) is not self._tensor:
+            return
+        tensor = module._parameters.get(self._name)
+        if tensor is None:
+            raise RuntimeError(
+                f"{self._name!r} of {type(module).__name__} is no parameter any more: it was "
+                "parametrized, pruned, replaced or deleted after this extractor was made. Make the "
+                "extractor again with create_feature_extractor"
+            )
+        if tensor is not self._tensor:
             self._own[self._name] = self._tensor = tensor
 
 

@@ -197,13 +197,16 @@ def map_tensors(
     return _map_object(value, change, within | {id(value)})
 
 
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _LEAVES = (*_PLAIN, nn.Module, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
 
 
 def _map_container(
     value: Any, change: Callable[[torch.Tensor], torch.Tensor], within: frozenset[int]
 ) -> Any:
-    new = copy.copy(value)
+    new = _shallow(value)
+    if new is value:
+        return value
     if isinstance(new, dict):
         for key, item in value.items():
             new[key] = map_tensors(item, change, within)
@@ -234,10 +237,38 @@ def _map_object(
     mapped = {name: map_tensors(item, note, within) for name, item in held.items()}
     if not found:
         return value
-    new = copy.copy(value)
-    for name, item in mapped.items():
-        object.__setattr__(new, name, item)
+    new = _shallow(value)
+    if new is not value:
+        for name, item in mapped.items():
+            object.__setattr__(new, name, item)
     return new
+
+
+def _shallow(value: Any) -> Any:
+    """Copy an object, not what it holds; one that nobody can copy is returned itself.
+
+    Code of the user's own runs only where Python could not make the copy without it.
+    """
+    kind: Any = type(value)
+    try:
+        if isinstance(value, list):
+            new = list.__new__(kind)
+            list.extend(new, value)
+        elif isinstance(value, (dict, deque)) or not _is_made_by_object(kind):
+            new = copy.copy(value)
+        else:
+            new = object.__new__(kind)
+        if hasattr(new, "__dict__"):
+            vars(new).update(vars(value))
+    except Exception:  # what the user's own code raises
+        return value
+    return new if type(new) is kind else value
+
+
+@cache
+def _is_made_by_object(kind: type) -> bool:
+    """Say whether a class and its bases are written in Python, so that it holds what Python knows."""
+    return all(base is object or base.__flags__ & _HEAP_TYPE for base in kind.__mro__)
 
 
 @cache
