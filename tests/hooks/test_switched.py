@@ -302,3 +302,27 @@ def test_M5_what_is_changed_back_at_the_end_of_a_forward_is_changed_back(forward
         assert state_outside() == before
         assert torch.equal(x, X)
         assert torch.equal(net.table["sum"], torch.ones(4))
+
+
+class TakesADict(nn.Module):
+    """Sets keys of its argument for a while."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        kept = x["a"]
+        x["a"], x["n"] = kept * 2, 1
+        y = self.out(self.lin(x["a"]))
+        x["a"] = kept
+        del x["n"]
+        return y
+
+
+def test_M5_a_container_that_the_caller_passed_is_as_before():
+    extractor, given = create_feature_extractor(TakesADict().eval(), ["lin"]), {"a": X}
+    for _ in range(3):
+        extractor(given)
+        assert list(given) == ["a"]
+        assert given["a"] is X

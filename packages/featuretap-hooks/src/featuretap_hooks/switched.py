@@ -14,6 +14,7 @@ from torch import nn
 
 from featuretap.ambient import Ambient
 from featuretap.held import attributes
+from featuretap.put_back import copied, is_changed
 from featuretap.structures import map_tensors
 from featuretap.untouched import Untouched
 
@@ -46,6 +47,7 @@ class Switched:
             for name, value in [*attributes(module), *buffers.items()]:
                 if name in names:
                     map_tensors(value, self._remember)
+        self._containers = [(found, copied(found)) for found in _containers_in(arguments)]
         self._contents = list(map(_mark, self._tensors))
         self._written: set[int] = set()
         self._ambient = Ambient()
@@ -56,15 +58,19 @@ class Switched:
 
     def may_end(self) -> bool:
         """Say whether everything is as it was: then the forward may end here."""
-        self._changes = self._untouched.changes()
+        self._changes = self._changes_now()
         self._written = set(self._written_now())
         self.is_for_a_while = self._marks_of_now() != self._marks or self._ambient.settings_changed
         return not self._changes and not self._written and not self.is_for_a_while
 
     def look_again(self) -> None:
         """Look whether what was changed in the middle is what it was before, now that it is over."""
-        self.is_for_a_while |= not self._changes <= self._untouched.changes()
+        self.is_for_a_while |= not self._changes <= self._changes_now()
         self.is_for_a_while |= not self._written.issubset(self._written_now())
+
+    def _changes_now(self) -> set[object]:
+        arguments = (id(found) for found, content in self._containers if is_changed(found, content))
+        return self._untouched.changes().union(arguments)
 
     def _remember(self, tensor: torch.Tensor) -> torch.Tensor:
         if not isinstance(tensor, nn.Parameter):
@@ -79,6 +85,15 @@ class Switched:
     def _marks_of_now(self) -> list[object]:
         with no_torch_function(), torch.no_grad():
             return list(map(_mark, self._parameters))
+
+
+def _containers_in(value: Any) -> Iterator[Any]:
+    """Yield the lists and dicts that the caller of a forward has, too."""
+    if isinstance(value, (list, dict)):
+        yield value
+    if isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _containers_in(item)
 
 
 def _mark(tensor: torch.Tensor) -> object:
