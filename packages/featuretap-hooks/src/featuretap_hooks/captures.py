@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from featuretap.structures import copy_from_region, map_tensors
+from featuretap.structures import copy_from_region, map_tensors, tensors_of
 
 from ._compat import functorch_level, no_torch_function
 from .stored import Stored, Weights
@@ -160,14 +160,7 @@ class Captures:
         """Say whether a tensor in ``value`` is in the memory of one that the model keeps."""
         if type(value) is torch.Tensor:
             return self._stored.holds(value)
-        found: list[bool] = []
-
-        def look(tensor: torch.Tensor) -> torch.Tensor:
-            found.append(self._stored.holds(tensor))
-            return tensor
-
-        map_tensors(value, look)
-        return any(found)
+        return any(map(self._stored.holds, tensors_of(value)))
 
     def _keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if self._overwritten is None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Collection, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from featuretap.naming import join
-from featuretap.structures import map_tensors
+from featuretap.structures import tensors_of
 
 from .tracked import Tracked
 
@@ -156,11 +155,4 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
         for item in value.values():
             yield from _tensors(item)
     elif value is not None and type(value) not in (int, float, bool, str, torch.dtype):
-        found: list[torch.Tensor] = []
-        map_tensors(value, partial(_note, found))
-        yield from found
-
-
-def _note(found: list[torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:
-    found.append(tensor)
-    return tensor
+        yield from tensors_of(value)

@@ -15,7 +15,7 @@ from torch import nn
 from featuretap.ambient import Ambient
 from featuretap.held import attributes
 from featuretap.put_back import copied, is_changed
-from featuretap.structures import map_tensors
+from featuretap.structures import tensors_of
 from featuretap.untouched import Untouched
 
 from ._compat import no_torch_function, storage_id
@@ -40,13 +40,13 @@ class Switched:
 
     def __init__(self, model: nn.Module, names: frozenset[str], arguments: Any) -> None:
         self._untouched = Untouched(model)
-        self._tensors: list[torch.Tensor] = []
-        map_tensors(arguments, self._remember)
+        found = tensors_of(arguments)
         for module in model.modules():
             buffers = module._buffers if isinstance(module._buffers, dict) else {}
             for name, value in [*attributes(module), *buffers.items()]:
                 if name in names:
-                    map_tensors(value, self._remember)
+                    found += tensors_of(value)
+        self._tensors = [tensor for tensor in found if not isinstance(tensor, nn.Parameter)]
         self._containers = [(found, copied(found)) for found in _containers_in(arguments)]
         self._contents = list(map(_mark, self._tensors))
         self._written: set[int] = set()
@@ -71,11 +71,6 @@ class Switched:
     def _changes_now(self) -> set[object]:
         arguments = (id(found) for found, content in self._containers if is_changed(found, content))
         return self._untouched.changes().union(arguments)
-
-    def _remember(self, tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            self._tensors.append(tensor)
-        return tensor
 
     def _written_now(self) -> Iterator[int]:
         with no_torch_function(), torch.no_grad():

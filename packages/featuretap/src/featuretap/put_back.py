@@ -62,10 +62,7 @@ def same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
     """Say whether two dicts hold the very same objects under the same keys, in the same order."""
     if len(a) != len(b):
         return False
-    are_same = all(map(operator.is_, a.values(), b.values())) or all(
-        map(is_same, a.values(), b.values())
-    )
-    return are_same and list(a) == list(b)
+    return _same(a.values(), b.values()) and list(a) == list(b)
 
 
 def copied(container: Any) -> Any:

@@ -32,6 +32,7 @@ __all__ = [
     "map_nodes",
     "map_tensors",
     "nodes_in",
+    "tensors_of",
     "thaw",
 ]
 
@@ -195,6 +196,18 @@ def map_tensors(
     if isinstance(value, (list, deque, dict)) or is_dataclass(value):
         return _map_container(value, change, within | {id(value)})
     return _map_object(value, change, within | {id(value)})
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """Return the tensors that :func:`map_tensors` comes to."""
+    found: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(value, note)
+    return found
 
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
