@@ -70,11 +70,15 @@ class HooksOfEveryModule:
     """The hooks that run in the calls of all modules of the process, as they are now."""
 
     def __init__(self) -> None:
-        self._before = [(registry, set(registry)) for registry in _compat.hooks_of_every_module()]
+        self._registries = _compat.hooks_of_every_module()
+        self._before = [set(registry) for registry in self._registries]
 
     def forget_new(self) -> bool:
         """Take out those that were registered since; say whether there were any."""
-        new = [(now, key) for now, before in self._before for key in now.keys() - before]
+        if not any(self._registries):
+            return False
+        both = zip(self._registries, self._before, strict=True)
+        new = [(now, key) for now, before in both for key in now.keys() - before]
         for registry, key in new:
             del registry[key]
         return bool(new)

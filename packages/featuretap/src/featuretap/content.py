@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import types
 from collections import deque
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Container, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -48,30 +49,28 @@ class ModuleContent:
     )
 
     def __init__(self, module: nn.Module) -> None:
+        # Made for each module of each trace: what most modules have not is not made for them.
         self.current: dict[str, Any] = vars(module)
         self.values: dict[str, Any] = copied(self.current)
         without_own_wrappers(self.values)
+        values = self.values
         self.containers: list[tuple[Any, Any]] = []
-        # Most of what a module holds is empty, and needs no copy and no comparison one by one.
-        self.empty: list[Any] = []
         self.objects: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.rewinders: list[Rewinder] = []
-        get = self.values.get
+        get = values.get
         self.registries = [(found, copied(found)) for found in map(get, _REGISTRIES) if found]
+        # Most registries are empty, and need no copy and no comparison one by one.
+        self.no_hooks: Sequence[dict[Any, Any] | None] = tuple(map(get, _HOOKS))
         self.hooks: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
-        self.no_hooks: list[dict[Any, Any]] = []
-        for registry in map(get, _HOOKS):
-            if registry:
-                self.hooks.append((registry, without_own(registry)))
-            elif registry is not None:
-                self.no_hooks.append(registry)
-        for registry in map(get, _OTHER_REGISTRIES):
-            if registry:
-                self.containers.append((registry, copied(registry)))
-            elif registry is not None:
-                self.empty.append(registry)
-        for name in self.values.keys() - _STANDARD:
-            value = self.values[name]
+        if any(self.no_hooks):
+            self.hooks = [(found, without_own(found)) for found in self.no_hooks if found]
+            self.no_hooks = [found for found in self.no_hooks if not found]
+        self.empty: Sequence[Any] = tuple(map(get, _OTHER_REGISTRIES))
+        if any(self.empty):
+            self.containers += [(found, copied(found)) for found in self.empty if found]
+            self.empty = [found for found in self.empty if not found]
+        for name in values.keys() - _STANDARD:
+            value = values[name]
             kind = type(value)
             if kind in _LEAVES or (kind is tuple and _LEAVES.issuperset(map(type, value))):
                 continue
@@ -142,7 +141,7 @@ class ModuleContent:
         """Name an attribute, a registry or hooks that are not what they were."""
         if self._is_plainly_as_before():
             return ""
-        for registry, kept in (*self.hooks, *((empty, {}) for empty in self.no_hooks)):
+        for registry, kept in self._all_hooks():
             if not same_items(without_own(registry), kept):
                 return _name_of(registry, module)
         for registry, kept in self.registries:
@@ -164,13 +163,12 @@ class ModuleContent:
     def changes(self) -> Iterator[Any]:
         """Yield what is not as it was: of an attribute its name, else which dict and which key."""
         yield from self.changed_names()
-        hooks = [(registry, without_own(registry), kept) for registry, kept in self.hooks]
-        hooks += [(registry, without_own(registry), {}) for registry in self.no_hooks]
+        hooks = [(found, without_own(found), kept) for found, kept in self._all_hooks()]
         dicts = [(owner, owner, kept) for owner, kept in (*self.registries, *self.objects)]
         for owner, now, before in (*hooks, *dicts):
             names = now.keys() | before.keys()
             yield from ((id(owner), n) for n in names if not is_same(now.get(n), before.get(n)))
-        empty = ((container, type(container)()) for container in self.empty)
+        empty = ((found, type(found)()) for found in self.empty if found)
         for container, content in (*self.containers, *empty):
             if is_changed(container, content):
                 yield id(container)
@@ -223,10 +221,10 @@ class ModuleContent:
             restore_attributes(self.current, self.values)
             for registry, kept in self.registries:
                 restore_container(registry, kept)
-            for registry, kept in (*self.hooks, *((empty, {}) for empty in self.no_hooks)):
+            for registry, kept in self._all_hooks():
                 restore_hooks(registry, kept)
         if any(self.empty):
-            for container in self.empty:
+            for container in filter(None, self.empty):
                 container.clear()
         for current, values in self.objects:
             restore_attributes(current, values)
@@ -235,12 +233,22 @@ class ModuleContent:
         for found in self.rewinders:
             found.rewind()
 
+    def _all_hooks(self) -> Iterator[tuple[dict[Any, Any], dict[Any, Any]]]:
+        """Yield each registry of hooks, and what it held."""
+        yield from self.hooks
+        yield from ((registry, {}) for registry in self.no_hooks if registry is not None)
+
     def _is_plainly_as_before(self) -> bool:
         """Say whether attributes, registries and hooks are as they were; if unsure, say no."""
-        if self.hooks or any(self.no_hooks) or not same_items(self.current, self.values):
+        # Inlined, for it runs several times for each module of each trace.
+        if self.hooks or any(self.no_hooks):
             return False
-        for registry, kept in self.registries:  # noqa: SIM110 (runs for each module of each trace)
-            if not same_items(registry, kept):
+        for now, before in ((self.current, self.values), *self.registries):
+            if (
+                len(now) != len(before)
+                or not all(map(operator.is_, now.values(), before.values()))
+                or list(now) != list(before)
+            ):
                 return False
         return True
 
@@ -252,8 +260,8 @@ class _ScriptContent(ModuleContent):
 
     def __init__(self, module: nn.Module) -> None:
         self.current, self.values = {}, {}
-        self.containers, self.empty, self.objects, self.registries = [], [], [], []
-        self.no_hooks, self.rewinders = [], []
+        self.containers, self.objects, self.registries, self.rewinders = [], [], [], []
+        self.no_hooks, self.empty = (), ()
         registries = (vars(module).get(name) for name in _HOOKS)
         self.hooks = [(found, without_own(found)) for found in registries if found is not None]
         self.module = module

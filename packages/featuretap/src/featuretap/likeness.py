@@ -60,9 +60,11 @@ def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
         return nn.Parameter
     if node.op == "call_module":
         module = modules.get(str(node.target))
-        is_one = type(module).__module__.startswith("torch.nn.modules.")
-        unsure = isinstance(module, _RETURNS_TUPLES) or getattr(module, "return_indices", False)
-        return torch.Tensor if is_one and not unsure else None
+        if module is None or not type(module).__module__.startswith("torch.nn.modules."):
+            return None
+        # Not through the attribute, which most have not: that is slow, and fx would see it.
+        unsure = isinstance(module, _RETURNS_TUPLES) or vars(module).get("return_indices")
+        return None if unsure else torch.Tensor
     if node.target is getattr:
         return attribute_kind(str(node.args[1]))
     if node.target is operator.getitem:

@@ -59,10 +59,10 @@ class Place:
         """Let ``node`` remember this place."""
         meta = node.meta
         meta["nn_module_stack"] = self._modules
-        meta["featuretap_scope"] = self.scope
-        regions = self.regions.current() + self._replayed
-        if regions:
-            meta["featuretap_regions"] = regions
+        meta["featuretap_scope"] = self.scopes[-1] if self.scopes else ""
+        regions = self.regions.current()
+        if regions or self._replayed:
+            meta["featuretap_regions"] = regions + self._replayed
 
     @contextmanager
     def at(self, scope: str, regions: tuple[Region, ...]) -> Iterator[None]:

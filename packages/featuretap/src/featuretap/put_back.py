@@ -95,6 +95,8 @@ def restore_hooks(registry: dict[Any, Any], kept: dict[Any, Any]) -> None:
 
 def without_own_wrappers(values: dict[str, Any]) -> None:
     """Put what a wrapper of featuretap stands for in its place."""
+    if values.keys().isdisjoint(_WRAPPED):
+        return
     for name in _WRAPPED:
         if _is_own_wrapper(name, values.get(name)):
             replaced = values.pop(name).replaced

@@ -23,7 +23,7 @@ from .structures import build, copy_from_region, copy_value
 __all__ = ["FixedArgument", "ModuleCall", "Point", "Recording"]
 
 # Statements, which have no value of their own.
-_UNNAMED = (operator.setitem, "__setitem__", copy_value, copy_from_region, build)
+_UNNAMED = frozenset({operator.setitem, "__setitem__", copy_value, copy_from_region, build})
 
 
 class ModuleCall:
@@ -151,6 +151,7 @@ class Recording:
         namer = Namer(self.tree.reserved)
         names: dict[str, Point] = {}
         calls: dict[str, Point] = {}
+        with_parameters = self.tree.with_parameters
         dependent: set[fx.Node] = set()
         # A parameter is a node where it is first used, not where it is read: that is all one can see
         # of the real forward.
@@ -166,7 +167,11 @@ class Recording:
                 if event.target in self.tree.parameters:
                     dependent.add(event)
                     unnamed.add(event)
-            elif self._depends(event, dependent):
+            elif (
+                event.op == "placeholder"
+                or (event.op == "call_module" and event.target in with_parameters)
+                or not dependent.isdisjoint(event.all_input_nodes)
+            ):
                 dependent.add(event)
                 for parameter in event.all_input_nodes if unnamed else ():
                     if parameter in unnamed:
@@ -181,14 +186,6 @@ class Recording:
                     event.meta["featuretap_name"] = given
                     names[given] = Point(given, position, event)
         return names, calls
-
-    def _depends(self, node: fx.Node, dependent: set[fx.Node]) -> bool:
-        """Whether the value of ``node`` depends on the model's inputs or parameters."""
-        if node.op == "placeholder":
-            return True
-        if node.op == "call_module" and node.target in self.tree.with_parameters:
-            return True
-        return not dependent.isdisjoint(node.all_input_nodes)
 
     def _name_parameter(
         self, node: fx.Node, position: int, namer: Namer, names: dict[str, Point]

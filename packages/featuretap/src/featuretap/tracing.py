@@ -296,7 +296,13 @@ class FeatureTracer(fx.Tracer):
             raise self.refusal(
                 f"{target}() changes what was read of a tensor before and is used later"
             )
-        node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
+        node = self.graph.create_node(kind, target, None, None, name, type_expr)
+        # Not given to ``create_node``: it would search them for symbolic sizes, which takes as long as
+        # the rest, and there are none.
+        if args:
+            node.args = args
+        if kwargs:
+            node.kwargs = kwargs
         self._place.note_on(node)
         if kind != "output":
             self.recording.add(node)

@@ -54,9 +54,9 @@ def reached_operators(modules: Iterable[nn.Module]) -> list[types.ModuleType]:
 
 
 def _forwards(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
-    for kind in {type(module) for module in modules}:
+    for kind in set(map(type, modules)):
         forward = getattr(kind, "forward", None)
-        if isinstance(forward, types.FunctionType):
+        if isinstance(forward, types.FunctionType) and not kind.__module__.startswith("torch."):
             yield forward
 
 
