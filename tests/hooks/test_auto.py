@@ -99,3 +99,25 @@ def test_E1_no_backend_names_what_an_attention_layer_keeps_to_itself():
     model = nn.Sequential(nn.TransformerEncoderLayer(4, 2))
     with pytest.raises(featuretap.NodeNotFoundError, match=r"Did you mean '0'"):
         create(model, ["0.self_attn.out_proj"])
+
+
+class OnlyDefaults(nn.Module):
+    """Takes its input as an argument that has a default, as models of transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, pixel_values=None, mask=None):
+        return self.lin(pixel_values) if mask is None else mask
+
+
+def test_API_auto_serves_by_hooks_where_each_argument_would_be_its_default():
+    model = OnlyDefaults()
+    with pytest.warns(featuretap.FallbackWarning, match="pixel_values=None, mask=None"):
+        extractor = create(model, ["lin"])
+    assert identical(extractor(pixel_values=X)["lin"], model.lin(X))
+    with pytest.raises(featuretap.UntraceableModelError, match="concrete_args"):
+        create(model, ["lin"], backend="fx")
+    given = create(model, ["pixel_values"], backend="fx", concrete_args={"pixel_values": None})
+    assert given()["pixel_values"] is None

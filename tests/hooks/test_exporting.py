@@ -85,3 +85,24 @@ def test_M4_export_of_a_glob_needs_a_call():
     with pytest.raises(RuntimeError, match="call the extractor once before"):
         torch.export.export(extractor, (X,))
     check(extractor, extractor(X), strict=False)
+
+
+class _Tuple(torch.nn.Module):
+    def __init__(self, extractor):
+        super().__init__()
+        self.extractor = extractor
+
+    def forward(self, x):
+        return tuple(self.extractor(x).values())
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace")
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("names", [["0"], ["0", "1"]])
+def test_M4_torch_jit_trace_of_an_extractor(names, known):
+    model, x = torch.nn.Sequential(*[torch.nn.Linear(4, 4) for _ in range(3)]), torch.randn(2, 4)
+    kwargs = {"example_args": (x,)} if known else {}
+    extractor = featuretap_hooks.create_feature_extractor(model, names, **kwargs)
+    traced = torch.jit.trace(_Tuple(extractor), (x,))
+    y = torch.randn(2, 4)
+    assert all(map(torch.equal, traced(y), extractor(y).values()))

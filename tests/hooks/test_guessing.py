@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 from torch import nn
@@ -48,3 +50,23 @@ def test_N9_an_operator_that_is_registered_later_is_accepted():
 def test_E1_a_mistyped_name_is_refused_without_example_inputs(name):
     with pytest.raises(featuretap.NodeNotFoundError):
         create(ManyNamespaces(), name)
+
+
+def test_E1_functions_that_a_library_registers_later_are_nodes():
+    """``torchvision`` may be imported after the first extractor was made."""
+
+    class Late(nn.Module):
+        def forward(self, x):
+            return late.registered_late(x)
+
+    featuretap_hooks.create_feature_extractor(nn.ReLU(), [""])
+    late = types.ModuleType("late")
+    exec("import torch.fx\ndef registered_late(x): return x * 2", vars(late))
+    exec("torch.fx.wrap('registered_late')", vars(late))
+    try:
+        extractor = featuretap_hooks.create_feature_extractor(Late(), ["registered_late"])
+        assert torch.equal(extractor(torch.ones(2))["registered_late"], torch.full((2,), 2.0))
+    finally:
+        registered = torch.fx._symbolic_trace._wrapped_fns_to_patch
+        for key in [key for key in registered if "registered_late" in key]:
+            del registered[key]

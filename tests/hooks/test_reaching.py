@@ -153,3 +153,35 @@ def test_M4_a_request_that_stops_early_can_be_compiled_after_one_call(early_stop
     expected = extractor(X)
     compiled = torch.compile(extractor, fullgraph=True, backend="eager")
     assert identical(dict(compiled(X)), dict(expected))
+
+
+class LayerDrop(nn.Module):
+    """Leaves out layers at random while it trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            if not self.training or torch.rand([]) > 0.5:
+                x = layer(x) + 1
+        return x
+
+
+@pytest.mark.parametrize("name", ["layers.1", "add_2"])
+def test_V5_what_the_example_left_out_at_random_may_be_reached_later(name):
+    model, x = LayerDrop(), torch.ones(2, 4)
+    outcomes = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        extractor = featuretap_hooks.create_feature_extractor(
+            model, [name], example_args=(x,), suppress_diff_warning=True
+        )
+        assert len(list(extractor.parameters())) == (4 if name == "layers.1" else 6)
+        try:
+            outcomes.add(tuple(extractor.train()(x)))
+        except featuretap.NodeNotReachedError:
+            outcomes.add("not reached")
+        assert tuple(extractor.eval()(x)) == (name,)
+    assert outcomes == {(name,), "not reached"}

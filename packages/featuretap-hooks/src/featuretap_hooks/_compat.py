@@ -43,6 +43,7 @@ __all__ = [
     "is_compiled_function",
     "is_compiled_in_place",
     "is_compiling",
+    "is_jit_tracing",
     "kept_from_dynamo",
     "namespaces_of_operators",
     "no_torch_function",
@@ -90,6 +91,11 @@ def control_flow() -> dict[str, Callable[..., Any]]:
     names = "cond while_loop scan associative_scan map".split()
     found = {name: vars(space).get(name) for space in spaces for name in names}
     return {name: value for name, value in found.items() if isinstance(value, types.FunctionType)}
+
+
+def is_jit_tracing() -> bool:
+    """Say whether ``torch.jit.trace`` records this thread. Checked on torch 2.4.1 and 2.15.0."""
+    return torch._C._get_tracing_state() is not None
 
 
 def is_checkpointing(frame: types.FrameType) -> bool:

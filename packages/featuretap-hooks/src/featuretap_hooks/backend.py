@@ -71,11 +71,16 @@ class HooksBackend:
         for mode, seen in found.items():
             if isinstance(seen, Seen):
                 other = found["eval" if mode == "train" else "train"]
-                plans[mode].resolve(
-                    seen.index, mode, other.index if isinstance(other, Seen) else None
-                )
+                another = other if isinstance(other, Seen) else None
+                if seen.drew and another is not None:
+                    # LayerDrop: what was left out this time may run the next.
+                    seen.index.other = another.index
+                plans[mode].resolve(seen.index, mode, another.index if another else None)
                 plans[mode].calls = seen.calls
-                ran |= seen.ran_before(plans[mode].keys or ())
+                keys = plans[mode].keys or ()
+                ran |= seen.ran_before(keys)
+                if seen.drew and another is not None:
+                    ran |= another.ran_before(keys)
         if same and not options.suppress_diff_warning:
             _warn_of_two_meanings(found, plans)
         return needed_part(model, ran) if options.extra.get("early_stop", True) else None

@@ -22,6 +22,7 @@ from torch import nn
 from featuretap.structures import copy_from_region, map_tensors, tensors_of
 
 from ._compat import functorch_level, no_torch_function
+from .going_on import Maker, is_only_name
 from .stored import Stored, Weights
 from .switched import Switched
 from .tracked import plain
@@ -104,20 +105,29 @@ class Captures:
                 features[key] = value
         return features
 
-    def node(self, name: str, value: Any, module: nn.Module | None = None) -> None:
-        """Keep ``value`` if it is wanted."""
+    def node(self, name: str, value: Any, maker: Maker = None) -> torch.Tensor | None:
+        """Keep ``value`` if it is wanted; return what the forward may go on with instead."""
         self.reached.append(name)
-        if name in self.missing:
-            self.take(name, value)
+        return self.take(name, value, maker) if name in self.missing else None
 
     def call(self, name: str, value: Any, module: nn.Module) -> None:
         """Keep ``value`` if it is wanted."""
         self.node(name, value)
 
-    def take(self, name: str, value: Any) -> None:
-        """Keep ``value`` if it is wanted and the first of its name; end the forward if it was the last."""
+    def take(self, name: str, value: Any, maker: Maker = None) -> torch.Tensor | None:
+        """Keep ``value`` if it is wanted and the first of its name; end the forward if it was the last.
+
+        Args:
+            name: of the node.
+            value: its value.
+            maker: what made it, if it may be exchanged.
+
+        Returns:
+            A copy that the forward must go on with, if the value itself is the feature.
+
+        """
         if name not in self.missing or functorch_level() != self._level:
-            return
+            return None
         self.missing.discard(name)
         if not self.missing and self._stop and self._may_end():
             self.ended = True
@@ -127,9 +137,9 @@ class Captures:
             raise Stop(self)
         with no_torch_function():  # an outer extractor must not see our copies
             if type(value) is torch.Tensor:
-                self.values[name] = self._keep(name, value)
-            else:
-                self.values[name] = map_tensors(plain(value), partial(self._keep, name))
+                return self._take_tensor(name, value, maker)
+            self.values[name] = map_tensors(plain(value), partial(self._keep, name))
+            return None
 
     def _may_end(self) -> bool:
         return not self.weights_moved and (self._switched is None or self._switched.may_end())
@@ -161,6 +171,17 @@ class Captures:
         if type(value) is torch.Tensor:
             return self._stored.holds(value)
         return any(map(self._stored.holds, tensors_of(value)))
+
+    def _take_tensor(self, name: str, tensor: torch.Tensor, maker: Maker) -> torch.Tensor | None:
+        may_be_written = self._overwritten is None or name in self._overwritten
+        if not may_be_written or not is_only_name(tensor, maker):
+            self.values[name] = self._keep(name, tensor)
+            return None
+        self.values[name] = tensor
+        copy: torch.Tensor = copy_from_region(tensor)
+        if self._overwritten is None:
+            self._beside.append((name, copy, tensor, copy._version))
+        return copy
 
     def _keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if self._overwritten is None:

@@ -47,7 +47,7 @@ class Dependents:
         # Tensors that the model keeps -> the scope that wrote what depends into them.
         self._writers: dict[int, str] = {}
         self._devices: dict[int, tuple[torch.device, Tracked]] = {}
-        self._dtypes: dict[str, dict[torch.dtype, Tracked]] = {}
+        self._dtypes: dict[str, dict[torch.dtype, list[Tracked]]] = {}
 
     def enter(self, module: nn.Module, path: str) -> None:
         """Begin with a forward.
@@ -86,12 +86,13 @@ class Dependents:
         """Remember a device or dtype that was read off a marked tensor, in the forward of ``scope``.
 
         These cannot carry a mark. A device is told by identity, torch makes a new object at each read;
-        a dtype by value, in this forward of the scope.
+        a dtype by value, in this forward of the scope. Where it was read of several tensors, what uses it
+        is taken to use the last that nothing has used yet.
         """
         if isinstance(value, torch.device):
             self._devices[id(value)] = (value, source)
         elif isinstance(value, torch.dtype):
-            self._dtypes.setdefault(scope, {})[value] = source
+            self._dtypes.setdefault(scope, {}).setdefault(value, []).append(source)
 
     def forget(self) -> None:
         """Let go of what was remembered: the forward is over."""
@@ -141,7 +142,10 @@ class Dependents:
             if id(value) in self._devices:
                 found.append(self._devices[id(value)][1])
         elif isinstance(value, torch.dtype) and value in self._dtypes.get(scope, ()):
-            found.append(self._dtypes[scope][value])
+            reads = self._dtypes[scope][value]
+            while len(reads) > 1 and not reads[-1]._origin.pending:
+                reads.pop()
+            found.append(reads[-1])
         return found
 
 

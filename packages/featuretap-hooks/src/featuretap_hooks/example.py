@@ -46,6 +46,7 @@ class Seen:
     Attributes:
         index: the nodes.
         calls: which modules ran, when, and who called them.
+        drew: whether the forward drew random numbers, so that the next may reach other nodes.
 
     """
 
@@ -54,11 +55,13 @@ class Seen:
         self._paths = tree.paths
         self.index = Index(tree)
         self.calls = Calls(lambda: len(self.index))
+        self.drew = False
 
     def ran_before(self, names: Iterable[str]) -> set[str]:
         """Return the modules that ran, or gave a parameter, up to the last of ``names``."""
-        points = (self.index.find(name) for name in names)
-        last = max((point.position for point in points if point), default=-1)
+        places = [point.position for point in map(self.index.find, names) if point]
+        # Behind the last is what only the other mode reached.
+        last = max((place for place in places if place < len(self.index)), default=-1)
         ran = {path for path, start in self.calls.started.items() if start <= last}
         for name, point in self.index.names.items():
             if name in self._parameters and point.position <= last:
@@ -126,9 +129,10 @@ def watch_example(
     for parameter in tree.parameters.values():
         if parameter.is_leaf and parameter.grad is not None:
             saved.save(parameter.grad)
+    random, (foreign, restore_foreign) = RandomState(), foreign_random_state()
     with ExitStack() as stack:
-        stack.callback(foreign_random_state()[1])
-        stack.callback(RandomState().restore)
+        stack.callback(restore_foreign)
+        stack.callback(random.restore)
         stack.callback(saved.restore)
         stack.callback(Untouched(model).restore)
         stack.callback(Gradients(tree.parameters.values()).restore)
@@ -143,6 +147,7 @@ def watch_example(
             part=Part.of(None, tree.paths, LeafRule(options.leaf_modules)),
             calls=seen.calls,
         )
+        seen.drew = random.moved or foreign_random_state()[0] != foreign
     seen.calls.count = None
     return seen
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from featuretap import NodeNotReachedError
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree
 
-from ._compat import any_sharded, call_uncompiled, is_compiling
+from ._compat import any_sharded, call_uncompiled, is_compiling, is_jit_tracing
 from .captures import Captures, Stop
 from .compiling import Holder, run_compiled, run_uncompiled
 from .example import watch_example
@@ -139,6 +140,8 @@ class HooksExtractor(nn.Module):
         if is_compiling():
             run = self._compiled if torch.compiler.is_dynamo_compiling() else self._exported
             return run(args, kwargs)
+        if is_jit_tracing():
+            return self._exported(args, kwargs)
         return self._watched(args, kwargs)
 
     def _watched(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
@@ -247,21 +250,24 @@ class HooksExtractor(nn.Module):
         return features
 
     def _exported(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
-        """Do the same for ``torch.export``, which runs the forward on tensors without values.
+        """Do the same for ``torch.export`` and ``torch.jit.trace``.
 
-        The forward goes to its end, for export keeps count of the modules that it enters and leaves;
-        every value is copied, for nothing can be learned of values that are none.
+        For export, which keeps count of the modules that it enters and leaves, the forward goes to its
+        end. Every value is copied: of values that are none nothing can be learned, and what looks at
+        them would be traced.
         """
         plan = self._plan
         if plan.keys is None:
             raise RuntimeError(
-                "torch.export needs to know which nodes globs and module types stand for: call the "
-                "extractor once before, or pass example_args to create_feature_extractor"
+                "torch.export and torch.jit.trace need to know which nodes globs and module types stand "
+                "for: call the extractor once before, or pass example_args to create_feature_extractor"
             )
         keys = plan.keys
-        captures = Captures(keys, set(keys), stop=False, stored=self._found.stored)
-        self._watch(plan, self._prepared[self._mode], captures, None, args, kwargs)
-        self._take_parameters(captures)
+        stop = is_jit_tracing() and self._may_stop(plan)
+        captures = Captures(keys, set(keys), stop=stop, stored=self._found.stored)
+        with suppress(Stop):
+            self._watch(plan, self._prepared[self._mode], captures, None, args, kwargs)
+            self._take_parameters(captures)
         if captures.missing and self._missing == "error":
             raise not_reached(self._model, captures.missing, captures.reached)
         return captures.features(keys)

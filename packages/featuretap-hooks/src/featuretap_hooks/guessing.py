@@ -21,7 +21,7 @@ from featuretap.naming import Namer, operation_name
 
 from ._compat import functions_wrapped_for_fx, namespaces_of_operators, registered_operators
 from .fast_paths import takes_note
-from .index import Point, canonical
+from .index import Point, canonical, read_parameter
 
 __all__ = ["Guess"]
 
@@ -55,9 +55,12 @@ class Guess:
     def find(self, name: str) -> Point | None:
         """Return a point if there can be one called ``name``."""
         name = canonical(name, self._tree)
-        if name not in self._points and self._possible(name):
-            self._points[name] = Point(name, len(self._points))
-        return self._points.get(name)
+        if name not in self._points:
+            name = name if self._possible(name) else read_parameter(name, self._tree)
+            if not name:
+                return None
+            self._points.setdefault(name, Point(name, len(self._points)))
+        return self._points[name]
 
     def names_of_type(self, kind: type) -> list[str]:
         """Return the paths of all modules of type ``kind`` that can be nodes."""
@@ -75,7 +78,7 @@ class Guess:
         if any(path.startswith(start) for path in self.known_names()):
             return True
         scope, _, operation = start.rpartition(".")
-        known = self._functions | _operations() | _operators()
+        known = self._functions | _operations() | _registered()
         return scope in self._tree.paths and any(name.startswith(operation) for name in known)
 
     def _open(self, name: str) -> bool:
@@ -91,7 +94,7 @@ class Guess:
         if scope not in tree.paths or (scope and self._is_leaf(tree.paths[scope], scope)):
             return False
         names = {operation, _COUNTER.sub("", operation)}
-        return any(not names.isdisjoint(known()) for known in (self._known, _operators))
+        return any(not names.isdisjoint(known()) for known in (self._known, _registered))
 
     def _known(self) -> frozenset[str]:
         return _operations() | self._functions
@@ -114,14 +117,18 @@ def _operations() -> frozenset[str]:
     spaces: list[Any] = [torch, torch.Tensor, torch.nn.functional, operator, math]
     spaces += [torch.fft, torch.linalg, torch.special, *namespaces_of_operators()]
     names = {operation_name(name) for space in spaces for name in dir(space)}
-    names |= {operation_name(name) for _, name in functions_wrapped_for_fx()}
     return frozenset({*names, "getattr", "getitem"})
 
 
-def _operators() -> frozenset[str]:
-    """Names of the operators of ``torch.ops``, of which there may be more at any time."""
-    return frozenset(
-        operation_name(name)
+def _registered() -> frozenset[str]:
+    """Names of what libraries registered, which may be more at any time.
+
+    Operators of ``torch.ops``, and functions given to ``torch.fx.wrap``.
+    """
+    operators = [
+        name
         for packet, overload in registered_operators()
         for name in (packet, f"{packet}.{overload}")
-    )
+    ]
+    wrapped = [name for _, name in functions_wrapped_for_fx()]
+    return frozenset(map(operation_name, [*operators, *wrapped]))

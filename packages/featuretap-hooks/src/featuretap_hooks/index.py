@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,11 @@ from torch import nn
 from featuretap.modules import ModuleTree
 from featuretap.naming import join
 
-__all__ = ["Index", "Point"]
+from .going_on import Maker
+
+__all__ = ["Index", "Point", "canonical", "read_parameter"]
+
+_COUNTER = re.compile(r"_[0-9]+$")
 
 
 class Point(NamedTuple):
@@ -22,19 +27,25 @@ class Point(NamedTuple):
 
 
 class Index:
-    """Takes the nodes of a forward and remembers their names, not their values."""
+    """Takes the nodes of a forward and remembers their names, not their values.
+
+    Attributes:
+        other: of a forward in the other mode, whose nodes this one may reach another time.
+
+    """
 
     def __init__(self, tree: ModuleTree) -> None:
         self._tree = tree
+        self.other: Index | None = None
         self._types: dict[str, type] = {}
         self.names: dict[str, Point] = {}
         self.calls: dict[str, Point] = {}
 
     # -- what a recorder tells ------------------------------------------------------------------
 
-    def node(self, name: str, value: Any, module: nn.Module | None = None) -> None:
+    def node(self, name: str, value: Any, maker: Maker = None) -> None:
         """Take a listed node."""
-        self.names[name] = self._point(name, module)
+        self.names[name] = self._point(name, maker if isinstance(maker, nn.Module) else None)
 
     def call(self, name: str, value: Any, module: nn.Module) -> None:
         """Take what a module that was looked into returned."""
@@ -59,7 +70,10 @@ class Index:
         if point is None:
             name = canonical(name, self._tree)
             point = self.names.get(name) or self.calls.get(name)
-        return point
+        if point is None and self.other is not None:
+            found = self.other.names.get(name) or self.other.calls.get(name)
+            point = found and found._replace(position=len(self))
+        return point or self.names.get(read_parameter(name, self._tree))
 
     def names_of_type(self, kind: type) -> list[str]:
         """Return the name of every call of a module of type ``kind``, in execution order."""
@@ -77,3 +91,17 @@ def canonical(name: str, tree: ModuleTree) -> str:
         return tree.aliases[name]
     scope, _, operation = name.rpartition(".")
     return join(tree.aliases[scope], operation) if scope in tree.aliases else name
+
+
+def read_parameter(name: str, tree: ModuleTree) -> str:
+    """Translate what torchvision calls the read of a parameter, ``encoder.encoder_pos_embedding``.
+
+    Returns:
+        The name of the parameter; ``""`` if there is none.
+
+    """
+    scope, _, operation = name.rpartition(".")
+    if scope not in tree.paths:
+        return ""
+    names = tree.read_names
+    return names.get(operation) or names.get(_COUNTER.sub("", operation), "")

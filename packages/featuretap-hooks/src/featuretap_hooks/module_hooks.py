@@ -83,21 +83,24 @@ class ModuleHooks:
         self._may_wrap = may_wrap and not is_compiling() and not any(hooks_of_every_module())
 
     def after(
-        self, module: nn.Module, call: Callable[[Any], None], fail: Callable[[], None]
+        self, module: nn.Module, call: Callable[[Any], Any], fail: Callable[[], None]
     ) -> None:
-        """Have ``call`` see what each call of ``module`` returns, and ``fail`` be told if it raises."""
+        """Have ``call`` see what each call of ``module`` returns, and ``fail`` be told if it raises.
+
+        What ``call`` returns is exchanged for it, unless that is ``None``.
+        """
         name = self._sees_hooks(module)
         if name is not None:
             self._wrap(module, name, _Only(call, fail))
             return
         thread = self._thread
 
-        def hook(_module: nn.Module, _args: Any, value: Any) -> None:
+        def hook(_module: nn.Module, _args: Any, value: Any) -> Any:
             if get_ident() == thread:
-                if value is None and exc_info()[1] is not None:
-                    fail()
-                else:
-                    call(value)
+                if value is not None or exc_info()[1] is None:
+                    return call(value)
+                fail()
+            return None
 
         self._add(module, None, hook)
 
@@ -184,15 +187,12 @@ class ModuleHooks:
 class _Only(Around):
     """Tells a function what was returned, and another of a failure."""
 
-    def __init__(self, call: Callable[[Any], None], fail: Callable[[], None]) -> None:
+    def __init__(self, call: Callable[[Any], Any], fail: Callable[[], None]) -> None:
         self._returned = call
         self._failed = fail
 
-    def after(self, module: nn.Module, value: Any, *, raised: bool) -> None:
-        if raised:
-            self._failed()
-        else:
-            self._returned(value)
+    def after(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
+        return self._failed() if raised else self._returned(value)
 
 
 # The thread that a forward runs in, and what runs there in the place of the forward of a module.

@@ -30,6 +30,7 @@ class Plan:
         calls: who calls whom; ``None`` until a forward has shown it.
         nested: modules that were seen to call themselves.
         moving: path and name of each buffer that a forward moves; ``None`` until one has shown it.
+        draws: whether a forward may draw random numbers.
         must_end: whether a forward was seen to switch something over for a while.
 
     """
@@ -42,6 +43,7 @@ class Plan:
     calls: Calls | None = None
     nested: set[str] = field(default_factory=set)
     moving: list[tuple[str, str]] | None = None
+    draws: bool = True
     must_end: bool = False
 
     def resolve(self, index: NodeIndex, mode: str, other: NodeIndex | None = None) -> None:
@@ -72,6 +74,7 @@ class Plan:
         """Forget what forwards have shown, because the model is another one now."""
         self.overwritten, self.retained = {}, set()
         self.calls, self.nested, self.moving, self.must_end = None, set(), None, False
+        self.draws = True
 
     def _take(self, selection: Selection) -> None:
         self.names_to_keys = selection.names_to_keys

@@ -21,7 +21,8 @@ __all__ = ["PutBack"]
 class PutBack:
     """Entered around one forward.
 
-    The first forward of a plan shows which buffers move; later ones copy these alone, beforehand.
+    The first forward of a plan shows which buffers move, and whether random numbers are drawn; later
+    ones copy that alone, beforehand.
     """
 
     def __init__(self, plan: Plan, found: Findings) -> None:
@@ -31,7 +32,7 @@ class PutBack:
     def __enter__(self) -> PutBack:
         found = self._found
         switches = found.own_code.switches
-        self._undo = Undo(self._places(), (), draws=True)
+        self._undo = Undo(self._places(), (), draws=self._plan.draws)
         kept = found.modules if switches else found.storing
         self._others: list[Ambient | Gradients | ModuleContent | Outside] = [*map(content_of, kept)]
         if switches:
@@ -62,6 +63,7 @@ class PutBack:
             for other in self._others:
                 other.restore()
         elif self._plan.moving is None:
+            self._plan.draws = self._undo.drew
             moved = {(id(registry), name) for registry, name in self._undo.moved()}
             paths = self._found.tree.paths
             self._plan.moving = [

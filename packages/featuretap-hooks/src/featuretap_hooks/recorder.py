@@ -25,6 +25,7 @@ from featuretap.operations import iterates_a_tensor, name_of
 from ._compat import calling_modules, functorch_level, graph_target, is_checkpointing
 from .compiling import counts
 from .dependents import Dependents
+from .going_on import Maker
 from .instructions import formats_next
 from .own_code import UNSEEN_WRITES
 from .sinks import Notes, Sink
@@ -193,12 +194,12 @@ class Recorder(TorchFunctionMode):
         """Hand over what a leaf returned; return what stands for it if its items must be known."""
         if name is None:
             return None
-        self._dependents.mark(value)
-        if self._shared:
-            self._node(name, value, module)
-        else:
-            self._sink.node(name, value, module)
-        return self._track(value) if type(value) is not torch.Tensor and self.listening else None
+        hand_over = self._node if self._shared else self._sink.node
+        changed = hand_over(name, value, module)
+        self._dependents.mark(value if changed is None else changed)
+        if type(value) is torch.Tensor:
+            return changed
+        return self._track(value) if self.listening else None
 
     def leave_call(self, name: str, value: Any, module: nn.Module) -> None:
         """Hand over what a module that was looked into returned."""
@@ -207,11 +208,13 @@ class Recorder(TorchFunctionMode):
             if name != path and (not path or name.startswith(f"{path}.")):
                 sink.call(name[len(path) + 1 :] if path else name, plain(value), module)
 
-    def _node(self, name: str, value: Any, module: nn.Module | None = None) -> None:
-        self._sink.node(name, value, module)
+    def _node(self, name: str, value: Any, maker: Maker = None) -> Any:
+        """Hand over a node; return a copy of its value if the forward must go on with that."""
+        changed = self._sink.node(name, value, maker)
         for path, sink in self._shared.items():
             if not path or name.startswith(f"{path}."):
-                sink.node(name[len(path) + 1 :] if path else name, value, module)
+                sink.node(name[len(path) + 1 :] if path else name, value)
+        return changed
 
     def use(self, value: Any) -> None:
         """Make nodes of what an operation takes: pending attributes, leaf by leaf."""
@@ -245,8 +248,9 @@ class Recorder(TorchFunctionMode):
         self.use(sources)
         return self._made(self._namer.operation(self.scope, operation), value)
 
-    def _made(self, name: str, value: Any) -> Any:
-        self._node(name, value)
+    def _made(self, name: str, value: Any, maker: Maker = None) -> Any:
+        changed = self._node(name, value, maker)
+        value = value if changed is None else changed
         self._dependents.mark(value)
         return self._track(value)
 
@@ -325,7 +329,7 @@ class Recorder(TorchFunctionMode):
         if counted and self._notes is not None:
             self._note(self._notes, func, given, value, name)
         if name is not None:
-            return self._made(name, value)
+            return self._made(name, value, (func, args, kwargs) if counted else None)
         if isinstance(value, torch.Tensor):
             self._dependents.mark(value)
         return value

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from .compiling import Places
+from .going_on import Maker
 
 __all__ = ["Notes", "Sink"]
 
@@ -14,8 +15,11 @@ __all__ = ["Notes", "Sink"]
 class Sink(Protocol):
     """Where nodes go."""
 
-    def node(self, name: str, value: Any, module: nn.Module | None = None) -> None:
-        """Take a listed node: an operation, an input, a parameter, a call of a leaf module."""
+    def node(self, name: str, value: Any, maker: Maker = None) -> Any:
+        """Take a listed node: an operation, an input, a parameter, a call of a leaf module.
+
+        May return a copy for the forward to go on with.
+        """
 
     def call(self, name: str, value: Any, module: nn.Module) -> None:
         """Take what a call of a module that is looked into returned."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from featuretap._compat import indexing_shown
 
 from ._compat import call_uncompiled, functorch_level
 from .findings import Findings
+from .going_on import Maker
 from .leftovers import make_plain
 from .module_hooks import Around, ModuleHooks
 from .patching import recording_functions
@@ -20,6 +21,9 @@ from .scopes import Calls, Part, Scopes
 from .sinks import Sink
 
 __all__ = ["run_watched", "watch_modules"]
+
+# Takes a name, its value and what made it; may return what to exchange the value for.
+Take: TypeAlias = Callable[[str, Any, Maker], Any]
 
 
 def run_watched(
@@ -65,16 +69,16 @@ def _finish(recorder: Recorder, found: Findings) -> None:
 class _FirstReturned:
     """Takes what the first call of a module returned, where that is the first to end."""
 
-    __slots__ = ("_failed", "_path", "_take")
+    __slots__ = ("_failed", "_module", "_path", "_take")
 
-    def __init__(self, path: str, take: Callable[[str, Any], None]) -> None:
+    def __init__(self, path: str, module: nn.Module, take: Take) -> None:
         self._path = path
+        self._module = module
         self._take = take
         self._failed = False
 
-    def __call__(self, value: Any) -> None:
-        if not self._failed:
-            self._take(self._path, value)
+    def __call__(self, value: Any) -> Any:
+        return None if self._failed else self._take(self._path, value, self._module)
 
     def fail(self) -> None:
         """Be told that a call raised, the first one if none returned before it."""
@@ -84,7 +88,7 @@ class _FirstReturned:
 class _FirstCall(Around):
     """Takes what the first call of a module returned, also if that is not the first to return."""
 
-    def __init__(self, path: str, take: Callable[[str, Any], None], nested: set[str]) -> None:
+    def __init__(self, path: str, take: Take, nested: set[str]) -> None:
         self._path = path
         self._take = take
         self._nested = nested
@@ -101,20 +105,20 @@ class _FirstCall(Around):
         self._open.append(self._calls)
         self._calls += 1
 
-    def after(self, module: nn.Module, value: Any, *, raised: bool) -> None:
-        if self._open.pop() == 0 and not raised:
-            self._take(self._path, value)
+    def after(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
+        is_wanted = self._open.pop() == 0 and not raised
+        return self._take(self._path, value, module) if is_wanted else None
 
 
 @contextmanager
 def watch_modules(
     modules: Collection[tuple[str, nn.Module]],
-    take: Callable[[str, Any], None],
+    take: Take,
     nested: set[str],
     *,
     careful: bool,
 ) -> Iterator[None]:
-    """While entered, hand what the first call of each module returns to ``take(path, value)``.
+    """While entered, hand what the first call of each module returns to ``take(path, value, module)``.
 
     Args:
         modules: the modules by path.
@@ -128,6 +132,6 @@ def watch_modules(
             if careful or path in nested:
                 hooks.around(module, _FirstCall(path, take, nested))
             else:
-                first = _FirstReturned(path, take)
+                first = _FirstReturned(path, module, take)
                 hooks.after(module, first, first.fail)
         yield

@@ -38,6 +38,13 @@ class RandomState:
         in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self._cuda = torch.cuda.get_rng_state_all() if in_use else []
 
+    @property
+    def moved(self) -> bool:
+        """Whether numbers were drawn since."""
+        now = RandomState()
+        is_new = len(self._cuda) != len(now._cuda)
+        return is_new or not all(map(torch.equal, [self._cpu, *self._cuda], [now._cpu, *now._cuda]))
+
     def restore(self) -> None:
         """Set the generators back."""
         torch.set_rng_state(self._cpu)

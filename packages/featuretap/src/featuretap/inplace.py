@@ -13,7 +13,15 @@ from torch import fx, nn
 
 from .facts import argument, facts_of, written_arguments
 
-__all__ = ["NO_EFFECT", "Effect", "StorageClasses", "effect_of", "is_known", "leaves_trace"]
+__all__ = [
+    "NO_EFFECT",
+    "Effect",
+    "StorageClasses",
+    "effect_of",
+    "is_known",
+    "leaves_trace",
+    "makes_new",
+]
 
 # What these return, or put into a container, is all that they are given.
 _VIEWS_OF_ALL = frozenset(
@@ -23,6 +31,7 @@ _VIEWS_OF_ALL = frozenset(
 _METADATA = frozenset(
     "shape dtype device ndim layout requires_grad is_cuda is_meta itemsize".split()
 )
+_OF_TORCH = ("torch.nn.modules", "torch.ao.nn")
 _FRESH_MODULES: tuple[type[nn.Module], ...] = (
     nn.modules.conv._ConvNd,
     nn.modules.batchnorm._NormBase,
@@ -144,13 +153,21 @@ def _effect_of_module(node: fx.Node, module: nn.Module) -> Effect:
         return Effect((f"{state}.weight",), ())
     if getattr(module, "inplace", False):
         return Effect(inputs[:1], inputs[:1])
-    return NO_EFFECT if isinstance(module, _FRESH_MODULES) else Effect((), inputs)
+    return NO_EFFECT if makes_new(module) else Effect((), inputs)
+
+
+def makes_new(module: nn.Module) -> bool:
+    """Say whether what a module of torch returns is memory of its own."""
+    is_torchs = type(module).__module__.startswith(_OF_TORCH)
+    return (
+        is_torchs and isinstance(module, _FRESH_MODULES) and not getattr(module, "inplace", False)
+    )
 
 
 def is_known(module: nn.Module) -> bool:
     """Say whether ``module`` runs torch's own code, and nothing else: no hook, no parametrization."""
     hooks = module._forward_hooks or module._forward_pre_hooks
-    return not hooks and type(module).__module__.startswith(("torch.nn.modules", "torch.ao.nn"))
+    return not hooks and type(module).__module__.startswith(_OF_TORCH)
 
 
 def _leaves_trace(module: nn.Module) -> bool:

@@ -81,6 +81,11 @@ class ModuleTree:
         return {id(parameter): name for name, parameter in self.parameters.items()}
 
     @cached_property
+    def read_names(self) -> dict[str, str]:
+        """Parameters by what torchvision calls a read of them in the scope that reads."""
+        return {name.replace(".", "_").lower(): name for name in self.parameters}
+
+    @cached_property
     def tensor_names(self) -> dict[int, str]:
         """Names of everything that holds a tensor, by identity: parameters, buffers, attributes."""
         names = dict(self.parameter_names)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .errors import UntraceableModelError
-from .recording import FixedArgument
+from .recording import FixedArgument, Recording
 
 if TYPE_CHECKING:
     from .tracing import FeatureTracer
@@ -51,7 +51,16 @@ def root_arguments(
             kwargs[name] = value
         else:
             args.append(value)
+    if not recording.placeholders and not concrete and None in recording.fixed_arguments.values():
+        raise tracer.refusal(
+            f"each argument has a default, and is taken to be that ({_shown(recording)}), so that there "
+            "is no input; say in concrete_args which are"
+        )
     return args, kwargs
+
+
+def _shown(recording: Recording) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in recording.fixed_arguments.items())
 
 
 def check_argument_names(signature: inspect.Signature, concrete: Mapping[str, Any]) -> None:

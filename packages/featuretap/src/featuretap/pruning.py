@@ -22,6 +22,7 @@ from torch import fx, nn
 
 from .held import tensors_in
 from .inplace import NO_EFFECT, Effect, StorageClasses, effect_of, is_known, leaves_trace
+from .other_names import OtherNames
 from .recording import ModuleCall, Point, Recording
 from .structures import copy_from_region, copy_value, map_nodes, nodes_in, thaw
 
@@ -250,7 +251,21 @@ class Pruning:
             return value
         copied = graph.call_function(copy, (value,))
         copied.meta = {"featuretap_name": point.name}
-        return copied
+        is_lasting = not storages.isdisjoint(self._lasting)
+        if is_lasting or not self._names.is_alone(point.value, math.floor(point.position)):
+            return copied
+        # The forward goes on with the copy, so that gradients of its output reach the feature.
+        value.replace_all_uses_with(copied, delete_user_cb=self._names.is_recorded)
+        nodes[point.value] = copied
+        return value
+
+    @cached_property
+    def _recorded(self) -> set[object]:
+        return set(self._recording.events)
+
+    @cached_property
+    def _names(self) -> OtherNames:
+        return OtherNames(self._recording.events, self._storage, self._opaque)
 
     @cached_property
     def _lasting(self) -> set[Any]:

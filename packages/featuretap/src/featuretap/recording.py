@@ -19,6 +19,7 @@ from .facts import written_arguments
 from .modules import ModuleTree
 from .naming import Namer, join, operation_name
 from .structures import build, copy_from_region, copy_value
+from .taken_apart import steps_of_containers
 
 __all__ = ["FixedArgument", "ModuleCall", "Point", "Recording"]
 
@@ -159,7 +160,8 @@ class Recording:
         for position, event in enumerate(self.events):
             if isinstance(event, ModuleCall):
                 name = namer.module(event.path)
-                calls[name] = Point(name, event.position, event.value)
+                # After the last event inside, and the innermost of those that end there first.
+                calls[name] = Point(name, event.position + 1 / (event.start + 2), event.value)
             elif isinstance(event, FixedArgument):
                 name = namer.operation("", event.name)
                 names[name] = Point(name, position, event.value)
@@ -187,6 +189,11 @@ class Recording:
                     names[given] = Point(given, position, event)
         return names, calls
 
+    @cached_property
+    def _steps_of_containers(self) -> Set[fx.Node]:
+        nodes = [event for event in self.events if isinstance(event, fx.Node)]
+        return steps_of_containers(nodes, self.auto_leaves) if self.auto_leaves else frozenset()
+
     def _name_parameter(
         self, node: fx.Node, position: int, namer: Namer, names: dict[str, Point]
     ) -> None:
@@ -198,7 +205,7 @@ class Recording:
 
     def _name(self, node: fx.Node, namer: Namer) -> str | None:
         target: Any = node.target
-        if target in _UNNAMED or self._is_item_of_auto_leaf(node):
+        if target in _UNNAMED or node in self._steps_of_containers:
             return None
         if "featuretap_given_name" in node.meta:
             return namer.module(node.meta["featuretap_given_name"])
@@ -209,16 +216,6 @@ class Recording:
         operation = node.meta.get("featuretap_operation") or operation_name(target)
         return namer.operation(node.meta["featuretap_scope"], operation)
 
-    def _is_item_of_auto_leaf(self, node: fx.Node) -> bool:
-        """Say whether ``node`` takes an item out of what a module returned that became a leaf by itself.
-
-        Had it been looked into, its tuple or dict would be the real one, and no operation to open it.
-        """
-        if node.target is not operator.getitem or not isinstance(node.args[1], (int, str)):
-            return False
-        source = node.args[0]
-        return isinstance(source, fx.Node) and source.target in self.auto_leaves
-
     # -- look-up ----------------------------------------------------------------------------------
 
     def find(self, name: str) -> Point | None:
@@ -227,6 +224,8 @@ class Recording:
         if point is None:
             canonical = self._canonical(name)
             point = self.names.get(canonical) or self.calls.get(canonical)
+        if point is None and name in self.tree.reserved:
+            return None  # of a module that is not called, whatever torchvision calls so
         return point or self.stored.get(name) or self.torchvision_points.get(name)
 
     def names_of_type(self, kind: type[nn.Module]) -> list[str]:

@@ -192,6 +192,15 @@ def _names(entry: Any, index: NodeIndex) -> list[str]:
 
 
 def _not_found(entry: str, index: NodeIndex, problem: str) -> NodeNotFoundError:
+    leaf = next((path for path in _paths_above(entry) if path in index.names), None)
+    if leaf is not None:
+        return NodeNotFoundError(
+            f"{problem}: it is inside of {leaf!r}, a leaf module, which is one node. Did you mean "
+            f"{leaf!r}? It is looked into if it is a leaf by your leaf_modules alone and you leave it "
+            "out there; backend='hooks' looks into more than fx",
+            entry,
+            [leaf],
+        )
     suggestions = nearest(entry, index.known_names())
     hint = f" Did you mean {' or '.join(map(repr, suggestions))}?" if suggestions else ""
     return NodeNotFoundError(
@@ -200,6 +209,13 @@ def _not_found(entry: str, index: NodeIndex, problem: str) -> NodeNotFoundError:
         entry,
         suggestions,
     )
+
+
+def _paths_above(name: str) -> Iterator[str]:
+    """Yield the paths of the modules that ``name`` would be in, outermost first."""
+    for end, character in enumerate(name):
+        if character == ".":
+            yield name[:end]
 
 
 def _in_mode(

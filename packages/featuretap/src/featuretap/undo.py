@@ -126,6 +126,11 @@ class Undo:
         self._untouched = [Untouched(module) for module in modules]
         self._random = RandomState() if draws and not _is_capturing() else None
 
+    @property
+    def drew(self) -> bool:
+        """Whether random numbers were drawn since, if that was looked at."""
+        return self._random is not None and self._random.moved
+
     def moved(self) -> list[tuple[dict[str, Any], str]]:
         """Return where the tensors are that have changed since."""
         return [
