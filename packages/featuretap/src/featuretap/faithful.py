@@ -13,6 +13,7 @@ Tracing runs the model's own Python with stand-ins for tensors. Three things nee
 
 from __future__ import annotations
 
+import ctypes
 import random
 import sys
 import threading
@@ -41,9 +42,12 @@ class RandomState:
     @property
     def moved(self) -> bool:
         """Whether numbers were drawn since."""
-        now = RandomState()
-        is_new = len(self._cuda) != len(now._cuda)
-        return is_new or not all(map(torch.equal, [self._cpu, *self._cuda], [now._cpu, *now._cuda]))
+        return self._content() != RandomState()._content()
+
+    def _content(self) -> list[bytes]:
+        # From the memory itself: a mode such as that of fake tensors would run a comparison its own way.
+        states = (self._cpu, *self._cuda)
+        return [ctypes.string_at(state.data_ptr(), state.numel()) for state in states]
 
     def restore(self) -> None:
         """Set the generators back."""
