@@ -164,7 +164,7 @@ class LayerDrop(nn.Module):
 
     def forward(self, x):
         for layer in self.layers:
-            if not self.training or torch.rand([]) > 0.5:
+            if not self.training or torch.rand([], device="cpu") > 0.5:
                 x = layer(x) + 1
         return x
 

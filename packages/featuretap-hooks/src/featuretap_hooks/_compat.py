@@ -262,15 +262,16 @@ def add_hooks(
     module._forward_hooks[key] = after
 
 
-def remove_hooks(module: nn.Module, key: Any) -> None:
-    """Undo :func:`add_hooks`. Checked on torch 2.6.0, 2.13.0 and 2.15.0."""
-    for registry in (
-        module._forward_pre_hooks,
-        module._forward_pre_hooks_with_kwargs,
-        module._forward_hooks,
-        module._forward_hooks_always_called,
-    ):
-        registry.pop(key, None)
+def remove_hooks(module: nn.Module, key: Any, *, before: bool) -> None:
+    """Undo :func:`add_hooks`, which had a hook ``before`` or not.
+
+    Checked on torch 2.6.0, 2.13.0 and 2.15.0.
+    """
+    if before:
+        module._forward_pre_hooks.pop(key, None)
+        module._forward_pre_hooks_with_kwargs.pop(key, None)
+    module._forward_hooks.pop(key, None)
+    module._forward_hooks_always_called.pop(key, None)
 
 
 def run_by_dynamo(function: Callable[..., bool]) -> Callable[..., bool]:

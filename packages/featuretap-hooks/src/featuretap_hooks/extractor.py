@@ -23,6 +23,7 @@ from .fast_paths import fast_paths
 from .findings import Findings
 from .learning import learn
 from .patching import active_recorder
+from .plain_runs import is_plain, run_plain
 from .plan import Plan
 from .prepared import Prepared
 from .put_back import PutBack
@@ -149,8 +150,49 @@ class HooksExtractor(nn.Module):
         mode = self._mode
         if active_recorder() is not None:
             return self._run(mode, args, kwargs)
-        with PutBack(self._plans[mode], self._found):
+        plan, prepared, grad = self._plans[mode], self._prepared[mode], torch.is_grad_enabled()
+        if grad in plan.overwritten and is_plain(plan, prepared, self._found):
+            return self._run_plain(plan, prepared, args, kwargs, grad=grad)
+        with PutBack(plan, self._found):
             return self._run(mode, args, kwargs)
+
+    def _run_plain(
+        self, plan: Plan, prepared: Prepared, args: Any, kwargs: Any, *, grad: bool
+    ) -> OrderedDict[str, Any]:
+        keys, known, stored = plan.keys or {}, plan.overwritten[grad], self._found.stored
+        stored.begin()
+        captures = Captures(
+            keys, known, stop=self._may_stop(plan), stored=stored, retained=plan.retained
+        )
+        try:
+            run_plain(self._model, prepared.outputs, captures, args, kwargs)
+        except Stop as stopped:
+            if stopped.args != (captures,):
+                raise
+        except Exception:
+            if not captures.ended:
+                raise
+        if captures.missing or captures.lost or not captures.unproven <= known:
+            self._learn(plan, captures, args, kwargs, grad=grad, again=True)
+        return captures.features(keys)
+
+    def _learn(
+        self, plan: Plan, captures: Captures, args: Any, kwargs: Any, *, grad: bool, again: bool
+    ) -> None:
+        """Learn from a forward, and raise if a value is lost or was not reached."""
+        lost = learn(plan, captures, self._found, grad=grad)
+        if captures.is_first:
+            self._prepare()
+        if lost:
+            raise RuntimeError(
+                f"this forward overwrote {lost} in place, which no forward before it did; the value is "
+                "lost. Call the extractor again: from now on every value is copied"
+            )
+        outer = active_recorder()
+        if outer is not None:
+            outer.mark(captures.values)
+        if captures.missing and self._missing == "error":
+            raise self._not_reached(captures, args, kwargs, again=again)
 
     def _run(self, mode: str, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         plan = self._plans[mode]
@@ -202,19 +244,8 @@ class HooksExtractor(nn.Module):
         if calls is not None and calls.started and not captures.missing:
             plan.calls = calls
             self._prepare()
-        lost = learn(plan, captures, self._found, grad=grad)
-        if captures.is_first:
-            self._prepare()
-        if lost:
-            raise RuntimeError(
-                f"this forward overwrote {lost} in place, which no forward before it did; the value is "
-                "lost. Call the extractor again: from now on every value is copied"
-            )
-        if outer is not None:
-            outer.mark(captures.values)
-        if captures.missing and self._missing == "error":
-            in_full = outer is not None or (prepared.part and prepared.part.scopes is None)
-            raise self._not_reached(captures, args, kwargs, again=not in_full)
+        in_full = outer is not None or (prepared.part and prepared.part.scopes is None)
+        self._learn(plan, captures, args, kwargs, grad=grad, again=not in_full)
         return captures.features(keys)
 
     def _weights(self) -> Weights | None:

@@ -85,6 +85,13 @@ class Findings:
         return self.own_code.storing(self.modules)
 
     @cached_property
+    def computes_alone(self) -> bool:
+        """Whether no code of a forward keeps, switches or writes anything besides buffers of layers."""
+        own = self.own_code
+        writes = own.switches or own.writes_weights or own.writes_unseen
+        return not (writes or self.storing or self.reaching_outside)
+
+    @cached_property
     def stored(self) -> Stored:
         """The tensors that the modules keep."""
         return Stored(self.modules)

@@ -38,7 +38,7 @@ from ._compat import (
     remove_hooks,
 )
 
-__all__ = ["Around", "ModuleHooks", "is_wrapped"]
+__all__ = ["Around", "ModuleHooks", "is_wrapped", "sees_hooks"]
 
 _LOOKS_FOR_HOOKS = (nn.TransformerEncoderLayer,)
 _LOCK = threading.Lock()
@@ -77,7 +77,7 @@ class ModuleHooks:
     def __init__(self, root: nn.Module | None = None, *, may_wrap: bool = False) -> None:
         self._root = root
         self._thread = get_ident()
-        self._hooked: list[tuple[nn.Module, HookKey]] = []
+        self._hooked: list[tuple[nn.Module, HookKey, bool]] = []
         self._wrapped: list[tuple[_Wrapper, _Watcher]] = []
         # ``torch.export`` stands proxies for modules, which a wrapped forward would not know.
         self._may_wrap = may_wrap and not is_compiling() and not any(hooks_of_every_module())
@@ -89,7 +89,7 @@ class ModuleHooks:
 
         What ``call`` returns is exchanged for it, unless that is ``None``.
         """
-        name = self._sees_hooks(module)
+        name = sees_hooks(module, self._root)
         if name is not None:
             self._wrap(module, name, _Only(call, fail))
             return
@@ -116,7 +116,7 @@ class ModuleHooks:
             if is_plain and is_called_plainly(module):
                 self._wrap(module, "forward", watcher)
                 continue
-            name = self._sees_hooks(module)
+            name = sees_hooks(module, self._root)
             if name is None:
                 self._hook(module, watcher)
             else:
@@ -145,16 +145,8 @@ class ModuleHooks:
         self, module: nn.Module, before: Callable[..., Any] | None, after: Callable[..., Any]
     ) -> None:
         key = HookKey()
-        self._hooked.append((module, key))
+        self._hooked.append((module, key, before is not None))
         add_hooks(module, key, before, after)
-
-    def _sees_hooks(self, module: nn.Module) -> str | None:
-        """Name the attribute to wrap, if ``module`` must not be hooked."""
-        if is_compiled_in_place(module) and module is not self._root:
-            return "_compiled_call_impl"
-        if has_backward_hooks(module) and not is_compiling():
-            return "_call_impl"
-        return "forward" if isinstance(module, _LOOKS_FOR_HOOKS) else None
 
     def _wrap(self, module: nn.Module, name: str, around: Around) -> None:
         watcher = (self._thread, around.call)
@@ -175,13 +167,22 @@ class ModuleHooks:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for module, key in self._hooked:
-            remove_hooks(module, key)
+        for module, key, before in self._hooked:
+            remove_hooks(module, key, before=before)
         if not self._wrapped:
             return
         with _LOCK:
             for wrapper, watcher in self._wrapped:
                 wrapper.remove(watcher)
+
+
+def sees_hooks(module: nn.Module, root: nn.Module | None = None) -> str | None:
+    """Name the attribute to wrap, if ``module`` must not be hooked; ``root`` is run uncompiled."""
+    if is_compiled_in_place(module) and module is not root:
+        return "_compiled_call_impl"
+    if has_backward_hooks(module) and not is_compiling():
+        return "_call_impl"
+    return "forward" if isinstance(module, _LOOKS_FOR_HOOKS) else None
 
 
 class _Only(Around):

@@ -52,6 +52,7 @@ class Prepared:
         )
         calls = None if whole else plan.calls
         self.part = self.watch.part(calls, tree, found.is_leaf) if self.watch.scopes else None
+        self.needs_outputs_alone = self.part is None and not self.watch.inputs
         watched = [*self.watch.outputs, *self.watch.scopes]
         self._links = list(_links(tree.model, watched))
 
