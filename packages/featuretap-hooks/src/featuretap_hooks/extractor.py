@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -149,12 +149,12 @@ class HooksExtractor(nn.Module):
         # Another thread may switch the mode meanwhile.
         mode = self._mode
         if active_recorder() is not None:
-            return self._run(mode, args, kwargs)
+            return self._run(mode, args, kwargs, lambda: self._found.storing)
         plan, prepared, grad = self._plans[mode], self._prepared[mode], torch.is_grad_enabled()
         if grad in plan.overwritten and is_plain(plan, prepared, self._found):
             return self._run_plain(plan, prepared, args, kwargs, grad=grad)
-        with PutBack(plan, self._found):
-            return self._run(mode, args, kwargs)
+        with PutBack(plan, self._found) as before:
+            return self._run(mode, args, kwargs, before.changed)
 
     def _run_plain(
         self, plan: Plan, prepared: Prepared, args: Any, kwargs: Any, *, grad: bool
@@ -173,14 +173,22 @@ class HooksExtractor(nn.Module):
             if not captures.ended:
                 raise
         if captures.missing or captures.lost or not captures.unproven <= known:
-            self._learn(plan, captures, args, kwargs, grad=grad, again=True)
+            self._learn(plan, captures, (), args, kwargs, grad=grad, again=True)
         return captures.features(keys)
 
     def _learn(
-        self, plan: Plan, captures: Captures, args: Any, kwargs: Any, *, grad: bool, again: bool
+        self,
+        plan: Plan,
+        captures: Captures,
+        changed: Sequence[nn.Module],
+        args: Any,
+        kwargs: Any,
+        *,
+        grad: bool,
+        again: bool,
     ) -> None:
         """Learn from a forward, and raise if a value is lost or was not reached."""
-        lost = learn(plan, captures, self._found, grad=grad)
+        lost = learn(plan, captures, self._found, changed, grad=grad)
         if captures.is_first:
             self._prepare()
         if lost:
@@ -194,7 +202,9 @@ class HooksExtractor(nn.Module):
         if captures.missing and self._missing == "error":
             raise self._not_reached(captures, args, kwargs, again=again)
 
-    def _run(self, mode: str, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
+    def _run(
+        self, mode: str, args: Any, kwargs: Any, changed: Callable[[], Sequence[nn.Module]]
+    ) -> OrderedDict[str, Any]:
         plan = self._plans[mode]
         if not self._prepared[mode].is_current:
             self._begin_anew()
@@ -245,7 +255,7 @@ class HooksExtractor(nn.Module):
             plan.calls = calls
             self._prepare()
         in_full = outer is not None or (prepared.part and prepared.part.scopes is None)
-        self._learn(plan, captures, args, kwargs, grad=grad, again=not in_full)
+        self._learn(plan, captures, changed(), args, kwargs, grad=grad, again=not in_full)
         return captures.features(keys)
 
     def _weights(self) -> Weights | None:

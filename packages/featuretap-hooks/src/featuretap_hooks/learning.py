@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import nn
+
 from .captures import Captures
 from .findings import Findings
 from .plan import Plan
@@ -9,13 +13,16 @@ from .plan import Plan
 __all__ = ["learn"]
 
 
-def learn(plan: Plan, captures: Captures, found: Findings, *, grad: bool) -> str:
+def learn(
+    plan: Plan, captures: Captures, found: Findings, changed: Sequence[nn.Module], *, grad: bool
+) -> str:
     """Note in ``plan`` what one forward has shown; return the names of values that are lost.
 
     Args:
         plan: of the mode that the forward ran in.
         captures: its values; those that were overwritten, or are kept by the model, become copies.
         found: what is known of the model.
+        changed: the modules that hold something else than before.
         grad: whether gradients were on.
 
     """
@@ -25,7 +32,7 @@ def learn(plan: Plan, captures: Captures, found: Findings, *, grad: bool) -> str
     weights_moved = not captures.unproven and captures.weights_moved
     if weights_moved:
         stored.add_weights(found.tree.parameters.values())
-    changed = found.modules if captures.is_first else found.storing
+    changed = found.modules if captures.is_first else changed
     if changed or weights_moved:
         stored.look_again(changed)
         plan.retained |= captures.let_go()

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
+from torch import nn
+
 from featuretap.ambient import Ambient, Gradients
 from featuretap.content import ModuleContent, content_of
 from featuretap.outside import Outside
@@ -34,12 +36,22 @@ class PutBack:
         switches = found.own_code.switches
         self._undo = Undo(self._places(), (), draws=self._plan.draws)
         kept = found.modules if switches else found.storing
-        self._others: list[Ambient | Gradients | ModuleContent | Outside] = [*map(content_of, kept)]
+        self._contents = [(module, content_of(module)) for module in kept]
+        self._others: list[Ambient | Gradients | ModuleContent | Outside] = []
         if switches:
             self._others += [Ambient(), Gradients(found.tree.parameters.values())]
         if found.reaching_outside:
             self._others.append(Outside(found.reaching_outside))
         return self
+
+    def changed(self) -> list[nn.Module]:
+        """Return the modules that hold something else since this was entered, of those that may."""
+        unchanged = object()
+        return [
+            module
+            for module, content in self._contents
+            if next(content.changes(), unchanged) is not unchanged
+        ]
 
     def _places(self) -> Iterator[tuple[dict[str, Any], str]]:
         paths = self._found.tree.paths
@@ -60,7 +72,7 @@ class PutBack:
         # An extractor around this one has all it wants: that is no failure.
         if kind is not None and not issubclass(kind, Stop):
             self._undo.restore()
-            for other in self._others:
+            for other in (*(content for _, content in self._contents), *self._others):
                 other.restore()
         elif self._plan.moving is None:
             self._plan.draws = self._undo.drew
