@@ -1,0 +1,69 @@
+"""The forward that plain hooks would do as well, in as few steps.
+
+Outputs of modules are wanted, and forwards before it have shown that the model keeps nothing, draws
+nothing and switches nothing. On a GPU, where small kernels wait for Python, each step counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from sys import exc_info
+from threading import get_ident
+from typing import Any
+
+from torch import nn
+
+from featuretap.put_back import HookKey
+
+from ._compat import add_hooks, call_uncompiled, remove_hooks
+from .captures import Captures
+from .findings import Findings
+from .module_hooks import sees_hooks
+from .plan import Plan
+from .prepared import Prepared
+
+__all__ = ["is_plain", "run_plain"]
+
+
+def is_plain(plan: Plan, prepared: Prepared, found: Findings) -> bool:
+    """Say whether :func:`run_plain` does all that a forward needs."""
+    return (
+        prepared.needs_outputs_alone
+        and plan.moving == []
+        and not plan.draws
+        and not plan.nested
+        and found.computes_alone
+        and prepared.is_current
+        and not any(sees_hooks(module) for _, module in prepared.outputs)
+    )
+
+
+def run_plain(
+    model: nn.Module,
+    outputs: Sequence[tuple[str, nn.Module]],
+    captures: Captures,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """Run ``model`` and hand what the first call of each module returns to ``captures``."""
+    key, thread = HookKey(), get_ident()
+    failed: set[str] = set()
+
+    def taker(path: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(module: nn.Module, _args: Any, value: Any) -> Any:
+            if get_ident() != thread or path in failed:
+                return None
+            if value is None and exc_info()[1] is not None:
+                failed.add(path)
+                return None
+            return captures.take(path, value, module)
+
+        return hook
+
+    try:
+        for path, module in outputs:
+            add_hooks(module, key, None, taker(path))
+        captures.take("", call_uncompiled(model)(*args, **kwargs))
+    finally:
+        for _, module in outputs:
+            remove_hooks(module, key, before=False)
