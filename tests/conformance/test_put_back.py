@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
+import random
 
+import numpy
 import pytest
 import torch
 from torch import nn
 
 import featuretap
-from support import snapshot
+from support import copied, identical, snapshot
+from zoo import linear
 
 X = torch.linspace(-1, 1, 8).view(2, 4)
 
@@ -175,3 +179,67 @@ def test_C1_a_buffer_that_is_written_once_needs_nothing_after_the_last_node(extr
     assert "two.weight" not in extractor.state_dict()
     extractor(X)
     assert model.calls == 1
+
+
+class Writes(nn.Module):
+    """Writes a parameter before the layers run."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first, self.second, self.how = linear(1), linear(2), how
+
+    def forward(self, x):
+        if self.how == "data":
+            self.first.weight.data.mul_(2)
+        elif self.how == "view":
+            self.first.weight.data[0].add_(1)
+        else:
+            with torch.no_grad():
+                self.first.weight.mul_(2)
+        return self.second(self.first(x))
+
+
+@pytest.mark.parametrize("how", ["data", "view", "no_grad"])
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_M5_a_call_that_fails_leaves_the_parameters_as_they_were(extract, how, earlier):
+    model = Writes(how)
+    extractor = extract(model, ["second"])
+    for _ in range(earlier):
+        extractor(torch.ones(2, 4))
+    before = copied(model.state_dict())
+    with pytest.raises(RuntimeError, match="shape"):
+        extractor(torch.ones(2, 5))  # no layer takes this
+    assert identical(copied(model.state_dict()), before)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+class Draws(nn.Module):
+    """Draws random numbers of Python and NumPy, sets a gradient and an environment variable."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = linear(1)
+
+    def forward(self, x):
+        x = x * (random.random() + numpy.random.random())
+        self.lin.weight.grad = torch.ones(4, 4)
+        os.environ["FEATURETAP_TEST"] = "set"
+        return self.lin(x)
+
+
+@pytest.mark.only("hooks", why="fx refuses such a forward")
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_M5_a_call_that_fails_leaves_the_process_as_it_was(extract, monkeypatch, earlier):
+    model = Draws()
+    extractor = extract(model, ["lin"])
+    monkeypatch.delenv("FEATURETAP_TEST", raising=False)
+    for _ in range(earlier):
+        extractor(torch.ones(2, 4))
+    monkeypatch.delenv("FEATURETAP_TEST", raising=False)
+    model.lin.weight.grad = None
+    states = random.getstate(), numpy.random.get_state()[1].tolist()
+    with pytest.raises(RuntimeError, match="shape"):
+        extractor(torch.ones(2, 5))
+    assert model.lin.weight.grad is None
+    assert (random.getstate(), numpy.random.get_state()[1].tolist()) == states
+    assert "FEATURETAP_TEST" not in os.environ

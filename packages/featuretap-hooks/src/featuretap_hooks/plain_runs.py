@@ -30,7 +30,7 @@ def is_plain(plan: Plan, prepared: Prepared, found: Findings) -> bool:
     return (
         prepared.needs_outputs_alone
         and plan.moving == []
-        and not plan.draws
+        and not (plan.draws or plan.draws_elsewhere)
         and not plan.nested
         and found.computes_alone
         and prepared.is_current

@@ -29,8 +29,10 @@ class Plan:
         retained: nodes that must be copied because the model keeps their memory beyond its forward.
         calls: who calls whom; ``None`` until a forward has shown it.
         nested: modules that were seen to call themselves.
-        moving: path and name of each buffer that a forward moves; ``None`` until one has shown it.
-        draws: whether a forward may draw random numbers.
+        moving: path, registry and name of each buffer or parameter that a forward moves; ``None`` until
+            one has shown it.
+        draws: whether a forward may draw random numbers of torch.
+        draws_elsewhere: whether it may draw those of Python or NumPy.
         must_end: whether a forward was seen to switch something over for a while.
 
     """
@@ -42,8 +44,9 @@ class Plan:
     retained: set[str] = field(default_factory=set)
     calls: Calls | None = None
     nested: set[str] = field(default_factory=set)
-    moving: list[tuple[str, str]] | None = None
+    moving: list[tuple[str, str, str]] | None = None
     draws: bool = True
+    draws_elsewhere: bool = True
     must_end: bool = False
 
     def resolve(self, index: NodeIndex, mode: str, other: NodeIndex | None = None) -> None:
@@ -74,7 +77,7 @@ class Plan:
         """Forget what forwards have shown, because the model is another one now."""
         self.overwritten, self.retained = {}, set()
         self.calls, self.nested, self.moving, self.must_end = None, set(), None, False
-        self.draws = True
+        self.draws = self.draws_elsewhere = True
 
     def _take(self, selection: Selection) -> None:
         self.names_to_keys = selection.names_to_keys

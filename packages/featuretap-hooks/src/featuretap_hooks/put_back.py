@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
-from featuretap.ambient import Ambient, Gradients
-from featuretap.content import ModuleContent, content_of
+from featuretap.ambient import Ambient, Environment, Gradients
+from featuretap.content import content_of
+from featuretap.faithful import foreign_random_state
 from featuretap.outside import Outside
 from featuretap.undo import Undo
 
@@ -20,11 +21,23 @@ from .plan import Plan
 __all__ = ["PutBack"]
 
 
+_OF_THE_ENVIRONMENT = frozenset({"environ", "putenv"})
+
+
+class _Restorable(Protocol):
+    def restore(self) -> None:
+        """Put back what was changed."""
+
+
+def _nothing() -> None:
+    return None
+
+
 class PutBack:
     """Entered around one forward.
 
-    The first forward of a plan shows which buffers move, and whether random numbers are drawn; later
-    ones copy that alone, beforehand.
+    The first forward of a plan shows which buffers and parameters move, and whether random numbers are
+    drawn; later ones copy that alone, beforehand.
     """
 
     def __init__(self, plan: Plan, found: Findings) -> None:
@@ -35,11 +48,16 @@ class PutBack:
         found = self._found
         switches = found.own_code.switches
         self._undo = Undo(self._places(), (), draws=self._plan.draws)
+        self._fingerprint, self._restore_foreign = self._foreign()
         kept = found.modules if switches else found.storing
         self._contents = [(module, content_of(module)) for module in kept]
-        self._others: list[Ambient | Gradients | ModuleContent | Outside] = []
+        self._others: list[_Restorable] = []
         if switches:
-            self._others += [Ambient(), Gradients(found.tree.parameters.values())]
+            self._others.append(Ambient())
+        if found.own_code.names & _OF_THE_ENVIRONMENT:
+            self._others.append(Environment())
+        if switches or "grad" in found.own_code.names:
+            self._others.append(Gradients(found.tree.parameters.values()))
         if found.reaching_outside:
             self._others.append(Outside(found.reaching_outside))
         return self
@@ -53,15 +71,25 @@ class PutBack:
             if next(content.changes(), unchanged) is not unchanged
         ]
 
+    def _foreign(self) -> tuple[object, Callable[[], None]]:
+        """Look at Python's and NumPy's random numbers, unless forwards have shown to leave them alone."""
+        return foreign_random_state() if self._plan.draws_elsewhere else (None, _nothing)
+
     def _places(self) -> Iterator[tuple[dict[str, Any], str]]:
         paths = self._found.tree.paths
-        names = self._all_names() if self._plan.moving is None else self._plan.moving
-        return ((paths[path]._buffers, name) for path, name in names)
+        places = self._all_places() if self._plan.moving is None else self._plan.moving
+        return ((vars(paths[path])[registry], name) for path, registry, name in places)
 
-    def _all_names(self) -> Iterator[tuple[str, str]]:
+    def _all_places(self) -> Iterator[tuple[str, str, str]]:
+        own = self._found.own_code
         for path, module in self._found.tree.paths.items():
-            if isinstance(module._buffers, dict):  # TorchScript keeps its own behind a wrapper
-                yield from ((path, name) for name in module._buffers)
+            buffers: Any = module._buffers
+            if not isinstance(buffers, dict):
+                continue  # TorchScript keeps its own behind a wrapper
+            yield from ((path, "_buffers", name) for name in buffers)
+            if own.writes_weights:
+                names = own.names & module._parameters.keys()
+                yield from ((path, "_parameters", name) for name in names)
 
     def __exit__(
         self,
@@ -72,6 +100,7 @@ class PutBack:
         # An extractor around this one has all it wants: that is no failure.
         if kind is not None and not issubclass(kind, Stop):
             self._undo.restore()
+            self._restore_foreign()
             for other in (*(content for _, content in self._contents), *self._others):
                 other.restore()
         elif self._plan.moving is None:
@@ -79,7 +108,8 @@ class PutBack:
             moved = {(id(registry), name) for registry, name in self._undo.moved()}
             paths = self._found.tree.paths
             self._plan.moving = [
-                (path, name)
-                for path, name in self._all_names()
-                if (id(paths[path]._buffers), name) in moved
+                (path, registry, name)
+                for path, registry, name in self._all_places()
+                if (id(vars(paths[path])[registry]), name) in moved
             ]
+            self._plan.draws_elsewhere = self._foreign()[0] != self._fingerprint

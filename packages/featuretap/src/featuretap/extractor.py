@@ -192,7 +192,9 @@ class FeatureExtractor(fx.GraphModule):
         if not any(moves):
             return None
         if mode not in self._moving:
-            registries = [(self.get_submodule(path)._buffers, name) for path, name in moves.tensors]
+            registries = [
+                (_registry(self.get_submodule(p), name), name) for p, name in moves.tensors
+            ]
             modules = [self.get_submodule(path) for path in moves.modules]
             self._moving[mode] = (registries, modules, moves.draws)
         return Undo(*self._moving[mode])
@@ -274,3 +276,8 @@ def _from_state(state: dict[str, Any]) -> FeatureExtractor:
     new = FeatureExtractor(ExtractorParts(**parts))
     vars(new).update({name: value for name, value in state.items() if name != "_parts"})
     return new
+
+
+def _registry(module: nn.Module, name: str) -> dict[str, Any]:
+    """Return where ``module`` keeps its tensor ``name``."""
+    return module._parameters if name in module._parameters else module._buffers

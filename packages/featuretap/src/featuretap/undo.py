@@ -7,7 +7,7 @@ nothing moves, as in eval mode of most models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from .facts import may_draw
 from .faithful import RandomState
-from .inplace import is_known, leaves_trace
+from .inplace import effect_of, is_known, leaves_trace
 from .saved import SavedTensor
 from .untouched import Untouched
 
@@ -26,7 +26,7 @@ class Moves(NamedTuple):
     """What running a graph may change, by path.
 
     Attributes:
-        tensors: module and name of each buffer.
+        tensors: module and name of each buffer, and of each parameter that is written.
         modules: modules that run code of their own, which may set attributes.
         draws: whether random numbers may be drawn.
 
@@ -51,7 +51,27 @@ def moves_of(
 
     """
     moving = {graph: list(_moving(graph, modules)) for graph in graphs.values()}
-    return {mode: _moves(moving[graph], modules, flags[mode]) for mode, graph in graphs.items()}
+    written = {graph: _written(graph, modules) for graph in graphs.values()}
+    return {
+        mode: _moves(moving[graph], modules, flags[mode], written[graph])
+        for mode, graph in graphs.items()
+    }
+
+
+def _written(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> set[fx.Node]:
+    """Return the reads of what the model keeps that something writes later, under whatever name."""
+    names: dict[fx.Node, set[fx.Node]] = {}
+    written: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            names[node] = {node}
+        elif not names.keys().isdisjoint(node.all_input_nodes):
+            effect = effect_of(node, modules.get(str(node.target)))
+            written.update(*(names[found] for found in effect.writes if found in names))
+            shared = [names[found] for found in effect.shares if found in names]
+            if shared:
+                names[node] = set().union(*shared)
+    return written
 
 
 def _moving(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> Iterator[fx.Node]:
@@ -73,6 +93,7 @@ def _moves(
     nodes: Iterable[fx.Node],
     modules: Mapping[str, nn.Module],
     training: Callable[[nn.Module], bool],
+    written: Collection[fx.Node],
 ) -> Moves:
     tensors: dict[tuple[str, str], None] = {}
     own: dict[str, None] = {}
@@ -81,7 +102,7 @@ def _moves(
         path = str(node.target)
         if node.op == "get_attr":
             owner, _, name = path.rpartition(".")
-            if owner in modules and name in modules[owner]._buffers:
+            if owner in modules and (name in modules[owner]._buffers or node in written):
                 tensors[owner, name] = None
         elif node.op == "call_module":
             module = modules[path]
