@@ -22,6 +22,7 @@ from featuretap._compat import (
     functions_wrapped_for_fx,
     is_compiling,
     is_method,
+    no_torch_function,
     storage_id,
 )
 
@@ -132,11 +133,6 @@ def graph_target(func: Callable[..., Any]) -> Any:
     Checked on torch 2.6.0, 2.13.0 and 2.15.0.
     """
     return func.__name__ if is_method(func) else func
-
-
-# A context manager that switches torch-function modes off in this thread.
-# Checked on torch 2.6.0, 2.13.0 and 2.15.0.
-no_torch_function: Callable[[], Any] = torch._C.DisableTorchFunction
 
 
 def any_sharded(modules: Iterable[nn.Module]) -> bool:

@@ -32,6 +32,7 @@ __all__ = [
     "is_compiling",
     "is_erased",
     "is_method",
+    "no_torch_function",
     "own_schemas",
     "preserve_version",
     "process_settings",
@@ -53,6 +54,11 @@ PARAMETER_MARKS = frozenset({"_is_param", "_is_buffer"})
 # The module that maps functions over containers, on behalf of whoever calls it.
 # Checked on torch 2.0.1 and 2.15.0.
 TREES = torch.utils._pytree.__name__
+
+
+# A context manager that switches torch-function modes off in this thread.
+# Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
+no_torch_function: Callable[[], Any] = torch._C.DisableTorchFunction
 
 
 def _never() -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from ._compat import is_compiling
+from ._compat import is_compiling, no_torch_function
 from .backends import Options
 from .codegen import compile_forward
 from .replay import replay
@@ -197,7 +197,8 @@ class FeatureExtractor(fx.GraphModule):
             ]
             modules = [self.get_submodule(path) for path in moves.modules]
             self._moving[mode] = (registries, modules, moves.draws)
-        return Undo(*self._moving[mode])
+        with no_torch_function():  # a trace of an extractor around this one is no forward
+            return Undo(*self._moving[mode])
 
     def train(self, mode: bool = True) -> FeatureExtractor:
         """Switch graphs, and set each submodule to the flag it has in the model in that mode."""
