@@ -27,15 +27,14 @@ __all__ = ["is_plain", "run_plain"]
 
 def is_plain(plan: Plan, prepared: Prepared, found: Findings) -> bool:
     """Say whether :func:`run_plain` does all that a forward needs."""
-    return (
-        prepared.needs_outputs_alone
-        and plan.moving == []
-        and not (plan.draws or plan.draws_elsewhere)
-        and not plan.nested
-        and found.computes_alone
-        and prepared.is_current
-        and not any(sees_hooks(module) for _, module in prepared.outputs)
-    )
+    if not prepared.needs_outputs_alone or plan.moving != [] or plan.nested:
+        return False
+    if plan.draws or plan.draws_elsewhere or not found.computes_alone or not prepared.is_current:
+        return False
+    for _, module in prepared.outputs:  # noqa: SIM110 (asked in each forward)
+        if sees_hooks(module):
+            return False
+    return True
 
 
 def run_plain(
