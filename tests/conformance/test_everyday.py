@@ -156,19 +156,26 @@ def test_N6_what_a_module_returns_comes_after_the_last_operation_inside(extract)
         assert list(extract(model, asked)(X)) == ["0.0.add", "0.0", "0"]
 
 
-class NotCalled(nn.Module):
+class CalledInTraining(nn.Module):
+    """A head called like what torchvision takes the second addition for."""
+
     def __init__(self):
         super().__init__()
         self.add_1 = linear(1)
 
     def forward(self, x):
-        return (x + 1) * 2 + 3
+        x = (x + 1) * 2 + 3
+        return self.add_1(x) if self.training else x
 
 
-def test_N5_the_path_of_a_module_that_is_not_called_is_no_operation(extract):
+def test_N5_the_path_of_a_module_is_no_operation_in_the_mode_that_does_not_call_it(extract):
+    asked = {"train_return_nodes": ["add_1"], "eval_return_nodes": ["add_2"]}
+    model = CalledInTraining()
+    extractor = extract(model, **asked)
+    assert identical(extractor(X)["add_1"], model.add_1((X + 1) * 2 + 3))
+    assert identical(extractor.eval()(X)["add_2"], (X + 1) * 2 + 3)
     with pytest.raises(featuretap.NodeNotFoundError, match="'add_1'"):
-        extract(NotCalled(), ["add_1"])(X)
-    assert identical(extract(NotCalled(), ["add_2"])(X)["add_2"], (X + 1) * 2 + 3)
+        extract(model, ["add_1"]).eval()(X)
 
 
 def encoder():

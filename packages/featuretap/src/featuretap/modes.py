@@ -38,7 +38,9 @@ def record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
     recording = recordings[first]
     if isinstance(recording, Recording) and recording.serves_both_modes:
         return {**recordings, second: recording}
-    recordings[second] = _record_other(tree, second, untouched, options)
+    other = recordings[second] = _record_other(tree, second, untouched, options)
+    if isinstance(recording, Recording) and isinstance(other, Recording):
+        recording.other, other.other = other, recording
     errors = [error for error in recordings.values() if isinstance(error, UntraceableModelError)]
     if len(errors) == len(MODES):
         raise errors[0]

@@ -74,6 +74,7 @@ class Recording:
         fixed_arguments: arguments that were given a value when tracing.
         constants: tensors that belong to no module, by the name of their ``get_attr`` node.
         read_training: whether some forward read a ``training`` flag.
+        other: the recording of the other mode, if that is another one.
 
     """
 
@@ -87,6 +88,7 @@ class Recording:
         self.placeholders: dict[str, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self.read_training = False
+        self.other: Recording | None = None
         self.mode = "train" if model.training else "eval"
         self.training = frozenset(path for path, module in tree.paths.items() if module.training)
 
@@ -224,8 +226,10 @@ class Recording:
         if point is None:
             canonical = self._canonical(name)
             point = self.names.get(canonical) or self.calls.get(canonical)
-        if point is None and name in self.tree.reserved:
-            return None  # of a module that is not called, whatever torchvision calls so
+        if point is None and self.other is not None and name in self.other.names:
+            return (
+                None  # what torchvision calls so here would be another thing than in the other mode
+            )
         return point or self.stored.get(name) or self.torchvision_points.get(name)
 
     def names_of_type(self, kind: type[nn.Module]) -> list[str]:
