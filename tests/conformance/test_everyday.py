@@ -209,3 +209,46 @@ def test_N7_torchvisions_name_of_a_parameter_that_is_read_is_accepted(extract, k
     features = extract(model, ["1.1_gamma", "1.mul"], **kwargs)(X)
     assert identical(features["1.1_gamma"], model[1].gamma)
     assert list(features) == ["1.1_gamma", "1.mul"]
+
+
+class Biased(nn.Module):
+    """Keeps in eval mode what it computes from a parameter, as LeViT and its kin do."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin, self.bias, self.kept = linear(1), nn.Parameter(drawn(2, 4)), {}
+        self.register_buffer("index", torch.tensor([0, 1, 1, 0]), persistent=False)
+
+    def biases(self, device):
+        if self.training:
+            return self.bias[self.index]
+        key = str(device)
+        if key not in self.kept:
+            self.kept[key] = self.bias[self.index]
+        return self.kept[key]
+
+    def forward(self, x):
+        y = self.lin(x) + self.biases(x.device)
+        return y[:, 0] * y[:, 1]
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_N8_a_cache_that_is_filled_already_changes_no_name(extract, names_of, is_warm):
+    model, x = nn.Sequential(Biased()).eval(), drawn(4, 4)
+    expected = model(x) if is_warm else Biased.forward(model[0], x)
+    kept = dict(model[0].kept)
+    if not is_warm:
+        model[0].kept.clear()
+    asked = ["0.getitem", "0.getitem_1", "0.getitem_2", ""]
+    extractor = extract(model, asked, suppress_diff_warning=True)
+    y = model[0].lin(x) + kept[str(x.device)]
+    for _ in range(3):
+        features = extractor(x)
+        assert list(features) == asked
+        assert identical(features["0.getitem"], kept[str(x.device)])
+        assert identical(features["0.getitem_1"], y[:, 0])
+        assert identical(features[""], expected)
+    assert type(model[0].kept) is dict
+    assert not is_warm or model[0].kept[str(x.device)] is kept[str(x.device)]
+    listed = names_of(model, example_args=(x,), suppress_diff_warning=True)
+    assert [name for name in listed.eval if "getitem" in name] == asked[:3]

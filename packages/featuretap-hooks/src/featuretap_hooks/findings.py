@@ -17,6 +17,7 @@ from .own_code import OwnCode, own_code
 from .patching import Namespace, places
 from .signatures import Arguments
 from .stored import Stored
+from .warm_caches import modules_with_caches
 
 __all__ = ["Findings"]
 
@@ -62,6 +63,11 @@ class Findings:
     def compiled_layers(self) -> list[nn.Module]:
         """Those of them that are compiled, which must not find a mode wherever they are called."""
         return [layer for layer in self.unwatched_layers if is_compiled(layer)]
+
+    @cached_property
+    def caches(self) -> list[tuple[nn.Module, str]]:
+        """The caches of what is computed from parameters."""
+        return modules_with_caches(self.modules)
 
     @cached_property
     def modules(self) -> list[nn.Module]:

@@ -134,7 +134,9 @@ class Forwards(nn.Module):
         stop = self._may_stop(plan)
         switched = None
         if stop and known is None:
-            switched = Switched(self._model, self._found.own_code.names, (args, kwargs))
+            switched = Switched(
+                self._model, self._found.own_code.names, (args, kwargs), self._found.caches
+            )
         captures = Captures(
             keys,
             known,

@@ -6,7 +6,7 @@ a callable in a list, ``getattr(self, name)()``) shows it when it runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class Switched:
         names: what the code of its own mentions; the buffers of layers that it does not name are
             theirs, and no layer takes back what it wrote.
         arguments: what the forward is given, which it may write and take back as well.
+        caches: attributes of modules that are exchanged while the forward is recorded.
 
     Attributes:
         is_for_a_while: whether something was not as before in the middle, and was again at the end, or
@@ -38,8 +39,15 @@ class Switched:
 
     """
 
-    def __init__(self, model: nn.Module, names: frozenset[str], arguments: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        names: frozenset[str],
+        arguments: Any,
+        caches: Iterable[tuple[nn.Module, str]] = (),
+    ) -> None:
         self._untouched = Untouched(model)
+        self._ignored = {(id(module), name) for module, name in caches}
         found = tensors_of(arguments)
         for module in model.modules():
             buffers = module._buffers if isinstance(module._buffers, dict) else {}
@@ -70,7 +78,7 @@ class Switched:
 
     def _changes_now(self) -> set[object]:
         arguments = (id(found) for found, content in self._containers if is_changed(found, content))
-        return self._untouched.changes().union(arguments)
+        return self._untouched.changes().union(arguments) - self._ignored
 
     def _written_now(self) -> Iterator[int]:
         with no_torch_function(), torch.no_grad():

@@ -19,6 +19,7 @@ from .patching import recording_functions
 from .recorder import Recorder
 from .scopes import Calls, Part, Scopes
 from .sinks import Sink
+from .warm_caches import cold_caches
 
 __all__ = ["run_watched", "watch_modules"]
 
@@ -53,6 +54,8 @@ def run_watched(
         stack.callback(_finish, recorder, found)
         stack.enter_context(recording_functions(recorder, found.places))
         stack.enter_context(indexing_shown())
+        if found.caches:
+            stack.enter_context(cold_caches(found.caches))
         hooks = stack.enter_context(ModuleHooks(model, may_wrap=not found.own_code.rewires))
         scopes.watch(hooks, part.modules)
         args, kwargs = found.arguments.watched(recorder, args, kwargs)

@@ -62,7 +62,8 @@ def same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
     """Say whether two dicts hold the very same objects under the same keys, in the same order."""
     if len(a) != len(b):
         return False
-    return _same(a.values(), b.values()) and list(a) == list(b)
+    # Lists: another thread may change a dict while Python code goes through it.
+    return _same(list(a.values()), list(b.values())) and list(a) == list(b)
 
 
 def copied(container: Any) -> Any:
@@ -126,7 +127,7 @@ def is_changed(container: Any, content: Any) -> bool:
     if isinstance(container, dict):
         return not same_items(container, content)
     if isinstance(container, (list, deque)):
-        return len(container) != len(content) or not _same(container, content)
+        return len(container) != len(content) or not _same(list(container), list(content))
     return bool(container != content)
 
 
