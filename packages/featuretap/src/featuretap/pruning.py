@@ -260,10 +260,6 @@ class Pruning:
         return value
 
     @cached_property
-    def _recorded(self) -> set[object]:
-        return set(self._recording.events)
-
-    @cached_property
     def _names(self) -> OtherNames:
         return OtherNames(self._recording.events, self._storage, self._opaque)
 

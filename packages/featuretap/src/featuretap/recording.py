@@ -226,10 +226,9 @@ class Recording:
         if point is None:
             canonical = self._canonical(name)
             point = self.names.get(canonical) or self.calls.get(canonical)
+        # What torchvision calls so in this mode would be another thing than in the other.
         if point is None and self.other is not None and name in self.other.names:
-            return (
-                None  # what torchvision calls so here would be another thing than in the other mode
-            )
+            return None
         return point or self.stored.get(name) or self.torchvision_points.get(name)
 
     def names_of_type(self, kind: type[nn.Module]) -> list[str]:

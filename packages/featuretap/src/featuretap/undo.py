@@ -22,6 +22,13 @@ from .untouched import Untouched
 __all__ = ["Moves", "Undo", "moves_of"]
 
 
+# Under these names code comes to the memory of a parameter that it is about to write.
+_VIEWS = frozenset(
+    "getattr getitem detach view view_as reshape flatten t transpose permute select narrow squeeze "
+    "unsqueeze expand unfold diagonal".split()
+)
+
+
 class Moves(NamedTuple):
     """What running a graph may change, by path.
 
@@ -59,18 +66,19 @@ def moves_of(
 
 
 def _written(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> set[fx.Node]:
-    """Return the reads of what the model keeps that something writes later, under whatever name."""
-    names: dict[fx.Node, set[fx.Node]] = {}
+    """Return the reads of what the model keeps that something writes later, itself or a view of it."""
+    reads: dict[fx.Node, fx.Node] = {}
     written: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "get_attr":
-            names[node] = {node}
-        elif not names.keys().isdisjoint(node.all_input_nodes):
-            effect = effect_of(node, modules.get(str(node.target)))
-            written.update(*(names[found] for found in effect.writes if found in names))
-            shared = [names[found] for found in effect.shares if found in names]
-            if shared:
-                names[node] = set().union(*shared)
+            reads[node] = node
+        elif reads and not reads.keys().isdisjoint(node.all_input_nodes):
+            writes = effect_of(node, modules.get(str(node.target))).writes
+            written.update(reads[found] for found in writes if found in reads)
+            source = node.args[0] if node.args else None
+            is_view = node.target in _VIEWS or getattr(node.target, "__name__", "") in _VIEWS
+            if isinstance(source, fx.Node) and source in reads and (is_view or source in writes):
+                reads[node] = reads[source]
     return written
 
 
