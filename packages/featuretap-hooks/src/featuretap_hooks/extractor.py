@@ -20,7 +20,6 @@ from .compiling import Holder, run_compiled, run_uncompiled
 from .findings import Findings
 from .forwards import Forwards
 from .plan import Plan
-from .prepared import Prepared
 from .reaching import not_reached
 from .signatures import with_signature
 
@@ -131,13 +130,6 @@ class HooksExtractor(Forwards):
             return self._exported(args, kwargs)
         return self._watched(args, kwargs)
 
-    def _begin_anew(self) -> None:
-        """Forget what was seen: a watched module is no longer the one at its path."""
-        vars(self)["_found"] = Findings(ModuleTree(self._model), self._options)
-        for plan in self._plans.values():
-            plan.forget()
-        self._prepare()
-
     def _compiled(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         """Do the same in code that dynamo traces."""
         program = self._programs[self._mode]
@@ -169,18 +161,9 @@ class HooksExtractor(Forwards):
         captures = Captures(keys, set(keys), stop=stop, stored=self._found.stored)
         with suppress(Stop):
             self._watch(plan, self._prepared[self._mode], captures, None, args, kwargs)
-            self._take_parameters(captures)
         if captures.missing and self._missing == "error":
             raise not_reached(self._model, captures.missing, captures.reached)
         return captures.features(keys)
-
-    def _prepare(self) -> None:
-        prepared = {
-            mode: Prepared(plan, self._found, whole=self._is_nested, stop=self._may_stop(plan))
-            for mode, plan in self._plans.items()
-        }
-        vars(self)["_prepared"] = prepared
-        vars(self)["_programs"] = {mode: found.program for mode, found in prepared.items()}
 
     # -- copies -----------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from featuretap import NodeNotReachedError
 from featuretap.backends import Options
+from featuretap.modules import ModuleTree
 
 from ._compat import any_sharded, call_uncompiled
 from .captures import Captures, Stop
@@ -42,18 +43,26 @@ class Forwards(nn.Module):
     _found: Findings
     _early_stop: bool
     _missing: str
+    _is_nested: bool
 
     @property
     def _mode(self) -> str:
         return "train" if self.training else "eval"
 
     def _prepare(self) -> None:
-        """Make ready for the next forward, after a plan has changed."""
-        raise NotImplementedError
+        prepared = {
+            mode: Prepared(plan, self._found, whole=self._is_nested, stop=self._may_stop(plan))
+            for mode, plan in self._plans.items()
+        }
+        vars(self)["_prepared"] = prepared
+        vars(self)["_programs"] = {mode: found.program for mode, found in prepared.items()}
 
     def _begin_anew(self) -> None:
-        """Forget what was seen."""
-        raise NotImplementedError
+        """Forget what was seen: a watched module is no longer the one at its path."""
+        vars(self)["_found"] = Findings(ModuleTree(self._model), self._options)
+        for plan in self._plans.values():
+            plan.forget()
+        self._prepare()
 
     def _watched(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         # Another thread may switch the mode meanwhile.
@@ -74,14 +83,7 @@ class Forwards(nn.Module):
         captures = Captures(
             keys, known, stop=self._may_stop(plan), stored=stored, retained=plan.retained
         )
-        try:
-            run_plain(self._model, prepared.outputs, captures, args, kwargs)
-        except Stop as stopped:
-            if stopped.args != (captures,):
-                raise
-        except Exception:
-            if not captures.ended:
-                raise
+        _to_its_end(captures, run_plain, self._model, prepared.outputs, captures, args, kwargs)
         if captures.missing or captures.lost or not captures.unproven <= known:
             self._learn(plan, captures, (), args, kwargs, grad=grad, again=True)
         return captures.features(keys)
@@ -147,19 +149,10 @@ class Forwards(nn.Module):
             switched=switched,
         )
         calls = Calls() if plan.calls is None else None
-        try:
-            if outer is not None and outer.share(self, captures):
-                self._follow(captures, args, kwargs)
-            else:
-                self._watch(plan, prepared, captures, calls, args, kwargs)
-            self._take_parameters(captures)
-        except Stop as stopped:
-            if stopped.args != (captures,):
-                raise
-        except Exception:
-            # The model swallowed the end, and stumbled over what was not there.
-            if not captures.ended:
-                raise
+        if outer is not None and outer.share(self, captures):
+            _to_its_end(captures, self._follow, captures, args, kwargs)
+        else:
+            _to_its_end(captures, self._watch, plan, prepared, captures, calls, args, kwargs)
         if switched is not None:
             switched.look_again()
             plan.must_end |= switched.is_for_a_while
@@ -193,16 +186,19 @@ class Forwards(nn.Module):
     ) -> None:
         if prepared.part is not None:
             self._record(prepared.part, captures, calls, args, kwargs)
-            return
-        if prepared.watch.inputs:
-            self._take_inputs(captures, prepared.watch.inputs, args, kwargs)
-        with watch_modules(prepared.outputs, captures.take, plan.nested, careful=captures.is_first):
-            captures.take("", call_uncompiled(self._model)(*args, **kwargs))
+        else:
+            if prepared.watch.inputs:
+                self._take_inputs(captures, prepared.watch.inputs, args, kwargs)
+            careful = captures.is_first
+            with watch_modules(prepared.outputs, captures.take, plan.nested, careful=careful):
+                captures.take("", call_uncompiled(self._model)(*args, **kwargs))
+        self._take_parameters(captures)
 
     def _follow(self, captures: Captures, args: Any, kwargs: Any) -> None:
         """Run the model where another recorder hands over its nodes."""
         self._take_inputs(captures, self._found.inputs, args, kwargs)
         captures.node("", call_uncompiled(self._model)(*args, **kwargs))
+        self._take_parameters(captures)
 
     def _take_parameters(self, captures: Captures) -> None:
         for name in sorted(captures.missing & self._found.tree.parameters.keys()):
@@ -230,3 +226,16 @@ class Forwards(nn.Module):
             return False
         # Sharded modules gather and free their parameters around each forward, which must then end.
         return not any_sharded(found.tree.paths.values())
+
+
+def _to_its_end(captures: Captures, run: Callable[..., None], *args: Any) -> None:
+    """Run a forward, which ends where the last requested value is there."""
+    try:
+        run(*args)
+    except Stop as stopped:
+        if stopped.args != (captures,):
+            raise
+    except Exception:
+        # The model swallowed the end, and stumbled over what was not there.
+        if not captures.ended:
+            raise
