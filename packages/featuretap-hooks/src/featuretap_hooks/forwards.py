@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from .fast_paths import fast_paths
 from .findings import Findings
 from .learning import learn
 from .patching import active_recorder
-from .plain_runs import is_plain, run_plain
+from .plain_runs import is_plain, is_quiet, run_plain
 from .plan import Plan
 from .prepared import Prepared
 from .put_back import PutBack
@@ -70,20 +71,29 @@ class Forwards(nn.Module):
         if active_recorder() is not None:
             return self._run(mode, args, kwargs, lambda: self._found.storing)
         plan, prepared, grad = self._plans[mode], self._prepared[mode], torch.is_grad_enabled()
-        if grad in plan.overwritten and is_plain(plan, prepared, self._found):
-            return self._run_plain(plan, prepared, args, kwargs, grad=grad)
+        if grad in plan.overwritten and is_quiet(plan, prepared, self._found):
+            run: Callable[..., None] | None = None
+            if prepared.part is not None and plan.calls is not None:
+                run = partial(self._record, prepared.part)
+            elif is_plain(plan, prepared):
+                run = partial(run_plain, self._model, prepared.outputs)
+            if run is not None:
+                return self._run_quiet(plan, run, args, kwargs, grad=grad)
         with PutBack(plan, self._found) as before:
             return self._run(mode, args, kwargs, before.changed)
 
-    def _run_plain(
-        self, plan: Plan, prepared: Prepared, args: Any, kwargs: Any, *, grad: bool
+    def _run_quiet(
+        self, plan: Plan, run: Callable[..., None], args: Any, kwargs: Any, *, grad: bool
     ) -> OrderedDict[str, Any]:
+        """Do a forward of a model that only computes, and that was seen to do so."""
         keys, known, stored = plan.keys or {}, plan.overwritten[grad], self._found.stored
         stored.begin()
         captures = Captures(
             keys, known, stop=self._may_stop(plan), stored=stored, retained=plan.retained
         )
-        _to_its_end(captures, run_plain, self._model, prepared.outputs, captures, args, kwargs)
+        _to_its_end(captures, run, captures, args, kwargs)
+        if captures.missing:
+            self._take_parameters(captures)
         if captures.missing or captures.lost or not captures.unproven <= known:
             self._learn(plan, captures, (), args, kwargs, grad=grad, again=True)
         return captures.features(keys)
@@ -185,7 +195,7 @@ class Forwards(nn.Module):
         kwargs: Any,
     ) -> None:
         if prepared.part is not None:
-            self._record(prepared.part, captures, calls, args, kwargs)
+            self._record(prepared.part, captures, args, kwargs, calls)
         else:
             if prepared.watch.inputs:
                 self._take_inputs(captures, prepared.watch.inputs, args, kwargs)
@@ -213,7 +223,12 @@ class Forwards(nn.Module):
             captures.take(name, bound.arguments.get(argument))
 
     def _record(
-        self, part: Part, captures: Captures, calls: Calls | None, args: Any, kwargs: Any
+        self,
+        part: Part,
+        captures: Captures,
+        args: Any,
+        kwargs: Any,
+        calls: Calls | None = None,
     ) -> None:
         found = self._found
         layers = found.unwatched_layers if part.scopes is None else found.compiled_layers

@@ -14,7 +14,6 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +27,7 @@ from ._compat import control_flow, functions_wrapped_for_fx, is_compiled_functio
 from .fast_paths import without_modes
 from .recorder import Recorder
 
-__all__ = ["Namespace", "active_recorder", "places", "recording_functions"]
+__all__ = ["Namespace", "RecordingFunctions", "active_recorder", "places"]
 
 _LOCK = threading.Lock()
 _ACTIVE = threading.local()
@@ -191,17 +190,27 @@ def _original(value: Any) -> Any:
     return vars(value).get(_ORIGINAL, value) if type(value) is types.FunctionType else value
 
 
-@contextmanager
-def recording_functions(recorder: Recorder, found: Collection[Namespace]) -> Iterator[None]:
-    """While entered, calls of the functions at these places are recorded as one node each."""
-    outer = active_recorder()
-    _ACTIVE.recorder = recorder
-    with _LOCK:
-        _INSTALLED.add(found)
-    try:
-        yield
-    finally:
-        _ACTIVE.recorder = outer
+class RecordingFunctions:
+    """While entered, calls of the functions at these places are recorded as one node each.
+
+    Args:
+        recorder: who is told.
+        found: the places.
+
+    """
+
+    def __init__(self, recorder: Recorder, found: Collection[Namespace]) -> None:
+        self._recorder = recorder
+        self._found = found
+
+    def __enter__(self) -> None:
+        self._outer = active_recorder()
+        _ACTIVE.recorder = self._recorder
+        with _LOCK:
+            _INSTALLED.add(self._found)
+
+    def __exit__(self, *_: object) -> None:
+        _ACTIVE.recorder = self._outer
         with _LOCK:
             _INSTALLED.remove()
 

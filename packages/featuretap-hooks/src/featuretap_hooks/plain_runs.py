@@ -22,14 +22,19 @@ from .module_hooks import sees_hooks
 from .plan import Plan
 from .prepared import Prepared
 
-__all__ = ["is_plain", "run_plain"]
+__all__ = ["is_plain", "is_quiet", "run_plain"]
 
 
-def is_plain(plan: Plan, prepared: Prepared, found: Findings) -> bool:
-    """Say whether :func:`run_plain` does all that a forward needs."""
-    if not prepared.needs_outputs_alone or plan.moving != [] or plan.nested:
+def is_quiet(plan: Plan, prepared: Prepared, found: Findings) -> bool:
+    """Say whether a forward leaves nothing behind that a failure would have to put back."""
+    if plan.moving != [] or plan.moving_kept or plan.draws or plan.draws_elsewhere:
         return False
-    if plan.draws or plan.draws_elsewhere or not found.computes_alone or not prepared.is_current:
+    return found.computes_alone and prepared.is_current
+
+
+def is_plain(plan: Plan, prepared: Prepared) -> bool:
+    """Say whether :func:`run_plain` does all that a quiet forward needs."""
+    if not prepared.needs_outputs_alone or plan.nested:
         return False
     for _, module in prepared.outputs:  # noqa: SIM110 (asked in each forward)
         if sees_hooks(module):

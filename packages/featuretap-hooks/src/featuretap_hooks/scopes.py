@@ -25,15 +25,22 @@ class Part(NamedTuple):
     Attributes:
         scopes: paths of the modules in whose forwards operations are recorded; ``None`` for all.
         modules: path, module, and whether it is a leaf: of these, and of those called there.
+        names_inputs: whether tensors among the arguments of the model are nodes of it.
 
     """
 
     scopes: frozenset[str] | None
     modules: Sequence[tuple[str, nn.Module, bool]]
+    names_inputs: bool
 
     @classmethod
     def of(
-        cls, scopes: frozenset[str] | None, modules: Mapping[str, nn.Module], is_leaf: LeafRule
+        cls,
+        scopes: frozenset[str] | None,
+        modules: Mapping[str, nn.Module],
+        is_leaf: LeafRule,
+        *,
+        names_inputs: bool = True,
     ) -> Part:
         """Find out which of ``modules`` are leaves, and leave out what cannot be hooked."""
         found: list[tuple[str, nn.Module, bool]] = []
@@ -46,7 +53,7 @@ class Part(NamedTuple):
             if is_closed:
                 closed += (f"{path}.",)
             found.append((path, module, leaf))
-        return cls(scopes, found)
+        return cls(scopes, found, names_inputs)
 
 
 class Calls:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
+import torch
 from torch import nn
 
 from featuretap._compat import indexing_shown
@@ -15,7 +16,7 @@ from .findings import Findings
 from .going_on import Maker
 from .leftovers import make_plain
 from .module_hooks import Around, ModuleHooks
-from .patching import recording_functions
+from .patching import RecordingFunctions
 from .recorder import Recorder
 from .scopes import Calls, Part, Scopes
 from .sinks import Sink
@@ -50,23 +51,24 @@ def run_watched(
     model = found.tree.model
     recorder = Recorder(found.tree, sink, confined=part.scopes is not None, notes=calls)
     scopes = Scopes(recorder, part.scopes, calls)
-    with ExitStack() as stack:
-        stack.callback(_finish, recorder, found)
-        stack.enter_context(recording_functions(recorder, found.places))
-        stack.enter_context(indexing_shown())
-        if found.caches:
-            stack.enter_context(cold_caches(found.caches))
-        hooks = stack.enter_context(ModuleHooks(model, may_wrap=not found.own_code.rewires))
-        scopes.watch(hooks, part.modules)
-        args, kwargs = found.arguments.watched(recorder, args, kwargs)
-        stack.enter_context(scopes)
-        call_uncompiled(model)(*args, **kwargs)
-
-
-def _finish(recorder: Recorder, found: Findings) -> None:
-    recorder.finish()
-    if recorder.has_tracked:
-        make_plain(found.storing)
+    try:
+        with (
+            RecordingFunctions(recorder, found.places),
+            indexing_shown(),
+            cold_caches(found.caches) if found.caches else nullcontext(),
+            ModuleHooks(model, may_wrap=not found.own_code.rewires) as hooks,
+            scopes,
+        ):
+            scopes.watch(hooks, part.modules)
+            if part.names_inputs or kwargs or any(type(arg) is not torch.Tensor for arg in args):
+                args, kwargs = found.arguments.watched(recorder, args, kwargs)
+            else:
+                recorder.mark(args)
+            call_uncompiled(model)(*args, **kwargs)
+    finally:
+        recorder.finish()
+        if recorder.has_tracked:
+            make_plain(found.storing)
 
 
 class _FirstReturned:

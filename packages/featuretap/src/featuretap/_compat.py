@@ -284,16 +284,17 @@ _INDEXING_LOCK = threading.Lock()
 _SHOWN_TO: list[int] = []
 
 
-@contextlib.contextmanager
-def indexing_shown() -> Iterator[None]:
-    """While entered, torch-function modes see ``x[i]`` and ``x[i] = y`` also on older torch.
+def indexing_shown() -> contextlib.AbstractContextManager[None]:
+    """Have torch-function modes see ``x[i]`` and ``x[i] = y``, while entered, also on older torch.
 
     There they see it only for some kinds of ``i`` and ``y``. Counted, for several threads may want it
     at once. Checked on torch 2.0.1, 2.2.2, 2.4.1 and 2.15.0.
     """
-    if not _hides_indexing():
-        yield
-        return
+    return _indexing_shown() if _hides_indexing() else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _indexing_shown() -> Iterator[None]:
     with _INDEXING_LOCK:
         if not _SHOWN_TO:
             for name, original in _INDEXING.items():
