@@ -46,6 +46,8 @@ class Dependents:
         self._independent: dict[int, tuple[weakref.ref[torch.Tensor], str]] = {}
         # Tensors that the model keeps -> the scope that wrote what depends into them.
         self._writers: dict[int, str] = {}
+        # What was written, and what is made of that alone -> the scope that did it.
+        self._sized: dict[int, str] = {}
         self._devices: dict[int, tuple[torch.device, Tracked]] = {}
         self._dtypes: dict[str, dict[torch.dtype, list[Tracked]]] = {}
 
@@ -65,6 +67,9 @@ class Dependents:
 
     def mark(self, value: Any) -> None:
         """Mark every tensor in ``value``."""
+        if self._sized:
+            for tensor in _tensors(value):
+                self._sized.pop(id(tensor), None)
         if type(value) is torch.Tensor:
             self._marked[id(value)] = weakref.ref(value)
             return
@@ -74,8 +79,31 @@ class Dependents:
 
     def mark_written(self, value: Any, scope: str) -> None:
         """Mark every tensor in ``value``, into which ``scope`` has written."""
+        written = [t for t in _tensors(value) if self.is_sized(t) or not self.is_marked(t, scope)]
         self.mark(value)
-        self._writers.update((id(t), scope) for t in _tensors(value) if id(t) in self._stored)
+        self._writers.update((id(t), scope) for t in written if id(t) in self._stored)
+        self._sized.update((id(t), scope) for t in written)
+
+    def mark_sized(self, value: Any, scope: str) -> None:
+        """Mark every tensor in ``value``, which ``scope`` made of tensors whose sizes do not depend."""
+        self.mark(value)
+        self._sized.update((id(tensor), scope) for tensor in _tensors(value))
+
+    def is_sized(self, value: Any) -> bool:
+        """Say whether ``value`` is such a tensor."""
+        return id(value) in self._sized and self.is_result(value)
+
+    def are_sized(self, values: Any, scope: str) -> bool:
+        """Say whether of all in ``values`` that depends, ``scope`` knows the sizes without the inputs.
+
+        So it is of buffers and constants that the forward has written: ``torch.fx`` has them at hand.
+        """
+        sources = self.sources(values, scope, []) if self._sized else []
+        if not sources or not all(map(self.is_sized, sources)):
+            return False
+        if any(self._sized[id(source)] != scope for source in sources):
+            self.foreign.add(scope)
+        return True
 
     def note_independent(self, value: Any, scope: str) -> None:
         """Note tensors that were made in ``scope`` of nothing that depends on the model's inputs."""

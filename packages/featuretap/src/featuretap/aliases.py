@@ -30,10 +30,7 @@ def torchvision_names(recording: Recording) -> Iterator[tuple[str, Point]]:
 
     by_node = {id(point.value): point for point in recording.names.values()}
     fixed = {point.position: point for point in recording.names.values()}
-    by_start = {
-        call.start: point
-        for call, point in zip(recording._module_calls(), recording.calls.values(), strict=True)
-    }
+    by_start = {call.start: point for call, point in recording.named_calls}
     counters: dict[str, int] = {}
     skip_to = -1
     for position, event in enumerate(recording.events):
@@ -50,7 +47,7 @@ def torchvision_names(recording: Recording) -> Iterator[tuple[str, Point]]:
             if not _is_torchvision_operator(recording.tree.paths.get(event.path)):
                 continue
             skip_to = event.position
-            point = by_start[event.start]
+            point = by_start.get(event.start)
             base = event.path
         if point is not None:
             yield _count(base, counters), point

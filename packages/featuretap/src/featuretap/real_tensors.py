@@ -27,9 +27,9 @@ from .saved import SavedTensors
 if TYPE_CHECKING:
     from .tracing import FeatureTracer
 
-__all__ = ["ASSIGNED", "GENERATOR", "RealTensors"]
+__all__ = ["ASSIGNED", "GENERATOR", "LOOKS_AT_VALUE", "RealTensors"]
 
-_LOOKS_AT_VALUE = frozenset(
+LOOKS_AT_VALUE = frozenset(
     "item tolist numpy __array__ __bool__ __int__ __float__ __index__ __complex__ "
     "__contains__ is_nonzero equal allclose".split()
 )
@@ -98,7 +98,7 @@ class RealTensors:
             raise self._tracer.refusal(GENERATOR)
         if name == "__set__":
             raise self._tracer.refusal(ASSIGNED)
-        if volatile and name in _LOOKS_AT_VALUE:
+        if volatile and name in LOOKS_AT_VALUE:
             raise self._tracer.refusal(
                 f"{name}() looks at the value of a buffer, a parameter or a random number, "
                 "which may be another one in the next call"

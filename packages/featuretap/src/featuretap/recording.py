@@ -7,7 +7,7 @@ returned. Both are looked up here by name.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Set
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -115,7 +115,7 @@ class Recording:
 
     def returned_by_call(self, value: Any) -> None:
         """Let the output be what the model's own ``__call__`` made of that of its forward."""
-        call = next(call for call in self._module_calls() if not call.path)
+        call = next(e for e in self.events if isinstance(e, ModuleCall) and not e.path)
         call.value, call.position = value, len(self.events) - 1
 
     # -- modes ----------------------------------------------------------------------------------
@@ -147,23 +147,32 @@ class Recording:
     @cached_property
     def calls(self) -> dict[str, Point]:
         """What each call of a module that was looked into returned; ``""`` is the model's output."""
+        return {point.name: point for _, point in self.named_calls}
+
+    @cached_property
+    def named_calls(self) -> list[tuple[ModuleCall, Point]]:
+        """The same, with the calls themselves."""
         return self._named[1]
 
     @cached_property
-    def _named(self) -> tuple[dict[str, Point], dict[str, Point]]:
+    def _named(self) -> tuple[dict[str, Point], list[tuple[ModuleCall, Point]]]:
         namer = Namer(self.tree.reserved)
         names: dict[str, Point] = {}
-        calls: dict[str, Point] = {}
+        calls: list[tuple[ModuleCall, Point]] = []
         with_parameters = self.tree.with_parameters
         dependent: set[fx.Node] = set()
         # A parameter is a node where it is first used, not where it is read: that is all one can see
         # of the real forward.
         unnamed: set[fx.Node] = set()
+        hidden = _Hidden()
         for position, event in enumerate(self.events):
             if isinstance(event, ModuleCall):
+                if hidden.holds(event.path):
+                    continue
                 name = namer.module(event.path)
                 # After the last event inside, and the innermost of those that end there first.
-                calls[name] = Point(name, event.position + 1 / (event.start + 2), event.value)
+                place = event.position + 1 / (event.start + 2)
+                calls.append((event, Point(name, place, event.value)))
             elif isinstance(event, FixedArgument):
                 name = namer.operation("", event.name)
                 names[name] = Point(name, position, event.value)
@@ -185,10 +194,12 @@ class Recording:
                     target: Any = event.target
                     written = written_arguments(target, event.args, event.kwargs)
                     dependent.update(node for node in written if isinstance(node, fx.Node))
-                given = self._name(event, namer)
+                given = None if hidden.holds_node(event) else self._name(event, namer)
                 if given is not None:
                     event.meta["featuretap_name"] = given
                     names[given] = Point(given, position, event)
+                if event.op == "call_module":
+                    hidden.add(str(event.target), self.tree.paths[str(event.target)])
         return names, calls
 
     @cached_property
@@ -226,8 +237,11 @@ class Recording:
         if point is None:
             canonical = self._canonical(name)
             point = self.names.get(canonical) or self.calls.get(canonical)
-        # What torchvision calls so in this mode would be another thing than in the other.
-        if point is None and self.other is not None and name in self.other.names:
+        if point is None and (
+            name in self.tree.reserved  # of a module that is not called
+            # What torchvision calls so in this mode would be another thing than in the other.
+            or (self.other is not None and name in self.other.names)
+        ):
             return None
         return point or self.stored.get(name) or self.torchvision_points.get(name)
 
@@ -240,9 +254,9 @@ class Recording:
             and point.value.op == "call_module"
             and isinstance(self.tree.paths[str(point.value.target)], kind)
         ]
-        for event, (name, point) in zip(self._module_calls(), self.calls.items(), strict=True):
-            if name and isinstance(self.tree.paths.get(event.path), kind):
-                found.append((point.position, name))
+        for event, point in self.named_calls:
+            if point.name and isinstance(self.tree.paths.get(event.path), kind):
+                found.append((point.position, point.name))
         return [name for _, name in sorted(found)]
 
     def known_names(self) -> Iterable[str]:
@@ -263,9 +277,6 @@ class Recording:
             if isinstance(event, fx.Node) and event.op == "get_attr"
         }
 
-    def _module_calls(self) -> Iterator[ModuleCall]:
-        return (event for event in self.events if isinstance(event, ModuleCall))
-
     def _canonical(self, name: str) -> str:
         """Translate a second path of a shared module to its first."""
         aliases = self.tree.aliases
@@ -273,3 +284,31 @@ class Recording:
             return aliases[name]
         scope, _, operation = name.rpartition(".")
         return join(aliases[scope], operation) if scope in aliases else name
+
+
+class _Hidden:
+    """What is inside of leaf modules that ran: how often they called it, and so its name, is not seen."""
+
+    def __init__(self) -> None:
+        self.leaves: set[str] = set()
+
+    def add(self, path: str, leaf: nn.Module) -> None:
+        """Know that ``leaf`` runs, which may call what it holds."""
+        # That of torch reads the weights of its projection, and does not call it.
+        if leaf._modules and type(leaf) is not nn.MultiheadAttention:
+            self.leaves.add(path)
+
+    def holds(self, path: str) -> bool:
+        """Say whether the module at ``path`` is inside of one of the leaves."""
+        if not self.leaves:
+            return False
+        names = path.split(".")
+        return any(".".join(names[:length]) in self.leaves for length in range(1, len(names)))
+
+    def holds_node(self, node: fx.Node) -> bool:
+        """Say so of the scope of an operation, or of a leaf module."""
+        if not self.leaves or node.op == "placeholder":
+            return False
+        if node.op == "call_module":
+            return self.holds(str(node.target))
+        return self.holds(f"{node.meta.get('featuretap_scope', '')}.")
