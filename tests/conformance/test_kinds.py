@@ -217,3 +217,27 @@ def test_E2_an_attribute_outlives_a_module_that_could_not_use_it(extract):
     features = extract(model, ["branches", ""])(X)
     assert torch.equal(features["branches"], model(X))
     assert torch.equal(features[""], model(X))
+
+
+class Tagged(torch.Tensor):
+    """A tensor of the user's own, with an attribute."""
+
+    tag = "none"
+
+
+class OverwritesTheNorm(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm1d(4), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        return self.act(self.norm(x) - 1)
+
+
+def test_V1_a_copied_feature_is_of_the_class_of_the_value(extract):
+    extractor = extract(OverwritesTheNorm().eval(), ["norm", "sub", "act"])
+    given = X.as_subclass(Tagged)
+    for _ in range(2):
+        features = extractor(given)
+        assert {type(value) for value in features.values()} == {Tagged}
+        assert (features["sub"] < 0).any()

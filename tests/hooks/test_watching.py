@@ -263,3 +263,25 @@ def test_V1_a_forward_behind_getattribute_is_followed():
         extractor = create_feature_extractor(model, nodes)
         for _ in range(2):
             assert torch.equal(extractor(X)["1"], model(X))
+
+
+class ScalesGradients(nn.Module):
+    """Registers a hook on a value, as models do to scale gradients, or to keep them."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin, self.head = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.lin(x)
+        y.register_hook(lambda gradient: gradient * 3)
+        return self.head(y)
+
+
+def test_V3_a_hook_that_the_forward_registers_on_a_tensor_is_on_the_feature():
+    model = ScalesGradients()
+    extractor = create_feature_extractor(model, ["lin", ""])
+    (plain,) = torch.autograd.grad(model.lin(X).sum(), model.lin.weight)
+    for _ in range(3):
+        (gradient,) = torch.autograd.grad(extractor(X)["lin"].sum(), model.lin.weight)
+        assert torch.equal(gradient, plain * 3)

@@ -211,6 +211,9 @@ class Captures:
                 if not is_same or tensor.requires_grad != copy.requires_grad:
                     self.copied.add(name)
                     self.values[name] = map_tensors(self.values[name], _exchange(tensor, copy))
+                elif self.values[name] is copy:
+                    # The forward went on with the other, and may have put a hook on it.
+                    self.values[name] = tensor
 
     def let_go(self) -> set[str]:
         """After a forward: copy what the model still holds; return the names, and those copied before."""

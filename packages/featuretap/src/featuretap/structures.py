@@ -159,10 +159,17 @@ def copy_from_region(value: Any) -> Any:
 def clone_or_detach(tensor: torch.Tensor) -> torch.Tensor:
     """Copy a tensor; without its history, where autograd does not give that away."""
     try:
-        return tensor.clone()
+        copied = tensor.clone()
     except RuntimeError:
         with torch.no_grad():
-            return tensor.clone()
+            copied = tensor.clone()
+    kind = type(tensor)
+    if type(copied) is kind or isinstance(tensor, nn.Parameter):
+        return copied
+    # A class of the user's own is lost where torch functions are switched off.
+    copied = copied.as_subclass(kind)
+    vars(copied).update(vars(tensor))
+    return copied
 
 
 def map_tensors(
