@@ -243,3 +243,47 @@ def test_M5_a_call_that_fails_leaves_the_process_as_it_was(extract, monkeypatch,
     assert model.lin.weight.grad is None
     assert (random.getstate(), numpy.random.get_state()[1].tolist()) == states
     assert "FEATURETAP_TEST" not in os.environ
+
+
+class Holder:
+    """An object of the user's."""
+
+    def __init__(self):
+        self.tensor = torch.zeros(4)
+
+
+class WritesWhatItKeeps(nn.Module):
+    """Writes a tensor that is neither parameter nor buffer."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.plain, self.listed = torch.zeros(4), [torch.zeros(4)]
+        self.named, self.holder = {"a": torch.zeros(4)}, Holder()
+        self.where, self.lin = where, linear(1)
+
+    @property
+    def kept(self):
+        return {
+            "plain": self.plain,
+            "listed": self.listed[0],
+            "named": self.named["a"],
+            "held": self.holder.tensor,
+        }[self.where]
+
+    def forward(self, x):
+        self.kept.add_(1)
+        return self.lin(x) + self.kept[: x.shape[0], None]
+
+
+@pytest.mark.parametrize("where", ["plain", "listed", "named", "held"])
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_M5_a_call_that_fails_leaves_tensors_that_are_no_buffers_as_they_were(
+    extract, where, earlier
+):
+    model = WritesWhatItKeeps(where)
+    extractor = extract(model, ["lin", "add"])
+    for number in range(1, earlier + 1):
+        assert identical(extractor(X)["add"], model.lin(X) + number)
+    with pytest.raises(RuntimeError, match="shape"):
+        extractor(torch.ones(2, 5))
+    assert identical(model.kept, torch.full((4,), float(earlier)))

@@ -31,6 +31,7 @@ class Plan:
         nested: modules that were seen to call themselves.
         moving: path, registry and name of each buffer or parameter that a forward moves; ``None`` until
             one has shown it.
+        moving_kept: paths of the modules that a forward writes other tensors of; ``None`` as before.
         draws: whether a forward may draw random numbers of torch.
         draws_elsewhere: whether it may draw those of Python or NumPy.
         must_end: whether a forward was seen to switch something over for a while.
@@ -45,6 +46,7 @@ class Plan:
     calls: Calls | None = None
     nested: set[str] = field(default_factory=set)
     moving: list[tuple[str, str, str]] | None = None
+    moving_kept: list[str] | None = None
     draws: bool = True
     draws_elsewhere: bool = True
     must_end: bool = False
@@ -180,4 +182,5 @@ class Watch:
         }
         if calls.started.keys() <= modules.keys():
             return Part.of(None, tree.paths, is_leaf)
-        return Part.of(self.scopes, modules, is_leaf)
+        names_inputs = "" in self.scopes or bool(self.inputs)
+        return Part.of(self.scopes, modules, is_leaf, names_inputs=names_inputs)

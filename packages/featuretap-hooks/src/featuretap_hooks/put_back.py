@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -11,7 +11,9 @@ from torch import nn
 from featuretap.ambient import Ambient, Environment, Gradients
 from featuretap.content import content_of
 from featuretap.faithful import foreign_random_state
+from featuretap.held import tensors_in
 from featuretap.outside import Outside
+from featuretap.saved import SavedTensor
 from featuretap.undo import Undo
 
 from .captures import Stop
@@ -48,6 +50,7 @@ class PutBack:
         found = self._found
         switches = found.own_code.switches
         self._undo = Undo(self._places(), (), draws=self._plan.draws)
+        self._kept = _Kept(found, self._plan.moving_kept)
         self._fingerprint, self._restore_foreign = self._foreign()
         kept = found.modules if switches else found.storing
         self._contents = [(module, content_of(module)) for module in kept]
@@ -101,7 +104,7 @@ class PutBack:
         if kind is not None and not issubclass(kind, Stop):
             self._undo.restore()
             self._restore_foreign()
-            for other in (*(content for _, content in self._contents), *self._others):
+            for other in (*(content for _, content in self._contents), *self._others, self._kept):
                 other.restore()
         elif self._plan.moving is None:
             self._plan.draws = self._undo.drew
@@ -112,4 +115,38 @@ class PutBack:
                 for path, registry, name in self._all_places()
                 if (id(vars(paths[path])[registry]), name) in moved
             ]
+            self._plan.moving_kept = self._kept.moved()
             self._plan.draws_elsewhere = self._foreign()[0] != self._fingerprint
+
+
+class _Kept:
+    """Tensors that modules hold in attributes, containers and objects, and that are no buffers.
+
+    Args:
+        found: what is known of the modules.
+        paths: of the modules whose tensors may be written; ``None`` if that is to be found out.
+
+    """
+
+    def __init__(self, found: Findings, paths: Collection[str] | None) -> None:
+        modules = zip(found.tree.paths, found.modules, strict=True) if paths != [] else ()
+        self._saved = [
+            (path, SavedTensor(tensor))
+            for path, module in modules
+            if (path in paths if paths is not None else not _is_torchs(module))
+            for tensor in tensors_in(module)
+            if not any(tensor is buffer for buffer in module._buffers.values())
+        ]
+
+    def moved(self) -> list[str]:
+        """Return the paths of the modules whose tensors were written."""
+        return list(dict.fromkeys(path for path, saved in self._saved if saved.is_written))
+
+    def restore(self) -> None:
+        """Put back what was changed."""
+        for _, saved in self._saved:
+            saved.restore()
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.")

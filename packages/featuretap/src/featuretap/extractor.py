@@ -281,4 +281,5 @@ def _from_state(state: dict[str, Any]) -> FeatureExtractor:
 
 def _registry(module: nn.Module, name: str) -> dict[str, Any]:
     """Return where ``module`` keeps its tensor ``name``."""
-    return module._parameters if name in module._parameters else module._buffers
+    registries = (module._parameters, module._buffers)
+    return next((registry for registry in registries if name in registry), vars(module))
