@@ -252,3 +252,32 @@ def test_N8_a_cache_that_is_filled_already_changes_no_name(extract, names_of, is
     assert not is_warm or model[0].kept[str(x.device)] is kept[str(x.device)]
     listed = names_of(model, example_args=(x,), suppress_diff_warning=True)
     assert [name for name in listed.eval if "getitem" in name] == asked[:3]
+
+
+def lazy():
+    return nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyBatchNorm1d(), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize("nodes", [["0", "2", "1"], ["3", "1"], [""]])
+def test_V1_a_lazy_module_makes_its_parameters_in_the_first_call(extract, nodes):
+    model = lazy()
+    extractor = extract(model, nodes)
+    features = [extractor(X) for _ in range(2)]
+    reference = lazy()
+    reference(X)
+    reference.load_state_dict(model.state_dict())
+    assert all(type(module).__name__[:4] != "Lazy" for module in model)
+    expected, values = X, {}
+    for path, module in reference.eval().named_children():
+        values[path] = values[""] = expected = module(expected)
+    model.eval(), extractor.eval()
+    found = extractor(X)
+    assert list(features[0]) == list(found)
+    assert all(identical(found[node], values[node]) for node in nodes)
+
+
+def test_M5_an_example_is_refused_while_a_module_has_no_parameters_yet(backend):
+    model = lazy()
+    with pytest.raises(ValueError, match=r"'0' \(LazyLinear\) makes .* call the model once"):
+        featuretap.create_feature_extractor(model, "0", example_args=(X,), backend=backend)
+    assert type(model[0]) is nn.LazyLinear

@@ -140,3 +140,165 @@ def test_N9_what_a_leaf_module_called_itself_counts(backend):
         drawn(2, 4)
     )
     assert identical([value.detach() for value in found.values()], returned)
+
+
+class _Notes(nn.Module):
+    """Cannot be traced, and so is one node; keeps what it sees in some way."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.calls, self.seen = how, 0, []
+        self.register_buffer("state", torch.zeros(4))
+
+    def forward(self, x):
+        if not torch.isfinite(x).all():
+            raise ValueError("not finite")
+        mean = x.detach().mean(0)
+        if self.how == "writes":
+            self.state.copy_(mean)
+        elif self.how == "sets":
+            self.state = mean
+        else:
+            self.seen.append(mean)
+        return x * 2
+
+
+class _Reads(nn.Module):
+    """Reads that from another node."""
+
+    def __init__(self, notes: _Notes) -> None:
+        super().__init__()
+        self.notes = notes
+
+    def forward(self, x):
+        if not torch.isfinite(x).all():
+            raise ValueError("not finite")
+        return x + self.notes.state + sum(self.notes.seen)
+
+
+class _NotesBeside(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.lin, self.notes = linear(1), _Notes(how)
+        self.reads = _Reads(self.notes)
+
+    def forward(self, x):
+        y = self.lin(x)
+        self.notes(y - 1)
+        return self.reads(y) * 3
+
+
+@pytest.mark.parametrize("how", ["writes", "sets", "fills"])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_V2_a_leaf_whose_result_is_not_used_does_what_it_does(extract, how, training):
+    model, reference = _NotesBeside(how).train(training), _NotesBeside(how).train(training)
+    extractor = extract(model, ["mul"])
+    for number in range(3):
+        x = drawn(2, 4, seed=number)
+        assert identical(extractor(x)["mul"].detach(), reference(x).detach())
+    assert identical(model.notes.state, reference.notes.state)
+    assert identical(model.notes.seen, reference.notes.seen)
+
+
+SEEN = torch.zeros(4)
+
+
+def notes_globally(x):
+    """Keep a mean."""
+    SEEN.copy_(x.detach().mean(0) if torch.isfinite(x).all() else x[0])
+
+
+def draws_numbers(x):
+    """Add noise that nobody uses."""
+    return x + torch.rand(4, device=x.device)
+
+
+def fills(values, x):
+    """Exchange an item."""
+    values[0] = x * 2
+
+
+class _CallsAFunction(nn.Module):
+    """Calls a function that is one node, for what it does."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.lin, self.how = linear(1), how
+
+    def forward(self, x):
+        y = self.lin(x)
+        if self.how == "notes":
+            notes_globally(y - 1)
+            return y + SEEN
+        if self.how == "draws":
+            draws_numbers(y - 1)
+            return y + torch.rand(4, device=x.device)
+        values = [y, x]
+        fills(values, y)
+        return y + values[0]
+
+
+WRAPPED = {"autowrap_functions": [notes_globally, draws_numbers, fills]}
+
+
+@pytest.mark.parametrize("how", ["notes", "draws", "fills"])
+def test_V2_a_wrapped_function_whose_result_is_not_used_does_what_it_does(extract, backend, how):
+    SEEN.data = SEEN.data.to(drawn(1).device)
+    model, x = _CallsAFunction(how).eval(), drawn(2, 4)
+    if backend == "fx" and how == "fills":
+        with pytest.raises(
+            featuretap.UntraceableModelError, match="list or dict is given to fills"
+        ):
+            extract(model, "add", tracer_kwargs=WRAPPED)
+        return
+    extractor = extract(model, "add", tracer_kwargs=WRAPPED)
+    for _ in range(2):
+        SEEN.zero_(), torch.manual_seed(1)
+        expected = model(x)
+        SEEN.zero_(), torch.manual_seed(1)
+        assert identical(extractor(x)["add"].detach(), expected.detach())
+
+
+class _Drops(nn.Module):
+    """Is one node, since it looks at values."""
+
+    def forward(self, x):
+        return F.dropout(x, 0.5) if torch.isfinite(x).all() else x
+
+
+class _Lists(nn.Module):
+    """Is one node, and fills a list of its own."""
+
+    def forward(self, x):
+        found = []
+        found.append(x * 2 if torch.isfinite(x).all() else x)
+        return found[0]
+
+
+class _BesideALeaf(nn.Module):
+    def __init__(self, aside: nn.Module) -> None:
+        super().__init__()
+        self.lin, self.norm, self.aside = linear(1), nn.LayerNorm(4), aside
+
+    def forward(self, x):
+        y = self.lin(x)
+        self.aside(self.norm(y))
+        return F.dropout(y, 0.5, training=True)
+
+
+def test_V1_a_leaf_that_draws_in_eval_mode_is_not_left_out(extract):
+    model, x = _BesideALeaf(_Drops()).eval(), drawn(2, 4)
+    extractor = extract(model, "dropout")
+    for _ in range(2):
+        torch.manual_seed(1)
+        expected = model(x)
+        torch.manual_seed(1)
+        assert identical(extractor(x)["dropout"].detach(), expected.detach())
+
+
+def test_C1_a_leaf_that_keeps_nothing_and_is_not_needed_does_not_run():
+    model = _BesideALeaf(_Lists()).eval()
+    extractor = featuretap.create_feature_extractor(
+        model, eval_return_nodes=["dropout"], train_return_nodes=["lin"], backend="fx"
+    )
+    assert [name for name, _ in extractor.named_children()] == ["lin"]

@@ -137,6 +137,11 @@ def looks_at_grad_fn(self, x):
     return self.lin(x) * (2 if x.grad_fn is None else 3)
 
 
+def switches_gradients_by_an_input(self, x):
+    with torch.set_grad_enabled(x.requires_grad):
+        return self.lin(x)
+
+
 REFUSED = [
     (assigns_data, "assignment to .data"),
     (assigns_buffer, "buffers?:? .?average"),
@@ -156,6 +161,7 @@ REFUSED = [
     (asks_for_an_attribute_of_a_result, "whether a value has .count"),
     (goes_through_numpy, "leaves torch for NumPy"),
     (looks_at_grad_fn, r"looks at \.grad_fn"),
+    (switches_gradients_by_an_input, "switches gradients on or off by a value"),
     (python_random, "draws from Python's or NumPy's random numbers"),
 ]
 

@@ -21,7 +21,7 @@ from featuretap.facts import written_arguments
 from featuretap.faithful import RandomState, foreign_random_state
 from featuretap.held import tensors_in
 from featuretap.modules import LeafRule, ModuleTree
-from featuretap.saved import SavedTensors
+from featuretap.saved import SavedTensors, refuse_unmade
 from featuretap.structures import copy_value
 from featuretap.untouched import Untouched
 
@@ -122,6 +122,7 @@ def watch_example(
     kwargs: Mapping[str, Any],
 ) -> Seen:
     """Run ``model`` on copies of the arguments, in the mode that it is in."""
+    refuse_unmade(model)
     seen, saved = Seen(tree), SavedTensors()
     for module in tree.paths.values():
         for tensor in tensors_in(module):
@@ -159,6 +160,7 @@ def watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exceptio
         UntraceableModelError: if the model runs in neither mode.
 
     """
+    refuse_unmade(model)
     with _ONE_AT_A_TIME:
         return _watch_modes(model, options)
 

@@ -13,6 +13,7 @@ from torch import nn
 from featuretap import NodeNotReachedError
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree
+from featuretap.saved import is_unmade
 
 from ._compat import any_sharded, call_uncompiled
 from .captures import Captures, Stop
@@ -143,7 +144,9 @@ class Forwards(nn.Module):
         known = plan.overwritten.get(grad) if outer is None else set(keys)
         stored = self._found.stored
         stored.begin()
-        stop = self._may_stop(plan)
+        # A lazy module makes parameters in the first forward, which cannot be looked at before.
+        is_unready = known is None and any(map(is_unmade, self._found.tree.parameters.values()))
+        stop = self._may_stop(plan) and not is_unready
         switched = None
         if stop and known is None:
             switched = Switched(

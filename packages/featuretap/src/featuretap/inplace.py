@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 
 from .facts import argument, facts_of, written_arguments
+from .trace_left import may_leave_trace
 
 __all__ = [
     "NO_EFFECT",
@@ -122,14 +123,17 @@ def leaves_trace(
 
     """
     if node.op == "call_module" and module is not None:
-        if not is_known(module) and training(module):
-            return True
         # Most leaves have no parts, and ``modules()`` costs more than all the rest.
-        parts = module.modules() if module._modules else (module,)
+        parts = tuple(module.modules()) if module._modules else (module,)
+        if not is_known(module) and (training(module) or any(map(may_leave_trace, parts))):
+            return True
         return any(_leaves_trace(part) for part in parts if training(part))
     if node.op not in ("call_function", "call_method"):
         return False
-    return facts_of(node.target).random and _is_on(node.target, node.args, node.kwargs)
+    facts = facts_of(node.target)
+    if not (facts.trusted or isinstance(node.target, str)) and may_leave_trace(node.target):
+        return True
+    return facts.random and _is_on(node.target, node.args, node.kwargs)
 
 
 def _sharing_inputs(node: fx.Node, inputs: tuple[fx.Node, ...]) -> tuple[fx.Node, ...]:

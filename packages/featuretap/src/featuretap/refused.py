@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from . import _compat
 from .faithful import contains
 from .put_back import is_own_hook
+from .trace_left import fills_what_it_is_given
 
 __all__ = ["called_by_model", "is_ours", "refused_functions", "why_not_look_into", "why_not_record"]
 
@@ -38,6 +39,9 @@ _HOOKS = (
     "the forward enters hooks for tensors that are saved for backward, which a graph would lose"
 )
 _MODE = "the forward enters a mode of its own, which would see stand-ins now and nothing later"
+_FILLS = (
+    "a list or dict is given to {}, which is one node and fills it: the graph would not see that"
+)
 _CACHED = "the forward caches parametrizations, which a graph would compute at each use"
 _STATE = {
     "is_grad_enabled": _ASKS,
@@ -124,8 +128,27 @@ _NOT_OF_A_GRAPH = {
 }
 
 
-def why_not_record(kind: str, target: Any, args: tuple[Any, ...]) -> str | None:
-    """Name the reason why an operation must not become a node, if there is one."""
+def why_not_record(
+    kind: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> str | None:
+    """Name the reason why an operation must not become a node, if there is one.
+
+    Args:
+        kind: as in ``torch.fx.Node.op``.
+        target: the module, the function, or the name of the method.
+        args: its arguments, as in a graph.
+        kwargs: its keyword arguments.
+
+    """
+    if kind in ("call_module", "call_function"):
+        if getattr(target, "__name__", "") == "_set_grad_enabled":
+            return (
+                "the forward switches gradients on or off by a value that is not known when tracing"
+            )
+        is_filled = fills_what_it_is_given(target) and contains((list, dict), args, kwargs)
+        return (
+            _FILLS.format(getattr(target, "__name__", type(target).__name__)) if is_filled else None
+        )
     if kind != "call_method":
         return None
     if target in _NOT_OF_A_GRAPH:

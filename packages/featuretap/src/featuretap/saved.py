@@ -10,7 +10,7 @@ from torch import nn
 from . import _compat
 from .comparing import identical
 
-__all__ = ["SavedTensor", "SavedTensors"]
+__all__ = ["SavedTensor", "SavedTensors", "is_unmade", "refuse_unmade"]
 
 
 class SavedTensor:
@@ -83,7 +83,7 @@ class SavedTensors:
 
     def save(self, tensor: torch.Tensor) -> None:
         """Keep a copy of ``tensor`` as it is now, unless one is kept already."""
-        if id(tensor) not in self._saved and not _is_unmade(tensor):
+        if id(tensor) not in self._saved and not is_unmade(tensor):
             self._saved[id(tensor)] = SavedTensor(tensor)
             self._versions.enter_context(_compat.preserve_version(tensor))
 
@@ -110,5 +110,22 @@ def _memory_of(tensor: torch.Tensor) -> object:
     return tensor.numel(), _compat.storage_id(tensor)
 
 
-def _is_unmade(tensor: torch.Tensor) -> bool:
+def is_unmade(tensor: torch.Tensor) -> bool:
+    """Say whether ``tensor`` is of a lazy module, which makes it in its first forward."""
     return isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
+
+
+def refuse_unmade(model: nn.Module) -> None:
+    """Refuse to run an example on a model with lazy modules: its first forward cannot be taken back.
+
+    Raises:
+        ValueError: that names the first of them.
+
+    """
+    for path, module in model.named_modules():
+        tensors = (*module._parameters.values(), *module._buffers.values())
+        if any(is_unmade(tensor) for tensor in tensors if tensor is not None):
+            raise ValueError(
+                f"{path!r} ({type(module).__name__}) makes its parameters in the first forward, and an "
+                "example would be that: call the model once, then list its nodes or make the extractor"
+            )

@@ -12,7 +12,7 @@ from .ambient import Ambient
 from .faithful import RandomState, foreign_random_state
 from .held import tensors_in
 from .modules import ModuleTree
-from .saved import SavedTensors
+from .saved import SavedTensors, refuse_unmade
 from .untouched import Untouched
 
 __all__ = ["undisturbed"]
@@ -23,7 +23,13 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
     """Put back what is changed inside: flags, attributes, hooks, tensors, random state, gradient mode.
 
     Every tensor of the modules is copied meanwhile.
+
+    Raises:
+        ValueError: if a lazy module has not made its parameters yet.
+
     """
+    for module in modules:
+        refuse_unmade(module)
     untouched = [Untouched(module) for module in modules]
     saved = SavedTensors()
     for module in modules:

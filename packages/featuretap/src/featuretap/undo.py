@@ -16,7 +16,7 @@ from torch import fx, nn
 from .facts import may_draw
 from .faithful import RandomState
 from .inplace import effect_of, is_known, leaves_trace
-from .saved import SavedTensor
+from .saved import SavedTensor, is_unmade
 from .untouched import Untouched
 
 __all__ = ["Moves", "Undo", "moves_of"]
@@ -150,7 +150,7 @@ class Undo:
         self._copies = [
             (registry, name, SavedTensor(tensor))
             for registry, name in registries
-            if isinstance(tensor := registry.get(name), torch.Tensor)
+            if isinstance(tensor := registry.get(name), torch.Tensor) and not is_unmade(tensor)
         ]
         self._untouched = [Untouched(module) for module in modules]
         self._random = RandomState() if draws and not _is_capturing() else None

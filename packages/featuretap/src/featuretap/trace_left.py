@@ -1,0 +1,137 @@
+"""Whether code of the user's own, in a node whose result is not needed, may do something besides.
+
+It is read, and not run; what it says is taken generously: what it writes, fills or sets may be anybody's,
+unless it made that itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import types
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from . import _compat
+from .state import Forward, forward_of, instructions_of, names_in
+
+__all__ = ["fills_what_it_is_given", "may_leave_trace"]
+
+_SETS = frozenset("STORE_ATTR DELETE_ATTR STORE_GLOBAL DELETE_GLOBAL STORE_DEREF".split())
+_SETS_ITEMS = frozenset("STORE_SUBSCR STORE_SLICE DELETE_SUBSCR".split())
+_FILLS = frozenset(
+    "append appendleft extend extendleft insert update setdefault put push pop popleft popitem "
+    "remove clear".split()
+)
+_MAKES = frozenset("BUILD_LIST BUILD_MAP BUILD_SET".split())
+_LIBRARIES = frozenset("torch torchvision math builtins operator _operator".split())
+
+
+def may_leave_trace(node: nn.Module | Callable[..., Any]) -> bool:
+    """Say whether a call of a module itself, or of a function, may change something or draw numbers."""
+    if isinstance(node, nn.Module) and (node._forward_hooks or node._forward_pre_hooks):
+        return True
+    forward = _forward(node)
+    return forward is not None and (not _is_read(forward) or _may(forward))
+
+
+def fills_what_it_is_given(node: nn.Module | Callable[..., Any]) -> bool:
+    """Say whether a module or function may put something into a container among its arguments."""
+    forward = _forward(node)
+    if forward is None or not _is_read(forward):
+        return False
+    return any(instruction.is_variable for instruction in _filled(forward))
+
+
+def _forward(node: nn.Module | Callable[..., Any]) -> Forward | None:
+    """Return the code of a node; ``None`` if it is of a library whose effects are known."""
+    if isinstance(node, nn.Module):
+        return None if _is_librarys(type(node).__module__) else forward_of(node)
+    return None if _is_librarys(getattr(node, "__module__", "")) else Forward(object, node)
+
+
+@lru_cache(maxsize=1024)
+def _is_librarys(name: str | None) -> bool:
+    return str(name).partition(".")[0] in _LIBRARIES
+
+
+def _is_read(forward: Forward) -> bool:
+    return isinstance(forward.function, types.FunctionType)
+
+
+@lru_cache(maxsize=1024)
+def _may(forward: Forward) -> bool:
+    code, names = _code(forward), names_in(forward)
+    if any(i.name in _SETS or i.is_in_place for i in code) or _filled(forward):
+        return True
+    if "out" in names or any(n.endswith("_") and not n.endswith("__") for n in names):
+        return True
+    draws = (name for name in names if "dropout" not in name)
+    return any(map(_compat.draws_random_numbers, draws)) or (
+        # With the flag of the module it does nothing in eval mode, and in train mode nobody asks.
+        "training" not in names and any(map(_is_dropout, (None, *code), code))
+    )
+
+
+class _Instruction(NamedTuple):
+    name: str
+    argument: Any
+    shown: str
+
+    @property
+    def is_variable(self) -> bool:
+        """Whether it loads a variable of the function."""
+        return self.name.startswith("LOAD_FAST")
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it is ``+=`` or its like."""
+        is_augmented = self.name == "BINARY_OP" and self.shown.endswith("=")
+        return is_augmented or self.name.startswith("INPLACE_")
+
+
+@lru_cache(maxsize=1024)
+def _code(forward: Forward) -> tuple[_Instruction, ...]:
+    return tuple(_apart(forward))
+
+
+def _apart(forward: Forward) -> Iterator[_Instruction]:
+    """Yield the instructions; those that newer Pythons have for two variables as two."""
+    for instruction in instructions_of(forward):
+        name, argument = instruction.opname, instruction.argval
+        if isinstance(argument, tuple) and "FAST" in name:
+            first = "STORE_FAST" if name.startswith("STORE") else "LOAD_FAST"
+            second = "STORE_FAST" if name.endswith("STORE_FAST") else "LOAD_FAST"
+            yield _Instruction(first, argument[0], "")
+            yield _Instruction(second, argument[1], "")
+        elif name not in ("CACHE", "EXTENDED_ARG", "PRECALL"):
+            yield _Instruction(name, argument, instruction.argrepr)
+
+
+@lru_cache(maxsize=1024)
+def _filled(forward: Forward) -> tuple[_Instruction, ...]:
+    """Return what loads each container that is filled and was not made here."""
+    code = _code(forward)
+    made = {
+        after.argument
+        for before, after in itertools.pairwise(code)
+        if before.name in _MAKES and after.name == "STORE_FAST"
+    }
+    places = [
+        place - (2 if instruction.name in _SETS_ITEMS else 1)
+        for place, instruction in enumerate(code)
+        if instruction.name in _SETS_ITEMS
+        or (instruction.argument in _FILLS and "FAST" not in instruction.name)
+    ]
+    return tuple(code[place] for place in places if code[place].argument not in made)
+
+
+def _is_dropout(before: _Instruction | None, instruction: _Instruction) -> bool:
+    """Say whether a function is meant, and not a module of this name."""
+    if not isinstance(instruction.argument, str) or "dropout" not in instruction.argument:
+        return False
+    if before is None or instruction.name == "LOAD_GLOBAL":
+        return instruction.name == "LOAD_GLOBAL"
+    return before.name == "LOAD_GLOBAL" or before.argument == "functional"
