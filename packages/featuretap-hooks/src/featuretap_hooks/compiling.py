@@ -42,6 +42,7 @@ class Program:
         keys: node name -> output keys.
         outputs: path of a module -> number of a call of it -> node name.
         wanted: scope and number -> node name.
+        functions: scope -> the names of its counted torch functions.
         inputs: node name -> index and name of an argument.
         stop: whether the forward ends when everything is there.
         retained: node names whose memory the model may keep, so that the next forward may write it.
@@ -52,10 +53,17 @@ class Program:
     keys: Mapping[str, list[str]] = field(default_factory=dict)
     outputs: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     wanted: dict[tuple[str, int], str] = field(default_factory=dict)
+    functions: Mapping[str, list[str]] = field(default_factory=dict)
     inputs: dict[str, tuple[int, str]] = field(default_factory=dict)
     stop: bool = True
     retained: tuple[str, ...] = ()
     problem: str = ""
+
+
+DIFFERS = (
+    "torch.compile runs other operations in this forward than were watched before (inside of a "
+    "torch.autograd.Function, for one): call the extractor uncompiled, or ask for outputs of modules"
+)
 
 
 class CompiledStop(BaseException):
@@ -98,10 +106,11 @@ class State:
 
 
 class _PlaceMode(TorchFunctionMode):
-    def __init__(self, state: State, wanted: Mapping[tuple[str, int], str]) -> None:
+    def __init__(self, state: State, program: Program) -> None:
         super().__init__()
         self.state = state
-        self.wanted = wanted
+        self.wanted = program.wanted
+        self.functions = program.functions
 
     def __torch_function__(
         self,
@@ -117,6 +126,9 @@ class _PlaceMode(TorchFunctionMode):
         scope = state.scopes[-1]
         number = state.seen.get(scope, 0)
         state.seen[scope] = number + 1
+        known = self.functions.get(scope, ())
+        if number < len(known) and known[number] != name_of_function(func):
+            raise RuntimeError(DIFFERS)
         if (scope, number) in self.wanted:
             state.take(self.wanted[scope, number], value)
         return value
@@ -130,6 +142,11 @@ def counts(func: Callable[..., Any], value: Any) -> bool:
     return isinstance(first, torch.Tensor)
 
 
+def name_of_function(func: Callable[..., Any]) -> str:
+    """Return what ``func`` is called, as an operator, a method or a function."""
+    return getattr(func, "__name__", "").strip("_")
+
+
 def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> dict[str, Any]:
     """Run the model under dynamo's eyes and return the values by name."""
     holder = extractor._compiled_holder
@@ -140,13 +157,15 @@ def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> di
         for name, (index, argument) in program.inputs.items():
             state.take(name, args[index] if index < len(args) else kwargs[argument])
         if program.wanted:
-            with _PlaceMode(state, program.wanted):
+            with _PlaceMode(state, program):
                 extractor._model(*args, **kwargs)
         else:
             extractor._model(*args, **kwargs)
     except CompiledStop:
         pass
     holder.state = None
+    if state.left > 0:
+        raise RuntimeError(DIFFERS)
     return state.values
 
 

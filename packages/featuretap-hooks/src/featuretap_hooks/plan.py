@@ -158,6 +158,7 @@ class Watch:
             keys,
             outputs,
             operations,
+            {scope: seen.functions.get(scope, []) for scope, _ in operations},
             {name: (arguments.index(given), given) for name, given in self.inputs.items()},
             stop,
             tuple(retained),

@@ -21,7 +21,7 @@ from featuretap.operations import iterates_a_tensor, name_of
 from featuretap.real_tensors import LOOKS_AT_VALUE
 
 from ._compat import calling_modules, functorch_level, graph_target, is_checkpointing
-from .compiling import counts
+from .compiling import counts, name_of_function
 from .instructions import formats_next
 from .nodes import Nodes
 from .own_code import UNSEEN_WRITES
@@ -49,7 +49,6 @@ class Recorder(Nodes, TorchFunctionMode):
         TorchFunctionMode.__init__(self)
         Nodes.__init__(self, tree, sink, confined=confined)
         self._notes = notes
-        self._counted: dict[str, int] = {}
 
     def __torch_function__(
         self,
@@ -145,7 +144,9 @@ class Recorder(Nodes, TorchFunctionMode):
             given = [repr(a) for a in args if type(a) in (int, float, str)]
             notes.constants[name] = tuple(given)
         if counts(func, plain(value)):
-            number = self._counted[self.scope] = self._counted.get(self.scope, -1) + 1
+            functions = notes.functions.setdefault(self.scope, [])
+            number = len(functions)
+            functions.append(name_of_function(func))
             if name is not None and self.scope not in self._uncounted:
                 notes.places[name] = (self.scope, number)
 

@@ -64,6 +64,7 @@ class Calls:
         started: path of a module -> how many values were there when it was first called.
         foreign: scopes that cannot be recorded alone (see :class:`.dependents.Dependents`).
         places: where operations were, for compiled code.
+        functions: scope -> the names of its torch functions that compiled code counts.
         outputs: name of what a call returned -> path of the module, and how many calls were before it.
         constants: the plain arguments of operations.
 
@@ -75,6 +76,7 @@ class Calls:
         self.started: dict[str, int] = {}
         self.foreign: set[str] = set()
         self.places: Places = {}
+        self.functions: dict[str, list[str]] = {}
         self.outputs: dict[str, tuple[str, int]] = {}
         self._counts: dict[str, int] = {}
         self.constants: dict[str, tuple[str, ...]] = {}

@@ -33,9 +33,11 @@ class Notes(Protocol):
 
     Attributes:
         places: where operations are, for compiled code.
+        functions: scope -> the names of its torch functions that compiled code counts.
         constants: the plain arguments of operations, by which one is known again in the other mode.
 
     """
 
     places: Places
+    functions: dict[str, list[str]]
     constants: dict[str, tuple[str, ...]]

@@ -26,7 +26,9 @@ _FILLS = frozenset(
     "remove clear".split()
 )
 _MAKES = frozenset("BUILD_LIST BUILD_MAP BUILD_SET".split())
-_LIBRARIES = frozenset("torch torchvision math builtins operator _operator".split())
+_LIBRARIES = frozenset(
+    "torch torchvision featuretap featuretap_hooks math builtins operator _operator".split()
+)
 
 
 def may_leave_trace(node: nn.Module | Callable[..., Any]) -> bool:
