@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+import featuretap
 import featuretap_hooks
 from support import identical
 from zoo import NestedScopes
@@ -79,3 +81,143 @@ def test_M4_compile_that_cannot_know_yet_runs_the_real_forward(name):
     compiled = torch.compile(create(model, [name]), backend="eager")
     for _ in range(2):
         assert identical(compiled(X), expected)
+
+
+class Breaks(nn.Module):
+    """Prints between operations, which dynamo does not follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.lin(x) * 2 * 5
+        print(end="")
+        return y * 3 * 4 + 1
+
+
+class Doubling(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign() * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class HasItsOwnBackward(nn.Module):
+    """Runs operations that dynamo counts in another way."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return Doubling.apply(self.lin(x)) * 3 + 1
+
+
+class LeavesTorch(nn.Module):
+    """Takes a gradient inside, which dynamo does not follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().clone().requires_grad_(True)
+            energy = self.lin(x).tanh().sum()
+            (force,) = torch.autograd.grad(energy, x)
+        return energy * 2, -force
+
+
+class NotShown(nn.Module):
+    """Calls functions of which dynamo does not tell a mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = torch.relu_(self.lin(x) - 1).relu_() + 1
+        y = F.hardswish(F.pad(y, (1, 1)) * 3) * 5
+        return (abs(y) * 7).mT @ y
+
+
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+@pytest.mark.parametrize("kind", [Breaks, HasItsOwnBackward, LeavesTorch, NotShown])
+def test_M4_a_forward_that_is_not_compiled_as_a_whole_gives_no_other_nodes_value(kind, compiler):
+    torch.manual_seed(0)
+    model = kind().eval()
+    names = featuretap_hooks.get_graph_node_names(model, example_args=(X,))
+    # Dynamo lets nothing out of such a function, and fails.
+    inside = {"sign", "mul"} if kind is HasItsOwnBackward else set()
+    for name in set(names) - inside:
+        extractor = create(model, [name])
+        expected = extractor(X)
+        torch.compiler.reset()
+        compiled = torch.compile(extractor, backend=compiler)
+        try:
+            assert identical(compiled(X), expected)
+        except RuntimeError as error:  # dynamo left the forward half-way
+            assert "Call it again" in str(error)
+        assert identical(compiled(X), expected)
+        assert identical(extractor(X), expected)
+
+
+def test_V5_a_compiled_forward_that_does_not_reach_a_node_says_so():
+    class Shortcut(nn.Module):
+        def forward(self, x, short=False):
+            y = x * 2
+            return y if short else y + 1
+
+    extractor = create(Shortcut(), ["mul", "add"])
+    extractor(X)
+    torch.compiler.reset()
+    compiled = torch.compile(extractor, backend="eager")
+    assert list(compiled(X)) == ["mul", "add"]
+    for _ in range(2):
+        with pytest.raises(featuretap.NodeNotReachedError, match="add"):
+            compiled(X, short=True)
+
+
+class Twice(nn.Module):
+    """Calls a block twice, and writes a buffer twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Adds()
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x):
+        self.seen.lerp_(x.detach().mean(0), 0.5)
+        self.seen.lerp_(x.detach().mean(0), 0.5)
+        return self.block(self.block(x))
+
+
+class Adds(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return (self.lin(x) + x).relu_()
+
+
+@pytest.mark.parametrize(
+    "names", [["block", "block.add_1"], ["block.add", "block_1"], ["block", "block_1"], ["lerp_"]]
+)
+def test_M4_our_copies_are_no_operations_of_the_model_and_memory_is_copied(names):
+    torch.manual_seed(0)
+    model = Twice().eval()
+    extractor = create(model, names)
+    extractor(X)
+    model.seen.zero_()
+    expected = extractor(X)
+    torch.compiler.reset()
+    compiled = torch.compile(extractor, fullgraph=True, backend="eager")
+    model.seen.zero_()
+    features = compiled(X)
+    model.seen.fill_(7)
+    assert identical(features, expected)

@@ -34,6 +34,7 @@ __all__ = [
     "calling_modules",
     "compiled_module",
     "control_flow",
+    "dynamo_callback",
     "dynamo_follows_exceptions",
     "functions_wrapped_for_fx",
     "functorch_level",
@@ -45,6 +46,7 @@ __all__ = [
     "is_compiled_in_place",
     "is_compiling",
     "is_jit_tracing",
+    "is_method",
     "kept_from_dynamo",
     "namespaces_of_operators",
     "no_torch_function",
@@ -268,6 +270,17 @@ def remove_hooks(module: nn.Module, key: Any, *, before: bool) -> None:
         module._forward_pre_hooks_with_kwargs.pop(key, None)
     module._forward_hooks.pop(key, None)
     module._forward_hooks_always_called.pop(key, None)
+
+
+def _nobody() -> None:
+    return None
+
+
+# What dynamo does with each frame that runs in this thread; ``None`` where it does nothing. It is there
+# where compiled code has called something that is not compiled. Checked on torch 2.4.1 and 2.15.0.
+dynamo_callback: Callable[[], Any] = getattr(
+    torch._C._dynamo.eval_frame, "get_eval_frame_callback", _nobody
+)
 
 
 def run_by_dynamo(function: Callable[..., bool]) -> Callable[..., bool]:

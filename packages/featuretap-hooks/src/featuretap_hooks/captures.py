@@ -210,6 +210,8 @@ class Captures:
                 # ``detach_`` takes the gradient from a tensor, and counts no version.
                 if not is_same or tensor.requires_grad != copy.requires_grad:
                     self.copied.add(name)
+                    if self._stored.holds(tensor):
+                        self._held.add(name)
                     self.values[name] = map_tensors(self.values[name], _exchange(tensor, copy))
                 elif self.values[name] is copy:
                     # The forward went on with the other, and may have put a hook on it.

@@ -14,7 +14,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -23,9 +23,15 @@ from torch.overrides import TorchFunctionMode
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.structures import copy_value
 
-from ._compat import dynamo_follows_exceptions, kept_from_dynamo, run_by_dynamo
+from ._compat import (
+    dynamo_follows_exceptions,
+    is_compiling,
+    is_method,
+    kept_from_dynamo,
+    run_by_dynamo,
+)
 
-__all__ = ["Holder", "Places", "Program", "counts", "run_compiled", "run_uncompiled"]
+__all__ = ["BrokenGraph", "Holder", "Places", "Program", "counts", "run_compiled", "run_uncompiled"]
 
 _NUMBERS = itertools.count()
 _EXTRACTORS: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -60,10 +66,16 @@ class Program:
     problem: str = ""
 
 
-DIFFERS = (
-    "torch.compile runs other operations in this forward than were watched before (inside of a "
-    "torch.autograd.Function, for one): call the extractor uncompiled, or ask for outputs of modules"
+# What dynamo makes operations of, and Python attributes.
+_SHOWN = frozenset({"numpy_T", "mT", "matrix_H"})
+_BROKEN = (
+    "torch.compile breaks the graph in the forward of which this extractor takes operations, or runs "
+    "others than were watched before (inside of a torch.autograd.Function, for one)"
 )
+
+
+class BrokenGraph(RuntimeError):
+    """The forward was left half-way, and is not compiled as a whole."""
 
 
 class CompiledStop(BaseException):
@@ -84,6 +96,7 @@ class State:
         self.calls: dict[str, int] = {}
         self.scopes: list[str] = []
         self.seen: dict[str, int] = {}
+        self.is_copying = False
 
     def wanted_output(self, path: str, value: Any) -> None:
         """Keep what a module returned, if it is wanted in this mode."""
@@ -99,16 +112,19 @@ class State:
         if name in self.values:
             return
         self.left -= 1
-        if self.stop and self.left == 0:
-            self.values[name] = copy_value(value) if name in self.retained else value
+        is_last = self.stop and self.left == 0
+        self.is_copying = True  # which is no operation of the scope that runs
+        self.values[name] = copy_value(value) if name in self.retained or not is_last else value
+        self.is_copying = False
+        if is_last:
             raise CompiledStop
-        self.values[name] = copy_value(value)
 
 
 class _PlaceMode(TorchFunctionMode):
     def __init__(self, state: State, program: Program) -> None:
         super().__init__()
         self.state = state
+        self.program = program
         self.wanted = program.wanted
         self.functions = program.functions
 
@@ -119,16 +135,20 @@ class _PlaceMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if not is_compiling():
+            # Only where dynamo has left the forward half-way does an operation come here by itself.
+            _leave(self.program)
         value = func(*args, **(kwargs or {}))
-        state = self.state
-        if not state.scopes or state.scopes[-1] == "?" or not counts(func, value):
+        state, name = self.state, getattr(func, "__name__", "")
+        scope = state.scopes[-1] if state.scopes else "?"
+        if state.is_copying or scope not in self.functions:
             return value
-        scope = state.scopes[-1]
-        number = state.seen.get(scope, 0)
+        if name in _SHOWN or not counts(func, value):
+            return value
+        number, known = state.seen.get(scope, 0), self.functions[scope]
         state.seen[scope] = number + 1
-        known = self.functions.get(scope, ())
-        if number < len(known) and known[number] != name_of_function(func):
-            raise RuntimeError(DIFFERS)
+        if number >= len(known) or not _is_same(known[number], name):
+            _leave(self.program)
         if (scope, number) in self.wanted:
             state.take(self.wanted[scope, number], value)
         return value
@@ -142,9 +162,25 @@ def counts(func: Callable[..., Any], value: Any) -> bool:
     return isinstance(first, torch.Tensor)
 
 
+def _leave(program: Program) -> NoReturn:
+    """Give up compiling: the next forward is watched."""
+    program.problem = _BROKEN
+    raise BrokenGraph(f"{_BROKEN}. Call it again: from now on the real forward is watched")
+
+
 def name_of_function(func: Callable[..., Any]) -> str:
-    """Return what ``func`` is called, as an operator, a method or a function."""
-    return getattr(func, "__name__", "").strip("_")
+    """Return what an operation is called, to be known again in compiled code.
+
+    Dynamo does not show ``torch.relu_(x)`` and its like, which must not be taken for ``x.relu_()``.
+    """
+    name: str = getattr(func, "__name__", "")
+    is_hidden = name.endswith("_") and not name.endswith("__") and not is_method(func)
+    return f"torch.{name}" if is_hidden else name
+
+
+def _is_same(known: str, name: str) -> bool:
+    """Say whether dynamo calls by ``name`` what is called ``known`` otherwise."""
+    return known == name or (name == "wrapped" and (known.startswith("__") or known == "pow"))
 
 
 def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> dict[str, Any]:
@@ -163,9 +199,10 @@ def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> di
             extractor._model(*args, **kwargs)
     except CompiledStop:
         pass
-    holder.state = None
-    if state.left > 0:
-        raise RuntimeError(DIFFERS)
+    finally:
+        holder.state = None
+    if state.left > 0 and extractor._missing == "error":
+        _leave(program)
     return state.values
 
 

@@ -14,16 +14,19 @@ from torch import nn
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree
 
-from ._compat import is_compiling, is_jit_tracing
+from ._compat import dynamo_callback, is_compiling, is_jit_tracing
 from .captures import Captures, Stop
-from .compiling import Holder, run_compiled, run_uncompiled
+from .compiling import BrokenGraph, Holder, run_compiled, run_uncompiled
 from .findings import Findings
 from .forwards import Forwards
+from .plain_runs import is_quiet
 from .plan import Plan
 from .reaching import not_reached
 from .signatures import with_signature
 
 __all__ = ["HooksExtractor"]
+
+_NOT_COMPILED = "torch.compile has left this forward to be run as it is"
 
 
 class HooksExtractor(Forwards):
@@ -128,6 +131,9 @@ class HooksExtractor(Forwards):
             return run(args, kwargs)
         if is_jit_tracing():
             return self._exported(args, kwargs)
+        if dynamo_callback():
+            # It would compile what watches, frame by frame.
+            return run_uncompiled(self, _NOT_COMPILED, args, kwargs)  # type: ignore[no-any-return]
         return self._watched(args, kwargs)
 
     def _compiled(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
@@ -136,7 +142,15 @@ class HooksExtractor(Forwards):
         if program.problem:
             uncompiled: OrderedDict[str, Any] = run_uncompiled(self, program.problem, args, kwargs)
             return uncompiled
-        values = run_compiled(self, program, args, kwargs)
+        try:
+            values = run_compiled(self, program, args, kwargs)
+        except BrokenGraph:
+            # Half of the forward has run for nothing: the whole may follow if that left nothing behind.
+            mode = self._mode
+            if not is_quiet(self._plans[mode], self._prepared[mode], self._found):
+                raise
+            watched: OrderedDict[str, Any] = run_uncompiled(self, program.problem, args, kwargs)
+            return watched
         features = OrderedDict()
         for name, value in values.items():
             for key in program.keys[name]:

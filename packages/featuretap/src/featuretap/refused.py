@@ -145,7 +145,9 @@ def why_not_record(
             return (
                 "the forward switches gradients on or off by a value that is not known when tracing"
             )
-        is_filled = fills_what_it_is_given(target) and contains((list, dict), args, *kwargs.values())
+        is_filled = fills_what_it_is_given(target) and contains(
+            (list, dict), args, *kwargs.values()
+        )
         return (
             _FILLS.format(getattr(target, "__name__", type(target).__name__)) if is_filled else None
         )
