@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import nn
 
 import featuretap
 import featuretap_hooks
+from featuretap_hooks.compiling import BrokenGraphError
 from support import identical
 from zoo import NestedScopes
 
@@ -158,10 +161,10 @@ def test_M4_a_forward_that_is_not_compiled_as_a_whole_gives_no_other_nodes_value
         expected = extractor(X)
         torch.compiler.reset()
         compiled = torch.compile(extractor, backend=compiler)
-        try:
-            assert identical(compiled(X), expected)
-        except RuntimeError as error:  # dynamo left the forward half-way
-            assert "Call it again" in str(error)
+        found = None
+        with contextlib.suppress(BrokenGraphError):  # dynamo has left the forward half-way
+            found = compiled(X)
+        assert found is None or identical(found, expected)
         assert identical(compiled(X), expected)
         assert identical(extractor(X), expected)
 

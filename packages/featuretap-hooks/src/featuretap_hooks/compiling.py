@@ -31,7 +31,15 @@ from ._compat import (
     run_by_dynamo,
 )
 
-__all__ = ["BrokenGraph", "Holder", "Places", "Program", "counts", "run_compiled", "run_uncompiled"]
+__all__ = [
+    "BrokenGraphError",
+    "Holder",
+    "Places",
+    "Program",
+    "counts",
+    "run_compiled",
+    "run_uncompiled",
+]
 
 _NUMBERS = itertools.count()
 _EXTRACTORS: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -74,7 +82,7 @@ _BROKEN = (
 )
 
 
-class BrokenGraph(RuntimeError):
+class BrokenGraphError(RuntimeError):
     """The forward was left half-way, and is not compiled as a whole."""
 
 
@@ -165,7 +173,7 @@ def counts(func: Callable[..., Any], value: Any) -> bool:
 def _leave(program: Program) -> NoReturn:
     """Give up compiling: the next forward is watched."""
     program.problem = _BROKEN
-    raise BrokenGraph(f"{_BROKEN}. Call it again: from now on the real forward is watched")
+    raise BrokenGraphError(f"{_BROKEN}. Call it again: from now on the real forward is watched")
 
 
 def name_of_function(func: Callable[..., Any]) -> str:

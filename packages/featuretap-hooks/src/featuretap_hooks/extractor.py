@@ -16,7 +16,7 @@ from featuretap.modules import ModuleTree
 
 from ._compat import dynamo_callback, is_compiling, is_jit_tracing
 from .captures import Captures, Stop
-from .compiling import BrokenGraph, Holder, run_compiled, run_uncompiled
+from .compiling import BrokenGraphError, Holder, run_compiled, run_uncompiled
 from .findings import Findings
 from .forwards import Forwards
 from .plain_runs import is_quiet
@@ -144,7 +144,7 @@ class HooksExtractor(Forwards):
             return uncompiled
         try:
             values = run_compiled(self, program, args, kwargs)
-        except BrokenGraph:
+        except BrokenGraphError:
             # Half of the forward has run for nothing: the whole may follow if that left nothing behind.
             mode = self._mode
             if not is_quiet(self._plans[mode], self._prepared[mode], self._found):
