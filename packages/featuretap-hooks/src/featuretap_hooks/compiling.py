@@ -82,6 +82,9 @@ _BROKEN = (
 )
 
 
+TOO_OLD = "torch.compile of operations needs torch 2.7 or newer"
+
+
 class BrokenGraphError(RuntimeError):
     """The forward was left half-way, and is not compiled as a whole."""
 
@@ -212,6 +215,12 @@ def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> di
     if state.left > 0 and extractor._missing == "error":
         _leave(program)
     return state.values
+
+
+@run_by_dynamo
+def compiles_operations() -> bool:
+    """Say whether operations may be compiled: dynamo must follow what is raised where it goes astray."""
+    return dynamo_follows_exceptions()
 
 
 def run_uncompiled(extractor: Any, problem: str, args: Any, kwargs: Any) -> Any:

@@ -16,7 +16,14 @@ from featuretap.modules import ModuleTree
 
 from ._compat import dynamo_callback, is_compiling, is_jit_tracing
 from .captures import Captures, Stop
-from .compiling import BrokenGraphError, Holder, run_compiled, run_uncompiled
+from .compiling import (
+    TOO_OLD,
+    BrokenGraphError,
+    Holder,
+    compiles_operations,
+    run_compiled,
+    run_uncompiled,
+)
 from .findings import Findings
 from .forwards import Forwards
 from .plain_runs import is_quiet
@@ -139,8 +146,11 @@ class HooksExtractor(Forwards):
     def _compiled(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         """Do the same in code that dynamo traces."""
         program = self._programs[self._mode]
-        if program.problem:
-            uncompiled: OrderedDict[str, Any] = run_uncompiled(self, program.problem, args, kwargs)
+        problem = program.problem
+        if not problem and program.wanted and not compiles_operations():
+            problem = TOO_OLD
+        if problem:
+            uncompiled: OrderedDict[str, Any] = run_uncompiled(self, problem, args, kwargs)
             return uncompiled
         try:
             values = run_compiled(self, program, args, kwargs)
