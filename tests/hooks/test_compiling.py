@@ -169,6 +169,14 @@ def test_M4_a_forward_that_is_not_compiled_as_a_whole_gives_no_other_nodes_value
         assert identical(extractor(X), expected)
 
 
+def test_M4_a_forward_that_keeps_nothing_is_watched_in_the_call_that_broke():
+    model = Breaks().eval()
+    extractor = create(model, ["mul_2", "add"], example_args=(X,))
+    torch.compiler.reset()
+    features = torch.compile(extractor, backend="eager")(X)
+    assert identical(features, extractor(X))
+
+
 def test_V5_a_compiled_forward_that_does_not_reach_a_node_says_so():
     class Shortcut(nn.Module):
         def forward(self, x, short=False):

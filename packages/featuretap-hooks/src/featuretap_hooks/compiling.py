@@ -218,8 +218,11 @@ def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> di
 
 
 @run_by_dynamo
-def compiles_operations() -> bool:
-    """Say whether operations may be compiled: dynamo must follow what is raised where it goes astray."""
+def compiles_operations(_key: str) -> bool:
+    """Say whether operations may be compiled: dynamo must follow what is raised where it goes astray.
+
+    Older dynamo calls nothing that takes no argument.
+    """
     return dynamo_follows_exceptions()
 
 

@@ -26,7 +26,7 @@ from .compiling import (
 )
 from .findings import Findings
 from .forwards import Forwards
-from .plain_runs import is_quiet
+from .plain_runs import may_run_again
 from .plan import Plan
 from .reaching import not_reached
 from .signatures import with_signature
@@ -147,7 +147,7 @@ class HooksExtractor(Forwards):
         """Do the same in code that dynamo traces."""
         program = self._programs[self._mode]
         problem = program.problem
-        if not problem and program.wanted and not compiles_operations():
+        if not problem and program.wanted and not compiles_operations(self._compiled_holder.key):
             problem = TOO_OLD
         if problem:
             uncompiled: OrderedDict[str, Any] = run_uncompiled(self, problem, args, kwargs)
@@ -157,7 +157,7 @@ class HooksExtractor(Forwards):
         except BrokenGraphError:
             # Half of the forward has run for nothing: the whole may follow if that left nothing behind.
             mode = self._mode
-            if not is_quiet(self._plans[mode], self._prepared[mode], self._found):
+            if not may_run_again(self._plans[mode], self._prepared[mode], self._found):
                 raise
             watched: OrderedDict[str, Any] = run_uncompiled(self, program.problem, args, kwargs)
             return watched

@@ -13,6 +13,7 @@ from featuretap.state import Forward, forward_of
 
 from .fast_paths import is_compiled, layers_that_take_note
 from .guessing import input_names
+from .mentioned import mentioned_names
 from .own_code import OwnCode, own_code
 from .patching import Namespace, places
 from .signatures import Arguments
@@ -52,7 +53,7 @@ class Findings:
     @cached_property
     def places(self) -> list[Namespace]:
         """Where functions that are one node each are looked up."""
-        return places(self.tree, self._options)
+        return places(self.tree, self._options, mentioned_names(self.modules))
 
     @cached_property
     def unwatched_layers(self) -> list[nn.Module]:

@@ -21,7 +21,6 @@ import torch
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree
 from featuretap.naming import operation_name
-from featuretap.state import forward_of, names_in
 
 from ._compat import control_flow, functions_wrapped_for_fx, is_compiled_function
 from .fast_paths import without_modes
@@ -123,8 +122,15 @@ def active_recorder() -> Recorder | None:
     return getattr(_ACTIVE, "recorder", None)
 
 
-def places(tree: ModuleTree, options: Options) -> list[Namespace]:
-    """Find where the forwards of a model look up functions that are one node each."""
+def places(tree: ModuleTree, options: Options, mentioned: Collection[str]) -> list[Namespace]:
+    """Find where the forwards of a model look up functions that are one node each.
+
+    Args:
+        tree: the modules of the model.
+        options: with functions and modules that the caller wants to be wrapped.
+        mentioned: the names that code mentions which the forwards may come to.
+
+    """
     operators = sys.modules.get("torchvision.ops")
     modules = [math, *([operators] if operators else []), *options.autowrap_modules]
     whole = {
@@ -133,7 +139,6 @@ def places(tree: ModuleTree, options: Options) -> list[Namespace]:
         for name, value in vars(module).items()
         if not name.startswith("_") and callable(value) and not isinstance(value, type)
     }
-    mentioned = set().union(*(names_in(forward_of(module)) for module in tree.paths.values()))
     control = {n: function for n, function in control_flow().items() if n in mentioned}
     whole |= set(map(id, control.values()))
     everywhere = {id(function) for function in options.autowrap_functions}
@@ -149,6 +154,8 @@ def places(tree: ModuleTree, options: Options) -> list[Namespace]:
         found += _named(namespace, whole)
     for namespace in (*globals_.values(), *map(vars, tree.paths.values())):
         found += _compiled(namespace)
+    # Most models call few of these, and exchanging the others would take as long as some layers.
+    found = [(namespace, name) for namespace, name in found if name in mentioned]
     if everywhere:
         for loaded in list(sys.modules.values()):
             found += _named(vars(loaded), everywhere) if loaded is not None else []

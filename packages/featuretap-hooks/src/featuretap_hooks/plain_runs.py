@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from featuretap._compat import draws_random_numbers
 from featuretap.put_back import HookKey
 
 from ._compat import add_hooks, call_uncompiled, remove_hooks
@@ -22,7 +23,7 @@ from .module_hooks import sees_hooks
 from .plan import Plan
 from .prepared import Prepared
 
-__all__ = ["is_plain", "is_quiet", "run_plain"]
+__all__ = ["is_plain", "is_quiet", "may_run_again", "run_plain"]
 
 
 def is_quiet(plan: Plan, prepared: Prepared, found: Findings) -> bool:
@@ -30,6 +31,15 @@ def is_quiet(plan: Plan, prepared: Prepared, found: Findings) -> bool:
     if plan.moving != [] or plan.moving_kept or plan.draws or plan.draws_elsewhere:
         return False
     return found.computes_alone and prepared.is_current
+
+
+def may_run_again(plan: Plan, prepared: Prepared, found: Findings) -> bool:
+    """Say whether a forward that was left half-way, perhaps the first one, has left nothing behind."""
+    if plan.moving is not None:
+        return is_quiet(plan, prepared, found)
+    if any(module.training for module in found.modules) or not found.computes_alone:
+        return False
+    return not any(map(draws_random_numbers, found.own_code.names))
 
 
 def is_plain(plan: Plan, prepared: Prepared) -> bool:

@@ -1,0 +1,95 @@
+"""The names in all code that a forward may come to, taken generously; nothing is run.
+
+Read are all methods of the classes of modules, what these keep in attributes, and what their code finds
+in globals, closures, defaults and Python modules. Left out is code of torch and of Python itself, where a
+recorder sees one operation at most.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import nn
+
+__all__ = ["mentioned_names"]
+
+_CONTAINERS = (list, tuple, set, frozenset)
+
+
+def mentioned_names(modules: Iterable[nn.Module]) -> set[str]:
+    """Return the names in all code that forwards of ``modules`` may come to by name."""
+    names: set[str] = set()
+    seen: set[int] = set()
+    waiting: list[Any] = []
+    for module in modules:
+        waiting += (type(module), *vars(module).values())
+    while waiting:
+        value = waiting.pop()
+        if id(value) not in seen:
+            seen.add(id(value))
+            waiting += _found_in(value, names)
+    return names
+
+
+def _found_in(value: Any, names: set[str]) -> Iterator[Any]:
+    """Yield what ``value`` leads to; add what it mentions to ``names``."""
+    if isinstance(value, types.FunctionType):
+        if not _is_librarys(value.__module__):
+            yield from _in_a_function(value, names)
+    elif isinstance(value, type):
+        for base in value.__mro__[:-1]:
+            if not _is_librarys(base.__module__):
+                yield from vars(base).values()
+    elif isinstance(value, _CONTAINERS):
+        yield from value
+    elif isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, functools.partial):
+        yield from (value.func, *value.args)
+    elif isinstance(value, property):
+        yield from (value.fget, value.fset)
+    elif isinstance(value, (classmethod, staticmethod, types.MethodType)):
+        yield value.__func__
+    elif not isinstance(value, (nn.Module, types.ModuleType)):
+        yield type(value)
+        yield getattr(value, "__wrapped__", None)
+
+
+def _in_a_function(function: types.FunctionType, names: set[str]) -> Iterator[Any]:
+    mentioned = _names_in(function.__code__)
+    names |= mentioned
+    yield from (function.__defaults__, function.__kwdefaults__, vars(function))
+    for cell in function.__closure__ or ():
+        yield from _content(cell)
+    spaces, seen = [function.__globals__], set()
+    while spaces:
+        space = spaces.pop()
+        seen.add(id(space))
+        for value in map(space.get, mentioned & space.keys()):
+            if not isinstance(value, types.ModuleType):
+                yield value
+            elif not _is_librarys(value.__name__) and id(vars(value)) not in seen:
+                spaces.append(vars(value))
+
+
+def _content(cell: types.CellType) -> Iterator[Any]:
+    try:
+        yield cell.cell_contents
+    except ValueError:
+        return
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_in(code: types.CodeType) -> frozenset[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return frozenset(code.co_names).union(*map(_names_in, inner))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_librarys(module: str | None) -> bool:
+    top = str(module).partition(".")[0]
+    return top in ("torch", "numpy") or (top in sys.stdlib_module_names and top != "__main__")
