@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from support import copied, identical, snapshot
-from zoo import ZOO, DynamicInside, NestedScopes, TrainEvalBranch
+from zoo import ZOO, DynamicInside, NestedScopes, TrainEvalBranch, linear
 
 # The default since torch 2.7; the other way, older versions write paths as dynamo reads them.
 _EXPORT = inspect.signature(torch.export.export).parameters if hasattr(torch, "export") else {}
@@ -318,3 +318,25 @@ def test_API_trap37_fixed_arguments_may_be_passed_if_equal(backend, extract):
         extractor(x, flag=False)
     with pytest.raises(ValueError, match="made for mask=None"):
         extractor(x, torch.ones(2) > 0, flag=True)
+
+
+class InTwoPlaces(nn.Module):
+    """Has one layer under two names, and a weight that two layers share."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = linear(1)
+        self.second, self.head = self.first, linear(2)
+        self.head.weight = self.first.weight
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x)))
+
+
+def test_M1_a_module_in_two_places_is_in_both(extract):
+    model = InTwoPlaces()
+    extractor = extract(model, "")
+    assert extractor.state_dict().keys() == model.state_dict().keys()
+    extractor.load_state_dict(model.state_dict())
+    assert extractor.second is model.first
+    assert "second.weight" not in dict(extractor.named_parameters())

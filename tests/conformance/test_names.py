@@ -179,6 +179,15 @@ def test_M6_trap12_names_survive_an_extractor_of_an_extractor(names_of, extract)
     assert torch.equal(twice(x)["stage.0.lin"], model.stage[0].lin(x))
 
 
+def test_N9_M6_an_extractor_of_fx_has_the_same_names_on_both_backends(names_of, extract):
+    model = NestedScopes()
+    (x,) = model.example()
+    inner = featuretap.create_feature_extractor(model, "", backend="fx")
+    assert names_of(inner, example_args=(x,)) == featuretap.get_graph_node_names(model)
+    found = extract(inner, ["mul", "stage.1.lin"])(x)
+    assert identical(found, extract(model, ["mul", "stage.1.lin"])(x))
+
+
 def test_N3_N9_operators_on_tensors_made_in_the_forward_are_named_as_they_are_written(
     names_of, extract
 ):

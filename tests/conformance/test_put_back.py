@@ -287,3 +287,34 @@ def test_M5_a_call_that_fails_leaves_tensors_that_are_no_buffers_as_they_were(
     with pytest.raises(RuntimeError, match="shape"):
         extractor(torch.ones(2, 5))
     assert identical(model.kept, torch.full((4,), float(earlier)))
+
+
+class WritesInALeaf(nn.Module):
+    """Cannot be traced, and so is one node; writes a parameter and what it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.plain, self.named = nn.Parameter(torch.ones(4)), torch.zeros(4), {}
+        self.named["a"] = torch.zeros(4)
+
+    def forward(self, x):
+        if not torch.isfinite(x).all():
+            raise ValueError("not finite")
+        with torch.no_grad():
+            self.scale.mul_(0.5)
+        self.plain.add_(1)
+        self.named["a"].add_(1)
+        return x * self.scale
+
+
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_M5_a_call_that_fails_leaves_what_a_leaf_has_written_as_it_was(extract, earlier):
+    model = nn.Sequential(WritesInALeaf(), nn.Unflatten(0, (2, 1)))
+    extractor = extract(model, ["1"])
+    for _ in range(earlier):
+        extractor(X)
+    leaf = model[0]
+    before = copied([leaf.scale, leaf.plain, leaf.named])
+    with pytest.raises(RuntimeError, match="sizes"):
+        extractor(torch.ones(3, 4))
+    assert identical([leaf.scale.detach(), leaf.plain, leaf.named], before)

@@ -10,7 +10,8 @@ from torch import nn
 
 from featuretap import NodeNames
 from featuretap.alignment import warn_of_two_operations
-from featuretap.backends import Options
+from featuretap.backends import Options, load_backend
+from featuretap.extractor import FeatureExtractor
 from featuretap.modules import LeafRule, ModuleTree, signature_of
 from featuretap.placeholders import check_argument_names
 
@@ -29,6 +30,8 @@ class HooksBackend:
 
     def node_names(self, model: nn.Module, options: Options) -> NodeNames:
         """List the nodes of both modes; without example inputs, the modules."""
+        if isinstance(model, FeatureExtractor):
+            return load_backend("fx").node_names(model, options)
         if not _has_example(options):
             tree = ModuleTree(model)
             guess = Guess(tree, LeafRule(options.leaf_modules), options)
@@ -48,8 +51,11 @@ class HooksBackend:
 
     def extractor(
         self, model: nn.Module, requests: Mapping[str, Mapping[Any, str | None]], options: Options
-    ) -> HooksExtractor:
+    ) -> nn.Module:
         """Make an extractor of ``requests``."""
+        if isinstance(model, FeatureExtractor):
+            # What runs is generated code: where its operations are from, only the graph knows.
+            return load_backend("fx").extractor(model, requests, options)
         check_argument_names(signature_of(model), options.concrete_args)
         plans = {mode: Plan(requests[mode]) for mode in MODES}
         part: dict[str, nn.Module | None] | None = None

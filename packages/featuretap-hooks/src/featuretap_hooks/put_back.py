@@ -11,7 +11,7 @@ from torch import nn
 from featuretap.ambient import Ambient, Environment, Gradients
 from featuretap.content import content_of
 from featuretap.faithful import foreign_random_state
-from featuretap.held import tensors_in
+from featuretap.held import kept_tensors
 from featuretap.outside import Outside
 from featuretap.saved import SavedTensor
 from featuretap.undo import Undo
@@ -49,7 +49,7 @@ class PutBack:
     def __enter__(self) -> PutBack:
         found = self._found
         switches = found.own_code.switches
-        self._undo = Undo(self._places(), (), draws=self._plan.draws)
+        self._undo = Undo(self._places(), (), (), draws=self._plan.draws)
         self._kept = _Kept(found, self._plan.moving_kept)
         self._fingerprint, self._restore_foreign = self._foreign()
         kept = found.modules if switches else found.storing
@@ -134,8 +134,7 @@ class _Kept:
             (path, SavedTensor(tensor))
             for path, module in modules
             if (path in paths if paths is not None else not _is_torchs(module))
-            for tensor in tensors_in(module)
-            if not any(tensor is buffer for buffer in module._buffers.values())
+            for tensor in kept_tensors(module)
         ]
 
     def moved(self) -> list[str]:

@@ -196,7 +196,8 @@ class FeatureExtractor(fx.GraphModule):
                 (_registry(self.get_submodule(p), name), name) for p, name in moves.tensors
             ]
             modules = [self.get_submodule(path) for path in moves.modules]
-            self._moving[mode] = (registries, modules, moves.draws)
+            holders = [self.get_submodule(path) for path in moves.holders]
+            self._moving[mode] = (registries, modules, holders, moves.draws)
         with no_torch_function():  # a trace of an extractor around this one is no forward
             return Undo(*self._moving[mode])
 

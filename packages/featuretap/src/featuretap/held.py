@@ -19,6 +19,7 @@ __all__ = [
     "copied_iterator",
     "is_opened",
     "items_of",
+    "kept_tensors",
     "rewinder",
     "tensors_in",
 ]
@@ -62,6 +63,13 @@ def tensors_in(module: nn.Module) -> Iterator[torch.Tensor]:
         return
     for _, value in attributes(module):
         yield from _tensors(value, _DEPTH)
+
+
+def kept_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield those of them that are no buffers."""
+    if not isinstance(module, torch.jit.ScriptModule):
+        buffers = set(map(id, module._buffers.values()))
+        yield from (tensor for tensor in tensors_in(module) if id(tensor) not in buffers)
 
 
 def _tensors(value: Any, depth: int) -> Iterator[torch.Tensor]:

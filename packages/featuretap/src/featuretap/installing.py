@@ -21,7 +21,8 @@ def populate(
     """Put the modules, parameters and buffers that the graphs name where the model has them.
 
     They are the model's own objects. Modules on the way that are not needed as a whole are stood
-    in for by empty ones. Constants that belong to no module become plain attributes.
+    in for by empty ones. Constants that belong to no module become plain attributes. A module that the
+    model has in two places is in both, if the second is in a module that is needed.
     """
     called: set[str] = set()
     read: dict[str, dict[str, None]] = {}
@@ -44,6 +45,10 @@ def populate(
             _holder(owner, holders, tree)._modules[name] = holders[path] = module
         if path in read:
             _install_tensors(extractor, _holder(path, holders, tree), module, read[path])
+    for second, first in tree.aliases.items():
+        owner, _, name = second.rpartition(".")
+        if first in holders and owner in holders:
+            holders[owner]._modules.setdefault(name, holders[first])
 
 
 def _holder(path: str, holders: dict[str, nn.Module], tree: ModuleTree) -> nn.Module:

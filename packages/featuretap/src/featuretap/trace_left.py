@@ -17,7 +17,7 @@ from torch import nn
 from . import _compat
 from .state import Forward, forward_of, instructions_of, names_in
 
-__all__ = ["fills_what_it_is_given", "may_leave_trace"]
+__all__ = ["fills_what_it_is_given", "may_leave_trace", "may_write"]
 
 _SETS = frozenset("STORE_ATTR DELETE_ATTR STORE_GLOBAL DELETE_GLOBAL STORE_DEREF".split())
 _SETS_ITEMS = frozenset("STORE_SUBSCR STORE_SLICE DELETE_SUBSCR".split())
@@ -63,12 +63,26 @@ def _is_read(forward: Forward) -> bool:
     return isinstance(forward.function, types.FunctionType)
 
 
+def may_write(module: nn.Module) -> frozenset[str] | None:
+    """Return the names that the code of ``module`` mentions if it may write tensors, else ``None``."""
+    forward = _forward(module)
+    if forward is None or not (_is_read(forward) and _writes(forward)):
+        return None
+    return names_in(forward)
+
+
+@lru_cache(maxsize=1024)
+def _writes(forward: Forward) -> bool:
+    names = names_in(forward)
+    if any(i.is_in_place for i in _code(forward)) or _filled(forward):
+        return True
+    return "out" in names or any(n.endswith("_") and not n.endswith("__") for n in names)
+
+
 @lru_cache(maxsize=1024)
 def _may(forward: Forward) -> bool:
     code, names = _code(forward), names_in(forward)
-    if any(i.name in _SETS or i.is_in_place for i in code) or _filled(forward):
-        return True
-    if "out" in names or any(n.endswith("_") and not n.endswith("__") for n in names):
+    if any(i.name in _SETS for i in code) or _writes(forward):
         return True
     draws = (name for name in names if "dropout" not in name)
     return any(map(_compat.draws_random_numbers, draws)) or (

@@ -15,8 +15,10 @@ from torch import fx, nn
 
 from .facts import may_draw
 from .faithful import RandomState
+from .held import kept_tensors
 from .inplace import effect_of, is_known, leaves_trace
 from .saved import SavedTensor, is_unmade
+from .trace_left import may_write
 from .untouched import Untouched
 
 __all__ = ["Moves", "Undo", "moves_of"]
@@ -35,12 +37,14 @@ class Moves(NamedTuple):
     Attributes:
         tensors: module and name of each buffer, and of each parameter that is written.
         modules: modules that run code of their own, which may set attributes.
+        holders: those inside of them whose code may write tensors in attributes and containers.
         draws: whether random numbers may be drawn.
 
     """
 
     tensors: tuple[tuple[str, str], ...] = ()
     modules: tuple[str, ...] = ()
+    holders: tuple[str, ...] = ()
     draws: bool = False
 
 
@@ -105,6 +109,7 @@ def _moves(
 ) -> Moves:
     tensors: dict[tuple[str, str], None] = {}
     own: dict[str, None] = {}
+    holders: dict[str, None] = {}
     draws = False
     for node in nodes:
         path = str(node.target)
@@ -116,13 +121,24 @@ def _moves(
             module = modules[path]
             if not is_known(module):
                 own[path] = None
+                for inner, names in _holders(path, module):
+                    holders[inner] = None
+                    tensors.update(dict.fromkeys((inner, name) for name in names))
             elif not leaves_trace(node, module, training):
                 continue
             tensors.update(dict.fromkeys(_buffers(path, module)))
             draws = True
         else:
             draws = True
-    return Moves(tuple(tensors), tuple(own), draws)
+    return Moves(tuple(tensors), tuple(own), tuple(holders), draws)
+
+
+def _holders(path: str, module: nn.Module) -> Iterator[tuple[str, list[str]]]:
+    """Yield the parts of a leaf whose code may write tensors, and the parameters that it mentions."""
+    for inner, part in module.named_modules(prefix=path):
+        names = may_write(part)
+        if names is not None:
+            yield inner, [name for name in part._parameters if name in names]
 
 
 def _buffers(path: str, module: nn.Module) -> Iterator[tuple[str, str]]:
@@ -137,6 +153,7 @@ class Undo:
     Args:
         registries: where each tensor that may change is, and its name there.
         modules: modules whose attributes may be set.
+        holders: modules whose tensors in attributes and containers may be written.
         draws: whether random numbers may be drawn.
 
     """
@@ -145,6 +162,7 @@ class Undo:
         self,
         registries: Iterable[tuple[dict[str, Any], str]],
         modules: Iterable[nn.Module],
+        holders: Iterable[nn.Module],
         draws: bool,
     ) -> None:
         self._copies = [
@@ -152,6 +170,7 @@ class Undo:
             for registry, name in registries
             if isinstance(tensor := registry.get(name), torch.Tensor) and not is_unmade(tensor)
         ]
+        self._kept = [SavedTensor(t) for module in holders for t in kept_tensors(module)]
         self._untouched = [Untouched(module) for module in modules]
         self._random = RandomState() if draws and not _is_capturing() else None
 
@@ -174,6 +193,8 @@ class Undo:
             untouched.restore()
         for registry, name, saved in self._copies:
             registry[name] = saved.tensor
+            saved.restore()
+        for saved in self._kept:
             saved.restore()
         if self._random is not None:
             self._random.restore()
