@@ -237,11 +237,8 @@ class Recording:
         if point is None:
             canonical = self._canonical(name)
             point = self.names.get(canonical) or self.calls.get(canonical)
-        if point is None and (
-            name in self.tree.reserved  # of a module that is not called
-            # What torchvision calls so in this mode would be another thing than in the other.
-            or (self.other is not None and name in self.other.names)
-        ):
+        # What torchvision calls so in this mode would be another thing than in the other.
+        if point is None and self.other is not None and name in self.other.names:
             return None
         return point or self.stored.get(name) or self.torchvision_points.get(name)
 
