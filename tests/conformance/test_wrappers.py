@@ -60,6 +60,23 @@ def test_M4_N_a_wrapped_model_is_looked_through(names_of, extract, device, wrapp
     assert featuretap.verify(extractor, wrapped, x).equal
 
 
+def test_M4_a_replica_of_data_parallel_leaves_the_extractor_alone(extract, backend):
+    model = NestedScopes().eval()
+    extractor = extract(model, ["stage.0.lin", "mul"])
+    expected = copied(dict(extractor(X)))
+    if backend == "hooks":
+        with pytest.raises(RuntimeError, match="DistributedDataParallel, or an extractor of fx"):
+            extractor._replicate_for_data_parallel()
+        return
+    replica = extractor._replicate_for_data_parallel()
+    replica._modules["stage"] = copy.deepcopy(model.stage)
+    with torch.no_grad():
+        replica.stage[0].lin.weight.add_(1)
+    assert identical(copied(dict(extractor(X))), expected)
+    assert identical(replica(X)["stage.0.lin"], replica.stage[0].lin(X))
+    assert all(a is b for a, b in zip(extractor.parameters(), model.parameters(), strict=True))
+
+
 def run_two(worker, backend, tmp_path):
     """Run a worker in two processes that find each other in a file."""
     command = [sys.executable, str(Path(__file__).with_name(worker)), backend]

@@ -59,6 +59,27 @@ def test_M4_strict_export_after_a_call(nodes):
     assert "_model.l" in check(extractor, expected, strict=True)
 
 
+class _Augments(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.l = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.l(x)
+        y += x
+        y *= 2
+        y -= 1
+        y /= 3
+        return y * 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:While compiling")
+@pytest.mark.parametrize("node", ["add", "truediv", "mul_1"])
+def test_M4_strict_export_of_augmented_assignments(node):
+    extractor = create(_Augments().eval(), [node])
+    check(extractor, extractor(X), strict=True)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_M4_export_with_a_dynamic_batch():
     class Reshapes(nn.Module):

@@ -76,6 +76,17 @@ class Program:
 
 # What dynamo makes operations of, and Python attributes.
 _SHOWN = frozenset({"numpy_T", "mT", "matrix_H"})
+# What it calls ``y += x`` and its like in some places.
+_AUGMENTED = {
+    "iadd": "add_",
+    "isub": "sub_",
+    "imul": "mul_",
+    "itruediv": "div_",
+    "__iadd__": "add_",
+    "__isub__": "sub_",
+    "__imul__": "mul_",
+    "__idiv__": "div_",
+}
 _BROKEN = (
     "torch.compile breaks the graph in the forward of which this extractor takes operations, or runs "
     "others than were watched before (inside of a torch.autograd.Function, for one)"
@@ -191,7 +202,9 @@ def name_of_function(func: Callable[..., Any]) -> str:
 
 def _is_same(known: str, name: str) -> bool:
     """Say whether dynamo calls by ``name`` what is called ``known`` otherwise."""
-    return known == name or (name == "wrapped" and (known.startswith("__") or known == "pow"))
+    if name == "wrapped":
+        return known.startswith("__") or known == "pow"
+    return known in (name, _AUGMENTED.get(name))
 
 
 def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -198,6 +198,12 @@ class HooksExtractor(Forwards):
 
     def __copy__(self) -> HooksExtractor:
         return _rebuild(self._state())
+
+    def _replicate_for_data_parallel(self) -> NoReturn:
+        raise RuntimeError(
+            "nn.DataParallel copies modules to each device, and an extractor of hooks watches one model: "
+            "use DistributedDataParallel, or an extractor of fx (backend='fx')"
+        )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _rebuild, (self._state(),)

@@ -219,6 +219,13 @@ class FeatureExtractor(fx.GraphModule):
     def __copy__(self) -> FeatureExtractor:
         return _from_state(self._state())
 
+    def _replicate_for_data_parallel(self) -> FeatureExtractor:
+        """Return what ``nn.DataParallel`` fills with the tensors of another device: a shallow copy."""
+        replica = copy.copy(self)
+        registries = {"_buffers": self._buffers.copy(), "_modules": self._modules.copy()}
+        vars(replica).update(registries, _parameters={}, _is_replica=True, followed=[])
+        return replica
+
     def __reduce__(self) -> Any:
         return _from_state, (self._state(),)
 
