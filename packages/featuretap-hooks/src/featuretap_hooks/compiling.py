@@ -87,7 +87,7 @@ _AUGMENTED = {
     "__imul__": "mul_",
     "__idiv__": "div_",
 }
-_BROKEN = (
+BROKEN = (
     "torch.compile breaks the graph in the forward of which this extractor takes operations, or runs "
     "others than were watched before (inside of a torch.autograd.Function, for one)"
 )
@@ -186,8 +186,8 @@ def counts(func: Callable[..., Any], value: Any) -> bool:
 
 def _leave(program: Program) -> NoReturn:
     """Give up compiling: the next forward is watched."""
-    program.problem = _BROKEN
-    raise BrokenGraphError(f"{_BROKEN}. Call it again: from now on the real forward is watched")
+    program.problem = BROKEN
+    raise BrokenGraphError(f"{BROKEN}. Call it again: from now on the real forward is watched")
 
 
 def name_of_function(func: Callable[..., Any]) -> str:

@@ -17,6 +17,7 @@ from featuretap.saved import is_unmade
 
 from ._compat import any_sharded, call_uncompiled
 from .captures import Captures, Stop
+from .compiling import BROKEN, Program
 from .example import watch_example
 from .fast_paths import fast_paths
 from .findings import Findings
@@ -41,6 +42,7 @@ class Forwards(nn.Module):
     _model: nn.Module
     _plans: dict[str, Plan]
     _prepared: dict[str, Prepared]
+    _programs: dict[str, Program]
     _options: Options
     _found: Findings
     _early_stop: bool
@@ -56,8 +58,12 @@ class Forwards(nn.Module):
             mode: Prepared(plan, self._found, whole=self._is_nested, stop=self._may_stop(plan))
             for mode, plan in self._plans.items()
         }
+        earlier = vars(self).get("_programs", {})
         vars(self)["_prepared"] = prepared
         vars(self)["_programs"] = {mode: found.program for mode, found in prepared.items()}
+        for mode, program in earlier.items():
+            if program.problem == BROKEN:
+                self._programs[mode].problem = BROKEN
 
     def _begin_anew(self) -> None:
         """Forget what was seen: a watched module is no longer the one at its path."""

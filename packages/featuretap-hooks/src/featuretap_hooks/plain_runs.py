@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from featuretap._compat import draws_random_numbers
+from featuretap.inplace import moves_in_training
 from featuretap.put_back import HookKey
 
 from ._compat import add_hooks, call_uncompiled, remove_hooks
@@ -37,7 +38,8 @@ def may_run_again(plan: Plan, prepared: Prepared, found: Findings) -> bool:
     """Say whether a forward that was left half-way, perhaps the first one, has left nothing behind."""
     if plan.moving is not None:
         return is_quiet(plan, prepared, found)
-    if any(module.training for module in found.modules) or not found.computes_alone:
+    moves = (module.training and moves_in_training(module) for module in found.modules)
+    if any(moves) or not found.computes_alone:
         return False
     return not any(map(draws_random_numbers, found.own_code.names))
 

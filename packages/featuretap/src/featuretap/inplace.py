@@ -22,6 +22,7 @@ __all__ = [
     "is_known",
     "leaves_trace",
     "makes_new",
+    "moves_in_training",
 ]
 
 # What these return, or put into a container, is all that they are given.
@@ -127,7 +128,7 @@ def leaves_trace(
         parts = tuple(module.modules()) if module._modules else (module,)
         if not is_known(module) and (training(module) or any(map(may_leave_trace, parts))):
             return True
-        return any(_leaves_trace(part) for part in parts if training(part))
+        return any(moves_in_training(part) for part in parts if training(part))
     if node.op not in ("call_function", "call_method"):
         return False
     facts = facts_of(node.target)
@@ -174,7 +175,7 @@ def is_known(module: nn.Module) -> bool:
     return not hooks and type(module).__module__.startswith(_OF_TORCH)
 
 
-def _leaves_trace(module: nn.Module) -> bool:
+def moves_in_training(module: nn.Module) -> bool:
     """Say whether a module in train mode draws random numbers or moves its statistics."""
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return module.track_running_stats
