@@ -134,6 +134,30 @@ def test_N1_control_flow_of_torch_is_one_node(names_of, extract):
         assert identical(features["add"], model(x))
 
 
+class BranchesIntoALayer(nn.Module):
+    """Calls a layer in a branch, which torch compiles on the spot."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin, self.head = linear(1), linear(2)
+
+    def forward(self, x):
+        y = torch.cond(x.sum() > 0, lambda t: self.lin(t) * 2, lambda t: self.lin(t) - 1, (x,))
+        return self.head(y * 3) + 1
+
+
+@pytest.mark.only("hooks", why="torch.fx does not record torch.cond")
+def test_N1_layers_inside_control_flow_of_torch_are_not_watched(names_of, extract):
+    model = BranchesIntoALayer().eval()
+    assert names_of(model, example_args=(X,))[-4:] == ["cond", "mul", "head", "add"]
+    for x in (X, -X):
+        expected = model.lin(x) * 2 if x is X else model.lin(x) - 1
+        features = extract(model, ["cond", "head", ""])(x)
+        assert torch.allclose(features["cond"], expected)
+        assert identical(features[""], model(x))
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
 class ReturnsADict(nn.Module):
     def __init__(self):
         super().__init__()

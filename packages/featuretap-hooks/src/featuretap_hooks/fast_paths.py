@@ -22,7 +22,7 @@ from ._compat import (
     no_torch_function,
     take_out_modes,
 )
-from .module_hooks import Around, ModuleHooks
+from .module_hooks import Around, ModuleHooks, unwatched
 
 __all__ = ["fast_paths", "is_compiled", "layers_that_take_note", "takes_note", "without_modes"]
 
@@ -94,12 +94,13 @@ def _fast_paths(layers: Collection[nn.Module]) -> Iterator[None]:
 
 
 def without_modes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``function`` so that it runs without our modes."""
+    """Return ``function`` so that it runs without our modes and hooks."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         put_back = take_out_modes(is_own_hook)
         try:
-            return function(*args, **kwargs)
+            with unwatched():
+                return function(*args, **kwargs)
         finally:
             put_back()
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from sys import _getframe, exc_info
 from threading import get_ident
@@ -38,7 +39,7 @@ from ._compat import (
     remove_hooks,
 )
 
-__all__ = ["Around", "ModuleHooks", "is_wrapped", "sees_hooks"]
+__all__ = ["Around", "ModuleHooks", "is_wrapped", "sees_hooks", "unwatched"]
 
 _LOOKS_FOR_HOOKS = (nn.TransformerEncoderLayer,)
 _LOCK = threading.Lock()
@@ -77,7 +78,7 @@ class ModuleHooks:
     def __init__(self, root: nn.Module | None = None, *, may_wrap: bool = False) -> None:
         self._root = root
         self._thread = get_ident()
-        self._hooked: list[tuple[nn.Module, HookKey, bool]] = []
+        self._hooked: list[tuple[nn.Module, HookKey, Callable[..., Any] | None, Any]] = []
         self._wrapped: list[tuple[_Wrapper, _Watcher]] = []
         # ``torch.export`` stands proxies for modules, which a wrapped forward would not know.
         self._may_wrap = may_wrap and not is_compiling() and not any(hooks_of_every_module())
@@ -145,20 +146,15 @@ class ModuleHooks:
         self, module: nn.Module, before: Callable[..., Any] | None, after: Callable[..., Any]
     ) -> None:
         key = HookKey()
-        self._hooked.append((module, key, before is not None))
+        self._hooked.append((module, key, before, after))
         add_hooks(module, key, before, after)
 
     def _wrap(self, module: nn.Module, name: str, around: Around) -> None:
         watcher = (self._thread, around.call)
-        attributes = module.__dict__
-        with _LOCK:
-            wrapper = attributes.get(name)
-            if type(wrapper) is not _Wrapper:
-                wrapper = attributes[name] = _Wrapper(module, name, attributes.get(name))
-            wrapper.watchers += (watcher,)
-        self._wrapped.append((wrapper, watcher))
+        self._wrapped.append((_add_watcher(module, name, watcher), watcher))
 
     def __enter__(self) -> ModuleHooks:
+        _ACTIVE.hooks.append(self)
         return self
 
     def __exit__(
@@ -167,13 +163,58 @@ class ModuleHooks:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for module, key, before in self._hooked:
-            remove_hooks(module, key, before=before)
+        _ACTIVE.hooks.remove(self)
+        self._take_off()
+
+    def _take_off(self) -> None:
+        for module, key, before, _ in self._hooked:
+            remove_hooks(module, key, before=before is not None)
         if not self._wrapped:
             return
         with _LOCK:
             for wrapper, watcher in self._wrapped:
                 wrapper.remove(watcher)
+
+    def _put_on(self) -> None:
+        for module, key, before, after in self._hooked:
+            add_hooks(module, key, before, after)
+        self._wrapped = [
+            (_add_watcher(wrapper.module, wrapper.name, watcher), watcher)
+            for wrapper, watcher in self._wrapped
+        ]
+
+
+class _Active(threading.local):
+    """Who watches modules in this thread, innermost last."""
+
+    def __init__(self) -> None:
+        self.hooks: list[ModuleHooks] = []
+
+
+_ACTIVE = _Active()
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """While entered, modules are as they are for others: what compiles them must find nothing of ours."""
+    active = list(_ACTIVE.hooks)
+    for hooks in reversed(active):
+        hooks._take_off()
+    try:
+        yield
+    finally:
+        for hooks in active:
+            hooks._put_on()
+
+
+def _add_watcher(module: nn.Module, name: str, watcher: _Watcher) -> _Wrapper:
+    attributes = module.__dict__
+    with _LOCK:
+        wrapper = attributes.get(name)
+        if type(wrapper) is not _Wrapper:
+            wrapper = attributes[name] = _Wrapper(module, name, attributes.get(name))
+        wrapper.watchers += (watcher,)
+    return wrapper
 
 
 def sees_hooks(module: nn.Module, root: nn.Module | None = None) -> str | None:
@@ -204,14 +245,16 @@ class _Wrapper:
     """Stands for ``module.forward``, or the compiled call, while somebody watches it.
 
     Attributes:
+        module: whose it is.
+        name: the attribute that it is.
         replaced: the ``forward`` that the module has of its own, if it has one.
         watchers: who watches.
 
     """
 
     def __init__(self, module: nn.Module, name: str, replaced: Any) -> None:
-        self._module = module
-        self._name = name
+        self.module = module
+        self.name = name
         self.replaced = replaced
         self._forward = getattr(module, name)
         self.watchers: tuple[_Watcher, ...] = ()
@@ -221,36 +264,36 @@ class _Wrapper:
         if len(self.watchers) > 1:
             self.watchers = tuple(other for other in self.watchers if other is not watcher)
             return
-        attributes = self._module.__dict__
-        if attributes.get(self._name) is not self:
+        attributes = self.module.__dict__
+        if attributes.get(self.name) is not self:
             return
         if self.replaced is None:
-            del attributes[self._name]
+            del attributes[self.name]
         else:
-            attributes[self._name] = self.replaced
+            attributes[self.name] = self.replaced
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         frame = _getframe(1)
         if frame.f_code not in CALLERS_OF_FORWARD:
             return self._forward(*args, **kwargs)
-        if frame.f_locals["self"] is not self._module:
+        if frame.f_locals["self"] is not self.module:
             return self._of(frame.f_locals["self"])(*args, **kwargs)
         here, outermost, run = get_ident(), None, self._forward
         for thread, call in self.watchers:
             if thread == here:
                 # Who came later is further outside.
                 if outermost is not None:
-                    run = partial(_run, outermost, self._module, run)
+                    run = partial(_run, outermost, self.module, run)
                 outermost = call
         if outermost is None:
             return run(*args, **kwargs)
-        return outermost(self._module, run, args, kwargs)
+        return outermost(self.module, run, args, kwargs)
 
     def _of(self, other: nn.Module) -> Callable[..., Any]:
         """Return the same of a shallow copy, which was made while somebody watched the module."""
         if self.replaced is not None:
             return self.replaced  # type: ignore[no-any-return]
-        return partial(getattr(type(other), self._name), other)
+        return partial(getattr(type(other), self.name), other)
 
     # What is looked up on a forward: its signature, its code, its globals.
 
@@ -267,7 +310,7 @@ class _Wrapper:
         return copy.deepcopy(self._forward, memo)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return getattr, (self._module, self._name)
+        return getattr, (self.module, self.name)
 
 
 def is_wrapped(forward: Any) -> bool:
