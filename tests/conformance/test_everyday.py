@@ -258,6 +258,7 @@ def lazy():
     return nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyBatchNorm1d(), nn.Linear(4, 2))
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 @pytest.mark.parametrize("nodes", [["0", "2", "1"], ["3", "1"], [""]])
 def test_V1_a_lazy_module_makes_its_parameters_in_the_first_call(extract, nodes):
     model = lazy()
@@ -276,6 +277,7 @@ def test_V1_a_lazy_module_makes_its_parameters_in_the_first_call(extract, nodes)
     assert all(identical(found[node], values[node]) for node in nodes)
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 def test_M5_an_example_is_refused_while_a_module_has_no_parameters_yet(backend):
     model = lazy()
     with pytest.raises(ValueError, match=r"'0' \(LazyLinear\) makes .* call the model once"):
