@@ -23,7 +23,7 @@ from .fast_paths import fast_paths
 from .findings import Findings
 from .learning import learn
 from .patching import active_recorder
-from .plain_runs import is_plain, is_quiet, run_plain
+from .plain_runs import is_quiet, run_plain
 from .plan import Plan
 from .prepared import Prepared
 from .put_back import PutBack
@@ -58,12 +58,21 @@ class Forwards(nn.Module):
             mode: Prepared(plan, self._found, whole=self._is_nested, stop=self._may_stop(plan))
             for mode, plan in self._plans.items()
         }
+        for mode, plan in self._plans.items():
+            prepared[mode].quiet_run = self._quiet_run(plan, prepared[mode])
         earlier = vars(self).get("_programs", {})
         vars(self)["_prepared"] = prepared
         vars(self)["_programs"] = {mode: found.program for mode, found in prepared.items()}
         for mode, program in earlier.items():
             if program.problem == BROKEN:
                 self._programs[mode].problem = BROKEN
+
+    def _quiet_run(self, plan: Plan, prepared: Prepared) -> Callable[..., None] | None:
+        if prepared.part is not None:
+            return partial(self._record, prepared.part) if plan.calls is not None else None
+        if prepared.needs_outputs_alone and not plan.nested:
+            return partial(run_plain, self._model, prepared.outputs)
+        return None
 
     def _begin_anew(self) -> None:
         """Forget what was seen: a watched module is no longer the one at its path."""
@@ -79,18 +88,12 @@ class Forwards(nn.Module):
             return self._run(mode, args, kwargs, lambda: self._found.storing)
         plan, prepared, grad = self._plans[mode], self._prepared[mode], torch.is_grad_enabled()
         if grad in plan.overwritten and is_quiet(plan, prepared, self._found):
-            run: Callable[..., None] | None = None
-            if prepared.part is not None and plan.calls is not None:
-                run = partial(self._record, prepared.part)
-            elif is_plain(plan, prepared):
-                run = partial(run_plain, self._model, prepared.outputs)
-            if run is not None:
-                return self._run_quiet(plan, run, args, kwargs, grad=grad)
+            return self._run_quiet(plan, prepared, args, kwargs, grad=grad)
         with PutBack(plan, self._found) as before:
             return self._run(mode, args, kwargs, before.changed)
 
     def _run_quiet(
-        self, plan: Plan, run: Callable[..., None], args: Any, kwargs: Any, *, grad: bool
+        self, plan: Plan, prepared: Prepared, args: Any, kwargs: Any, *, grad: bool
     ) -> OrderedDict[str, Any]:
         """Do a forward of a model that only computes, and that was seen to do so."""
         keys, known, stored = plan.keys or {}, plan.overwritten[grad], self._found.stored
@@ -98,7 +101,8 @@ class Forwards(nn.Module):
         captures = Captures(
             keys, known, stop=self._may_stop(plan), stored=stored, retained=plan.retained
         )
-        _to_its_end(captures, run, captures, args, kwargs)
+        assert prepared.quiet_run is not None
+        _to_its_end(captures, prepared.quiet_run, captures, args, kwargs)
         if captures.missing:
             self._take_parameters(captures)
         if captures.missing or captures.lost or not captures.unproven <= known:

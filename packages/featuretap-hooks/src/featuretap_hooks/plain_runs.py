@@ -24,14 +24,20 @@ from .module_hooks import sees_hooks
 from .plan import Plan
 from .prepared import Prepared
 
-__all__ = ["is_plain", "is_quiet", "may_run_again", "run_plain"]
+__all__ = ["is_quiet", "may_run_again", "run_plain"]
 
 
 def is_quiet(plan: Plan, prepared: Prepared, found: Findings) -> bool:
-    """Say whether a forward leaves nothing behind that a failure would have to put back."""
+    """Say whether a forward leaves nothing behind, and may be run in the way that was prepared."""
     if plan.moving != [] or plan.moving_kept or plan.draws or plan.draws_elsewhere:
         return False
-    return found.computes_alone and prepared.is_current
+    if prepared.quiet_run is None or not found.computes_alone or not prepared.is_current:
+        return False
+    if prepared.part is None:
+        for _, module in prepared.outputs:
+            if sees_hooks(module):
+                return False
+    return True
 
 
 def may_run_again(plan: Plan, prepared: Prepared, found: Findings) -> bool:
@@ -42,16 +48,6 @@ def may_run_again(plan: Plan, prepared: Prepared, found: Findings) -> bool:
     if any(moves) or not found.computes_alone:
         return False
     return not any(map(draws_random_numbers, found.own_code.names))
-
-
-def is_plain(plan: Plan, prepared: Prepared) -> bool:
-    """Say whether :func:`run_plain` does all that a quiet forward needs."""
-    if not prepared.needs_outputs_alone or plan.nested:
-        return False
-    for _, module in prepared.outputs:  # noqa: SIM110 (asked in each forward)
-        if sees_hooks(module):
-            return False
-    return True
 
 
 def run_plain(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -27,6 +27,8 @@ class Prepared:
         outputs: the modules whose first output is wanted, if nothing must be recorded.
         part: the modules to record, if something must be.
         program: the same for compiled code.
+        quiet_run: runs the model and hands over what is wanted, where forwards were seen to leave
+            nothing behind; ``None`` if that takes more.
 
     """
 
@@ -53,6 +55,7 @@ class Prepared:
         calls = None if whole else plan.calls
         self.part = self.watch.part(calls, tree, found.is_leaf) if self.watch.scopes else None
         self.needs_outputs_alone = self.part is None and not self.watch.inputs
+        self.quiet_run: Callable[..., None] | None = None
         watched = [*self.watch.outputs, *self.watch.scopes]
         self._links = list(_links(tree.model, watched))
 
