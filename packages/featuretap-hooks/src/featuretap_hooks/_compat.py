@@ -96,9 +96,9 @@ def control_flow() -> dict[str, Callable[..., Any]]:
     return {name: value for name, value in found.items() if isinstance(value, types.FunctionType)}
 
 
-def is_jit_tracing() -> bool:
-    """Say whether ``torch.jit.trace`` records this thread. Checked on torch 2.4.1 and 2.15.0."""
-    return torch._C._get_tracing_state() is not None
+# What ``torch.jit.trace`` records this thread with; ``None`` where it does not. Asked in each forward, and
+# so without a function of our own. Checked on torch 2.4.1 and 2.15.0.
+is_jit_tracing: Callable[[], Any] = torch._C._get_tracing_state
 
 
 def is_checkpointing(frame: types.FrameType) -> bool:

@@ -181,7 +181,7 @@ class HooksExtractor(Forwards):
                 "for: call the extractor once before, or pass example_args to create_feature_extractor"
             )
         keys = plan.keys
-        stop = is_jit_tracing() and self._may_stop(plan)
+        stop = is_jit_tracing() is not None and self._may_stop(plan)
         captures = Captures(keys, set(keys), stop=stop, stored=self._found.stored)
         with suppress(Stop):
             self._watch(plan, self._prepared[self._mode], captures, None, args, kwargs)

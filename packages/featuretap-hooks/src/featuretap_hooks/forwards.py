@@ -83,7 +83,7 @@ class Forwards(nn.Module):
 
     def _watched(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         # Another thread may switch the mode meanwhile.
-        mode = self._mode
+        mode = "train" if self._model.training else "eval"
         if active_recorder() is not None:
             return self._run(mode, args, kwargs, lambda: self._found.storing)
         plan, prepared, grad = self._plans[mode], self._prepared[mode], torch.is_grad_enabled()
