@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from . import _compat
 from .faithful import contains
 from .put_back import is_own_hook
-from .trace_left import fills_what_it_is_given
+from .trace_left import fills_what_it_is_given, is_of_a_library
 
 __all__ = ["called_by_model", "is_ours", "refused_functions", "why_not_look_into", "why_not_record"]
 
@@ -42,6 +42,7 @@ _MODE = "the forward enters a mode of its own, which would see stand-ins now and
 _FILLS = (
     "a list or dict is given to {}, which is one node and fills it: the graph would not see that"
 )
+_SWITCHES = "the forward switches gradients on or off by a value that is not known when tracing"
 _CACHED = "the forward caches parametrizations, which a graph would compute at each use"
 _STATE = {
     "is_grad_enabled": _ASKS,
@@ -140,24 +141,28 @@ def why_not_record(
         kwargs: its keyword arguments.
 
     """
-    if kind in ("call_module", "call_function"):
-        if getattr(target, "__name__", "") == "_set_grad_enabled":
-            return (
-                "the forward switches gradients on or off by a value that is not known when tracing"
-            )
-        is_filled = fills_what_it_is_given(target) and contains(
-            (list, dict), args, *kwargs.values()
-        )
-        return (
-            _FILLS.format(getattr(target, "__name__", type(target).__name__)) if is_filled else None
-        )
-    if kind != "call_method":
-        return None
-    if target in _NOT_OF_A_GRAPH:
-        return _NOT_OF_A_GRAPH[target]
-    if target == "requires_grad_" and args[0].op == "get_attr":
-        return "the forward freezes or unfreezes what the model keeps"
+    if kind == "call_method":
+        if target in _NOT_OF_A_GRAPH:
+            return _NOT_OF_A_GRAPH[target]
+        if target == "requires_grad_" and args[0].op == "get_attr":
+            return "the forward freezes or unfreezes what the model keeps"
+    elif kind == "call_module":
+        if not is_of_a_library(type(target)):
+            return _why_not_call(target, type(target).__name__, args, kwargs)
+    elif kind == "call_function":
+        name = getattr(target, "__name__", "")
+        if name == "_set_grad_enabled":
+            return _SWITCHES
+        if not is_of_a_library(target):
+            return _why_not_call(target, name, args, kwargs)
     return None
+
+
+def _why_not_call(
+    target: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> str | None:
+    is_filled = fills_what_it_is_given(target) and contains((list, dict), args, *kwargs.values())
+    return _FILLS.format(name) if is_filled else None
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from torch import nn
 from . import _compat
 from .state import Forward, forward_of, instructions_of, names_in
 
-__all__ = ["fills_what_it_is_given", "may_leave_trace", "may_write"]
+__all__ = ["fills_what_it_is_given", "is_of_a_library", "may_leave_trace", "may_write"]
 
 _SETS = frozenset("STORE_ATTR DELETE_ATTR STORE_GLOBAL DELETE_GLOBAL STORE_DEREF".split())
 _SETS_ITEMS = frozenset("STORE_SUBSCR STORE_SLICE DELETE_SUBSCR".split())
@@ -49,9 +49,14 @@ def fills_what_it_is_given(node: nn.Module | Callable[..., Any]) -> bool:
 
 def _forward(node: nn.Module | Callable[..., Any]) -> Forward | None:
     """Return the code of a node; ``None`` if it is of a library whose effects are known."""
-    if isinstance(node, nn.Module):
-        return None if _is_librarys(type(node).__module__) else forward_of(node)
-    return None if _is_librarys(getattr(node, "__module__", "")) else Forward(object, node)
+    if is_of_a_library(type(node) if isinstance(node, nn.Module) else node):
+        return None
+    return forward_of(node) if isinstance(node, nn.Module) else Forward(object, node)
+
+
+def is_of_a_library(owner: Any) -> bool:
+    """Say whether a function, or the class of a module, is of a library whose effects are known."""
+    return _is_librarys(getattr(owner, "__module__", ""))
 
 
 @lru_cache(maxsize=1024)

@@ -289,8 +289,8 @@ class FeatureTracer(fx.Tracer):
         type_expr: Any = None,
     ) -> fx.Node:
         """Append a node that remembers where it was made."""
-        module = self._tree.paths.get(target) if kind == "call_module" else None
-        reason = why_not_record(kind, module or target, args, kwargs)
+        called = self._tree.paths[target] if kind == "call_module" else target
+        reason = why_not_record(kind, called, args, kwargs)
         if reason is not None:
             raise self.refusal(reason)
         if is_overtaken(target, self.read_later):
