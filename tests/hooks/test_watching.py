@@ -97,6 +97,34 @@ def test_M5_a_forward_that_the_model_itself_exchanges_stays_exchanged():
     assert vars(model.lin)["forward"] is torch.relu
 
 
+def test_M5_nothing_is_watched_once_the_last_value_is_there(monkeypatch):
+    watched = []
+
+    def forward(self, x):
+        watched.append("forward" in vars(self))
+        return torch.relu_(x)
+
+    # Torch's own layer: a model whose code keeps something is watched to its end.
+    monkeypatch.setattr(nn.ReLU, "forward", forward)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+            self.act = nn.ReLU()
+
+        def forward(self, x):
+            return self.act(self.lin(x) + 1)
+
+    model = nn.Sequential(Block(), nn.Linear(4, 4), Block())
+    expected = model[0].lin(X) + 1
+    extractor = create_feature_extractor(model, ["0.add"], early_stop=False)
+    for _ in range(3):
+        watched.clear()
+        assert torch.equal(extractor(X)["0.add"], expected)
+    assert watched == [False, False]
+
+
 @pytest.mark.parametrize("nodes", [["add", "lin", "getattr"], ["add"], ["lin"]])
 def test_C1_features_die_with_their_last_user(nodes):
     class Net(nn.Module):

@@ -199,8 +199,10 @@ def call_uncompiled(module: nn.Module) -> Callable[..., Any]:
 
     Checked on torch 2.4.1 and 2.15.0.
     """
-    uncompiled: Callable[..., Any] = module._call_impl
-    return uncompiled if is_compiled_in_place(module) else module
+    if is_compiled_in_place(module):
+        uncompiled: Callable[..., Any] = module._call_impl
+        return uncompiled
+    return module
 
 
 def is_compiled_function(value: Any) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from featuretap.structures import copy_from_region, map_tensors, tensors_of
+from featuretap.structures import clone_or_detach, copy_from_region, map_tensors, tensors_of
 
 from ._compat import functorch_level, no_torch_function
 from .going_on import Maker, is_only_name
@@ -54,6 +54,7 @@ class Captures:
         unproven: the name that ended the forward, so that nobody knows what would have written it.
         exposed: whether the forward came to the memory of a tensor, where writes are not seen.
         ended: whether the forward was ended.
+        when_complete: told when every wanted value is there and the forward goes on.
 
     """
 
@@ -77,6 +78,7 @@ class Captures:
         self._retained = retained
         self._switched = switched
         self.ended = False
+        self.when_complete: Callable[[], None] | None = None
         self._held: set[str] = set()
         # A tensor that lives inside of a deeper transform of torch.func is dead outside of it.
         self._level = functorch_level()
@@ -135,11 +137,15 @@ class Captures:
             self.values[name] = self._last(name, plain(value))
             self.unproven.add(name)
             raise Stop(self)
+        changed = None
         with no_torch_function():  # an outer extractor must not see our copies
             if type(value) is torch.Tensor:
-                return self._take_tensor(name, value, maker)
-            self.values[name] = map_tensors(plain(value), partial(self._keep, name))
-            return None
+                changed = self._take_tensor(name, value, maker)
+            else:
+                self.values[name] = map_tensors(plain(value), partial(self._keep, name))
+        if not self.missing and self.when_complete is not None:
+            self.when_complete()
+        return changed
 
     def _may_end(self) -> bool:
         return not self.weights_moved and (self._switched is None or self._switched.may_end())
@@ -178,14 +184,14 @@ class Captures:
             self.values[name] = self._keep(name, tensor)
             return None
         self.values[name] = tensor
-        copy: torch.Tensor = copy_from_region(tensor)
+        copy = clone_or_detach(tensor)
         if self._overwritten is None:
             self._beside.append((name, copy, tensor, copy._version))
         return copy
 
     def _keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if self._overwritten is None:
-            self._beside.append((name, tensor, copy_from_region(tensor), _version(tensor)))
+            self._beside.append((name, tensor, clone_or_detach(tensor), _version(tensor)))
             return tensor
         if (
             self.exposed
@@ -195,8 +201,7 @@ class Captures:
             or self._stored.holds(tensor)
         ):
             # Inference tensors have no version counter that would tell.
-            copied: torch.Tensor = copy_from_region(tensor)
-            return copied
+            return clone_or_detach(tensor)
         self._kept.append((name, tensor, tensor._version))
         return tensor
 
@@ -227,6 +232,8 @@ class Captures:
     @property
     def lost(self) -> set[str]:
         """Names whose tensors were overwritten without having been copied."""
+        if not self._kept:
+            return set()
         with no_torch_function():
             return {name for name, tensor, version in self._kept if tensor._version != version}
 

@@ -26,7 +26,6 @@ from featuretap.structures import copy_value
 from featuretap.untouched import Untouched
 
 from . import _compat
-from .fast_paths import fast_paths, layers_that_take_note
 from .findings import Findings
 from .index import Index
 from .scopes import Calls, Part
@@ -138,7 +137,6 @@ def watch_example(
         stack.callback(Untouched(model).restore)
         stack.callback(Gradients(tree.parameters.values()).restore)
         stack.callback(Ambient().restore)
-        stack.enter_context(fast_paths(list(layers_that_take_note(model))))
         stack.enter_context(_SaveWritten(tree, saved))
         run_watched(
             Findings(tree, options),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -80,13 +80,9 @@ def layers_that_take_note(model: nn.Module) -> Iterator[nn.Module]:
             yield from layers_that_take_note(child)
 
 
-def fast_paths(layers: Collection[nn.Module]) -> AbstractContextManager[None]:
-    """Have our torch-function modes off inside ``layers``, while entered."""
-    return _fast_paths(layers) if layers else nullcontext()
-
-
 @contextmanager
-def _fast_paths(layers: Collection[nn.Module]) -> Iterator[None]:
+def fast_paths(layers: Collection[nn.Module]) -> Iterator[None]:
+    """Have our torch-function modes off inside ``layers``, while entered."""
     with ModuleHooks() as hooks, _FastPaths() as paths:
         for layer in layers:
             hooks.around(layer, _Uncompiled() if is_compiled(layer) else paths)

@@ -19,7 +19,6 @@ from ._compat import any_sharded, call_uncompiled
 from .captures import Captures, Stop
 from .compiling import BROKEN, Program
 from .example import watch_example
-from .fast_paths import fast_paths
 from .findings import Findings
 from .learning import learn
 from .patching import active_recorder
@@ -28,7 +27,7 @@ from .plan import Plan
 from .prepared import Prepared
 from .put_back import PutBack
 from .reaching import all_reached, not_reached
-from .scopes import Calls, Part
+from .scopes import Calls
 from .stored import Weights
 from .switched import Switched
 from .watching import run_watched, watch_modules
@@ -69,7 +68,11 @@ class Forwards(nn.Module):
 
     def _quiet_run(self, plan: Plan, prepared: Prepared) -> Callable[..., None] | None:
         if prepared.part is not None:
-            return partial(self._record, prepared.part) if plan.calls is not None else None
+            if plan.calls is None:
+                return None
+            # An extractor inside the model may want more than this one.
+            watch_on = self._is_nested
+            return partial(run_watched, self._found, part=prepared.part, watch_on=watch_on)
         if prepared.needs_outputs_alone and not plan.nested:
             return partial(run_plain, self._model, prepared.outputs)
         return None
@@ -208,7 +211,7 @@ class Forwards(nn.Module):
         kwargs: Any,
     ) -> None:
         if prepared.part is not None:
-            self._record(prepared.part, captures, args, kwargs, calls)
+            run_watched(self._found, captures, args, kwargs, part=prepared.part, calls=calls)
         else:
             if prepared.watch.inputs:
                 self._take_inputs(captures, prepared.watch.inputs, args, kwargs)
@@ -234,19 +237,6 @@ class Forwards(nn.Module):
         bound.apply_defaults()
         for name, argument in inputs.items():
             captures.take(name, bound.arguments.get(argument))
-
-    def _record(
-        self,
-        part: Part,
-        captures: Captures,
-        args: Any,
-        kwargs: Any,
-        calls: Calls | None = None,
-    ) -> None:
-        found = self._found
-        layers = found.unwatched_layers if part.scopes is None else found.compiled_layers
-        with fast_paths(layers):
-            run_watched(found, captures, args, kwargs, part=part, calls=calls)
 
     def _may_stop(self, plan: Plan) -> bool:
         found = self._found

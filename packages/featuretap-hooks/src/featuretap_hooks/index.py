@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -37,6 +37,7 @@ class Index:
     def __init__(self, tree: ModuleTree) -> None:
         self._tree = tree
         self.other: Index | None = None
+        self.when_complete: Callable[[], None] | None = None
         self._types: dict[str, type] = {}
         self.names: dict[str, Point] = {}
         self.calls: dict[str, Point] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dis
 import types
-from functools import lru_cache
+
+from featuretap.by_code import by_code
 
 __all__ = ["compares", "formats_next"]
 
@@ -20,7 +21,7 @@ def formats_next(frame: types.FrameType) -> bool:
     return following.startswith(("FORMAT_", "CONVERT_VALUE"))
 
 
-@lru_cache(maxsize=1024)
+@by_code
 def _instructions(code: types.CodeType) -> dict[int, tuple[str, str]]:
     """Return the name of each instruction by its offset, and the name of the one after it."""
     found = list(dis.get_instructions(code))

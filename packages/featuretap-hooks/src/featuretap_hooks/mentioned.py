@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import nn
 
+from featuretap.by_code import by_code
+
 __all__ = ["mentioned_names"]
 
 _CONTAINERS = (list, tuple, set, frozenset)
@@ -83,7 +85,7 @@ def _content(cell: types.CellType) -> Iterator[Any]:
         return
 
 
-@functools.lru_cache(maxsize=4096)
+@by_code
 def _names_in(code: types.CodeType) -> frozenset[str]:
     inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return frozenset(code.co_names).union(*map(_names_in, inner))

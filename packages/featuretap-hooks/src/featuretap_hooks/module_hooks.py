@@ -48,6 +48,8 @@ _LOCK = threading.Lock()
 class Around:
     """What is told of each call of a module."""
 
+    __slots__ = ()
+
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """See the arguments; may return others, as a pair."""
 
@@ -92,7 +94,7 @@ class ModuleHooks:
         """
         name = sees_hooks(module, self._root)
         if name is not None:
-            self._wrap(module, name, _Only(call, fail))
+            self._wrap([(module, name, (self._thread, _Only(call, fail).call))])
             return
         thread = self._thread
 
@@ -111,17 +113,18 @@ class ModuleHooks:
 
     def around_each(self, watchers: Iterable[tuple[nn.Module, Around]]) -> None:
         """Have each watcher see each call of its module."""
+        wrapped, thread, may_wrap = [], self._thread, self._may_wrap
         for module, watcher in watchers:
             own = module.__dict__.get("forward")
-            is_plain = self._may_wrap and (own is None or is_wrapped(own))
-            if is_plain and is_called_plainly(module):
-                self._wrap(module, "forward", watcher)
-                continue
-            name = sees_hooks(module, self._root)
+            is_plain = may_wrap and (own is None or type(own) is _Wrapper)
+            name: str | None = "forward"
+            if not (is_plain and is_called_plainly(module)):
+                name = sees_hooks(module, self._root)
             if name is None:
                 self._hook(module, watcher)
             else:
-                self._wrap(module, name, watcher)
+                wrapped.append((module, name, (thread, watcher.call)))
+        self._wrap(wrapped)
 
     def _hook(self, module: nn.Module, watcher: Around) -> None:
         thread = self._thread
@@ -149,9 +152,16 @@ class ModuleHooks:
         self._hooked.append((module, key, before, after))
         add_hooks(module, key, before, after)
 
-    def _wrap(self, module: nn.Module, name: str, around: Around) -> None:
-        watcher = (self._thread, around.call)
-        self._wrapped.append((_add_watcher(module, name, watcher), watcher))
+    def _wrap(self, watched: Iterable[tuple[nn.Module, str, _Watcher]]) -> None:
+        """Have what is watched, an attribute of a module, stand for what it was."""
+        with _LOCK:
+            for module, name, watcher in watched:
+                attributes = module.__dict__
+                wrapper = attributes.get(name)
+                if type(wrapper) is not _Wrapper:
+                    wrapper = attributes[name] = _Wrapper(module, name, wrapper)
+                wrapper.watchers += (watcher,)
+                self._wrapped.append((wrapper, watcher))
 
     def __enter__(self) -> ModuleHooks:
         _ACTIVE.hooks.append(self)
@@ -166,6 +176,13 @@ class ModuleHooks:
         _ACTIVE.hooks.remove(self)
         self._take_off()
 
+    def let_go(self) -> None:
+        """Watch no calls that begin from now on; those that run are still seen to end."""
+        # Of hooks torch would not know the second when it comes to it.
+        if not self._hooked:
+            self._take_off()
+            self._wrapped = []
+
     def _take_off(self) -> None:
         for module, key, before, _ in self._hooked:
             remove_hooks(module, key, before=before is not None)
@@ -178,10 +195,8 @@ class ModuleHooks:
     def _put_on(self) -> None:
         for module, key, before, after in self._hooked:
             add_hooks(module, key, before, after)
-        self._wrapped = [
-            (_add_watcher(wrapper.module, wrapper.name, watcher), watcher)
-            for wrapper, watcher in self._wrapped
-        ]
+        taken_off, self._wrapped = self._wrapped, []
+        self._wrap((wrapper.module, wrapper.name, watcher) for wrapper, watcher in taken_off)
 
 
 class _Active(threading.local):
@@ -205,16 +220,6 @@ def unwatched() -> Iterator[None]:
     finally:
         for hooks in active:
             hooks._put_on()
-
-
-def _add_watcher(module: nn.Module, name: str, watcher: _Watcher) -> _Wrapper:
-    attributes = module.__dict__
-    with _LOCK:
-        wrapper = attributes.get(name)
-        if type(wrapper) is not _Wrapper:
-            wrapper = attributes[name] = _Wrapper(module, name, attributes.get(name))
-        wrapper.watchers += (watcher,)
-    return wrapper
 
 
 def sees_hooks(module: nn.Module, root: nn.Module | None = None) -> str | None:
@@ -251,6 +256,8 @@ class _Wrapper:
         watchers: who watches.
 
     """
+
+    __slots__ = ("_forward", "module", "name", "replaced", "watchers")
 
     def __init__(self, module: nn.Module, name: str, replaced: Any) -> None:
         self.module = module

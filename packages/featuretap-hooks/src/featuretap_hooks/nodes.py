@@ -240,7 +240,7 @@ class Nodes:
             self._dependents.mark_sized(value, self.scope)
         else:
             self._dependents.mark(value)
-        return self._track(value)
+        return value if type(value) is torch.Tensor else self._track(value)
 
     def _expose(self) -> None:
         for sink in (self._sink, *self._shared.values()):

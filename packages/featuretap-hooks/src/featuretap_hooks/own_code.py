@@ -9,11 +9,11 @@ from __future__ import annotations
 import dis
 import types
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from featuretap.by_code import by_code
 from featuretap.held import attributes, is_opened
 
 __all__ = ["UNSEEN_WRITES", "OwnCode", "own_code"]
@@ -217,7 +217,7 @@ def _hooks(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
                     yield function
 
 
-@lru_cache(maxsize=4096)
+@by_code
 def _facts(code: types.CodeType) -> _Facts:
     own = code.co_varnames[0] if code.co_argcount else ""
     names: set[str] = set()

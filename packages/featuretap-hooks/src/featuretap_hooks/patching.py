@@ -213,13 +213,15 @@ class RecordingFunctions:
     def __enter__(self) -> None:
         self._outer = active_recorder()
         _ACTIVE.recorder = self._recorder
-        with _LOCK:
-            _INSTALLED.add(self._found)
+        if self._found:
+            with _LOCK:
+                _INSTALLED.add(self._found)
 
     def __exit__(self, *_: object) -> None:
         _ACTIVE.recorder = self._outer
-        with _LOCK:
-            _INSTALLED.remove()
+        if self._found:
+            with _LOCK:
+                _INSTALLED.remove()
 
 
 @functools.lru_cache(maxsize=1024)

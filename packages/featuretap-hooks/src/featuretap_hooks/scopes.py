@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -24,13 +24,13 @@ class Part(NamedTuple):
 
     Attributes:
         scopes: paths of the modules in whose forwards operations are recorded; ``None`` for all.
-        modules: path, module, and whether it is a leaf: of these, and of those called there.
+        modules: path, module, and how its calls are watched: of these, and of those called there.
         names_inputs: whether tensors among the arguments of the model are nodes of it.
 
     """
 
     scopes: frozenset[str] | None
-    modules: Sequence[tuple[str, nn.Module, bool]]
+    modules: Sequence[tuple[str, nn.Module, type[_Call]]]
     names_inputs: bool
 
     @classmethod
@@ -43,7 +43,7 @@ class Part(NamedTuple):
         names_inputs: bool = True,
     ) -> Part:
         """Find out which of ``modules`` are leaves, and leave out what cannot be hooked."""
-        found: list[tuple[str, nn.Module, bool]] = []
+        found: list[tuple[str, nn.Module, type[_Call]]] = []
         closed: tuple[str, ...] = ()
         for path, module in modules.items():
             if closed and path.startswith(closed):
@@ -52,7 +52,7 @@ class Part(NamedTuple):
             leaf = path != "" and (is_closed or is_leaf(module, path))
             if is_closed:
                 closed += (f"{path}.",)
-            found.append((path, module, leaf))
+            found.append((path, module, _how(module) if leaf else _Call))
         return cls(scopes, found, names_inputs)
 
 
@@ -115,11 +115,16 @@ class Scopes:
         self.is_on = False
         self.calls = calls
 
-    def __enter__(self) -> Scopes:
-        return self
+    def let_go(self, hooks: ModuleHooks) -> None:
+        """Watch no more: the rest of the forward is of no interest."""
+        self._scopes = frozenset()
+        self.recorder.finish()
+        hooks.let_go()
 
-    def __exit__(self, *_: object) -> None:
+    def finish(self) -> None:
+        """Be told that the forward is over, whatever happened."""
         self._switch(False)
+        self.recorder.finish()
         if self.calls is not None:
             self.calls.foreign |= self.recorder.foreign
 
@@ -135,15 +140,9 @@ class Scopes:
         """Have the recorder on while the forward of a wanted scope runs."""
         self._switch(scope is not None and (self._scopes is None or scope in self._scopes))
 
-    def watch(self, hooks: ModuleHooks, modules: Iterable[tuple[str, nn.Module, bool]]) -> None:
-        """Open and close a scope at each call of each of ``modules``."""
-        hooks.around_each(
-            (
-                module,
-                (_LeafCall if is_leaf and _is_torchs(module) else _Call)(self, path, is_leaf),
-            )
-            for path, module, is_leaf in modules
-        )
+    def watch(self, hooks: ModuleHooks, part: Part) -> None:
+        """Open and close a scope at each call of each module of ``part``."""
+        hooks.around_each([(module, how(self, path)) for path, module, how in part.modules])
 
     def open(self, module: nn.Module, path: str, is_leaf: bool, args: Any, kwargs: Any) -> Any:
         """Begin a call."""
@@ -208,10 +207,12 @@ class _Open(NamedTuple):
 class _Call(Around):
     """Tells the scopes of the calls of one module."""
 
-    def __init__(self, scopes: Scopes, path: str, is_leaf: bool) -> None:
+    __slots__ = ("_path", "_scopes")
+    _is_leaf = False
+
+    def __init__(self, scopes: Scopes, path: str) -> None:
         self._scopes = scopes
         self._path = path
-        self._is_leaf = is_leaf
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         return self._scopes.open(module, self._path, self._is_leaf, args, kwargs)
@@ -221,7 +222,16 @@ class _Call(Around):
 
 
 class _LeafCall(_Call):
+    """The same of a leaf."""
+
+    __slots__ = ()
+    _is_leaf = True
+
+
+class _LayerCall(_LeafCall):
     """The same of a leaf that calls no other module: most calls, so as little as possible is done."""
+
+    __slots__ = ()
 
     def call(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         scopes = self._scopes
@@ -245,9 +255,9 @@ class _LeafCall(_Call):
         return value if changed is None else changed
 
 
-def _is_torchs(module: nn.Module) -> bool:
-    """Say whether ``module`` is one of torch's own that calls no other."""
-    return not module._modules and type(module).__module__.startswith("torch.nn.modules.")
+def _how(leaf: nn.Module) -> type[_LeafCall]:
+    is_layer = not leaf._modules and type(leaf).__module__.startswith("torch.nn.modules.")
+    return _LayerCall if is_layer else _LeafCall
 
 
 def _plain_arguments(args: Any, kwargs: Any) -> tuple[Any, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch import nn
@@ -13,7 +14,14 @@ __all__ = ["Notes", "Sink"]
 
 
 class Sink(Protocol):
-    """Where nodes go."""
+    """Where nodes go.
+
+    Attributes:
+        when_complete: to be told when no more nodes are wanted.
+
+    """
+
+    when_complete: Callable[[], None] | None
 
     def node(self, name: str, value: Any, maker: Maker = None) -> Any:
         """Take a listed node: an operation, an input, a parameter, a call of a leaf module.

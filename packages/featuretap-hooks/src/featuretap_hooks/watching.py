@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
-from featuretap._compat import indexing_shown
+from featuretap._compat import hides_indexing, indexing_shown
 
 from ._compat import call_uncompiled, functorch_level
+from .fast_paths import fast_paths
 from .findings import Findings
 from .going_on import Maker
 from .leftovers import make_plain
@@ -36,6 +38,7 @@ def run_watched(
     *,
     part: Part,
     calls: Calls | None = None,
+    watch_on: bool = True,
 ) -> None:
     """Run a model and hand every node to ``sink``.
 
@@ -46,27 +49,61 @@ def run_watched(
         kwargs: keyword arguments of the call.
         part: what is recorded.
         calls: filled with who calls whom.
+        watch_on: watch also when ``sink`` has all that it wants.
 
     """
+    surroundings = _surroundings(found, part)
+    if not surroundings:
+        _run_watched(found, sink, args, kwargs, part, calls, watch_on)
+        return
+    with ExitStack() as stack:
+        for surround in surroundings:
+            stack.enter_context(surround())
+        _run_watched(found, sink, args, kwargs, part, calls, watch_on)
+
+
+def _surroundings(found: Findings, part: Part) -> list[Callable[[], AbstractContextManager[None]]]:
+    """Return what must be otherwise while a forward is recorded: nothing, of most models."""
+    layers = found.unwatched_layers if part.scopes is None else found.compiled_layers
+    surroundings: list[Callable[[], AbstractContextManager[None]]] = []
+    if layers:
+        surroundings.append(partial(fast_paths, layers))
+    if hides_indexing():
+        surroundings.append(indexing_shown)
+    if found.caches:
+        surroundings.append(partial(cold_caches, found.caches))
+    return surroundings
+
+
+def _run_watched(
+    found: Findings,
+    sink: Sink,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    part: Part,
+    calls: Calls | None,
+    watch_on: bool,
+) -> None:
     model = found.tree.model
     recorder = Recorder(found.tree, sink, confined=part.scopes is not None, notes=calls)
     scopes = Scopes(recorder, part.scopes, calls)
     try:
         with (
             RecordingFunctions(recorder, found.places),
-            indexing_shown(),
-            cold_caches(found.caches) if found.caches else nullcontext(),
             ModuleHooks(model, may_wrap=not found.own_code.rewires) as hooks,
-            scopes,
         ):
-            scopes.watch(hooks, part.modules)
-            if part.names_inputs or kwargs or any(type(arg) is not torch.Tensor for arg in args):
+            scopes.watch(hooks, part)
+            if not watch_on:
+                sink.when_complete = partial(scopes.let_go, hooks)
+            if part.names_inputs or kwargs or set(map(type, args)) != {torch.Tensor}:
                 args, kwargs = found.arguments.watched(recorder, args, kwargs)
             else:
-                recorder.mark(args)
+                for tensor in args:
+                    recorder.mark(tensor)
             call_uncompiled(model)(*args, **kwargs)
     finally:
-        recorder.finish()
+        scopes.finish()
+        sink.when_complete = None  # it knows the recorder, which knows the sink
         if recorder.has_tracked:
             make_plain(found.storing)
 

@@ -26,6 +26,7 @@ __all__ = [
     "compiled_module",
     "draws_random_numbers",
     "functions_wrapped_for_fx",
+    "hides_indexing",
     "hooks_of_every_module",
     "indexing_shown",
     "is_bookkeeping_of_checkpoints",
@@ -251,7 +252,7 @@ def functions_wrapped_for_fx() -> Iterator[tuple[dict[str, Any], str]]:
 
 
 @cache
-def _hides_indexing() -> bool:
+def hides_indexing() -> bool:
     """Say whether a torch-function mode does not see ``x[0]``: so it is before torch 2.3."""
     seen: list[Any] = []
 
@@ -290,7 +291,7 @@ def indexing_shown() -> contextlib.AbstractContextManager[None]:
     There they see it only for some kinds of ``i`` and ``y``. Counted, for several threads may want it
     at once. Checked on torch 2.0.1, 2.2.2, 2.4.1 and 2.15.0.
     """
-    return _indexing_shown() if _hides_indexing() else contextlib.nullcontext()
+    return _indexing_shown() if hides_indexing() else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from . import _compat
+from .by_code import by_code
 from .identity import may_ask_identity
 from .refused import is_ours
 from .state import Forward, functions_of, instructions_of, names_in
@@ -71,7 +72,7 @@ def mentions_legacy_types(frame: types.FrameType) -> bool:
     return False
 
 
-@functools.lru_cache(maxsize=4096)
+@by_code
 def _asks_by_itself(code: types.CodeType, offset: int) -> bool:
     found = next(i for i in dis.get_instructions(code) if i.offset >= offset)
     return found.opname == "MATCH_CLASS" or found.argval == "__class__"

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import fx, nn
 
+from .by_code import by_code
 from .likeness import kind_of
 from .state import Forward, instructions_of
 
@@ -62,7 +63,7 @@ def is_asked_of_next(frame: types.FrameType, *, may_be_none: bool) -> bool:
     return _asks(code, offset, None) and (may_be_none or not _asks_for_none(code, offset))
 
 
-@functools.lru_cache(maxsize=4096)
+@by_code
 def _asks_for_none(code: types.CodeType, offset: int) -> bool:
     """Say whether the value is compared with ``None`` at once."""
     first, second, *_ = [i for i in _instructions(code) if i.offset > offset] + [None, None]
@@ -77,7 +78,7 @@ def _asks_for_none(code: types.CodeType, offset: int) -> bool:
     )
 
 
-@functools.lru_cache(maxsize=4096)
+@by_code
 def _asks(code: types.CodeType, offset: int, item: int | None) -> bool:
     instructions = _instructions(code)
     here = next(n for n, found in enumerate(instructions) if found.offset >= offset)
@@ -105,7 +106,7 @@ def _compares(instruction: dis.Instruction) -> bool:
     return operation == "IS_OP" or ("JUMP" in operation and operation.endswith("NONE"))
 
 
-@functools.lru_cache(maxsize=1024)
+@by_code
 def _tested(code: types.CodeType) -> frozenset[str]:
     """Return the variables of which ``is`` is asked."""
     instructions = _instructions(code)

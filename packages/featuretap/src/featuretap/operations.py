@@ -111,7 +111,6 @@ def is_call(frame: types.FrameType) -> bool:
     return _instruction(frame.f_code, frame.f_lasti).startswith(_CALL_INSTRUCTIONS)
 
 
-@lru_cache(maxsize=4096)
 def _instruction(code: types.CodeType, offset: int) -> str:
     return dis.opname[code.co_code[offset]]
 
