@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from featuretap.containers import copied, items_of, kind_of
 from featuretap.held import attributes, is_opened
 
 from .tracked import Tracked, plain
@@ -37,33 +38,36 @@ def _bare(value: Any, depth: int, seen: set[int]) -> Any:
         return value
     if not isinstance(value, (tuple, frozenset)):
         seen.add(id(value))
+    if isinstance(value, (tuple, frozenset)):
+        before = items_of(value)
+        items = [_bare(item, depth - 1, seen) for item in before]
+        if any(bare is not item for bare, item in zip(items, before, strict=True)):
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return value
     if isinstance(value, dict):
         _change_dict(value, depth - 1, seen)
     elif isinstance(value, (list, deque)):
-        for index, item in enumerate(list(value)):
+        for index, item in enumerate(items_of(value)):
             bare = _bare(item, depth - 1, seen)
             if bare is not item:
-                value[index] = bare
-    elif isinstance(value, (tuple, frozenset)):
-        items = [_bare(item, depth - 1, seen) for item in value]
-        if any(bare is not item for bare, item in zip(items, value, strict=True)):
-            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+                kind_of(value).__setitem__(value, index, bare)
     elif isinstance(value, set):
-        for item in [item for item in value if issubclass(type(item), Tracked)]:
-            value.remove(item)
-            value.add(plain(item))
-    else:
+        for item in [item for item in items_of(value) if issubclass(type(item), Tracked)]:
+            set.remove(value, item)
+            set.add(value, plain(item))
+    if getattr(value, "__dict__", None):
         _change_dict(vars(value), depth - 1, seen)
     return value
 
 
 def _change_dict(values: dict[Any, Any], depth: int, seen: set[int]) -> None:
-    pairs = [(_bare(key, depth, seen), _bare(item, depth, seen)) for key, item in values.items()]
-    if any(bare is not key for (bare, _), key in zip(pairs, values, strict=True)):
-        values.clear()
-        for key, bare in pairs:  # ``update`` of a Counter would count
-            values[key] = bare
+    kind, before = kind_of(values), copied(values)
+    pairs = [(_bare(key, depth, seen), _bare(item, depth, seen)) for key, item in before.items()]
+    if any(bare is not key for (bare, _), key in zip(pairs, before, strict=True)):
+        kind.clear(values)
+        for key, bare in pairs:
+            kind.__setitem__(values, key, bare)
         return
-    for (key, bare), item in zip(pairs, list(values.values()), strict=True):
+    for (key, bare), item in zip(pairs, before.values(), strict=True):
         if bare is not item:
-            values[key] = bare
+            kind.__setitem__(values, key, bare)

@@ -16,10 +16,11 @@ from typing import Any
 from torch import nn
 
 from featuretap.by_code import by_code
+from featuretap.containers import CONTAINERS, items_of
 
 __all__ = ["mentioned_names"]
 
-_CONTAINERS = (list, tuple, set, frozenset)
+_CONTAINERS = (*CONTAINERS, tuple, frozenset)
 
 
 def mentioned_names(modules: Iterable[nn.Module]) -> set[str]:
@@ -47,9 +48,7 @@ def _found_in(value: Any, names: set[str]) -> Iterator[Any]:
             if not _is_librarys(base.__module__):
                 yield from vars(base).values()
     elif isinstance(value, _CONTAINERS):
-        yield from value
-    elif isinstance(value, dict):
-        yield from value.values()
+        yield from items_of(value)
     elif isinstance(value, functools.partial):
         yield from (value.func, *value.args)
     elif isinstance(value, property):

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from featuretap.ambient import Ambient
+from featuretap.containers import copied, is_changed
 from featuretap.held import attributes
-from featuretap.put_back import copied, is_changed
 from featuretap.structures import tensors_of
 from featuretap.untouched import Untouched
 

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import operator
 import types
-from collections import deque
 from collections.abc import Collection, Container, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from .held import Rewinder, copied_iterator, items_of, rewinder
-from .put_back import (
+from .containers import (
+    CONTAINERS,
     copied,
     is_changed,
     is_same,
-    restore_attributes,
+    items_of,
     restore_container,
-    restore_hooks,
     same_items,
-    without_own,
-    without_own_wrappers,
 )
+from .held import Rewinder, copied_iterator, rewinder
+from .put_back import restore_attributes, restore_hooks, without_own, without_own_wrappers
 from .state import (
     Forward,
     forward_of,
@@ -95,19 +93,25 @@ class ModuleContent:
         kind = type(value)
         if kind in _LEAVES:
             return
-        if isinstance(value, (dict, list, set, deque)):
+        if isinstance(value, CONTAINERS):
             self.containers.append((value, copied(value)))
             if depth < _DEPTH:
                 for item in items_of(value):
                     self._add(item, depth + 1)
+            if getattr(value, "__dict__", None):
+                self._add_object(value, depth)
         elif isinstance(value, tuple):
-            for item in value:
+            for item in items_of(value):
                 self._add(item, depth)
         elif (found := rewinder(value)) is not None:
             self.rewinders.append(found)
         elif depth < _DEPTH and hasattr(value, "__dict__") and not isinstance(value, _NOT_OPENED):
-            held = copied(vars(value))
-            self.objects.append((vars(value), held))
+            self._add_object(value, depth)
+
+    def _add_object(self, value: Any, depth: int) -> None:
+        held = copied(vars(value))
+        self.objects.append((vars(value), held))
+        if depth < _DEPTH:
             for item in held.values():
                 self._add(item, depth + 1)
 

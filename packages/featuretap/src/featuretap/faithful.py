@@ -114,7 +114,7 @@ def contains(kinds: type | tuple[type, ...], *values: object) -> bool:
             if contains(kinds, *value):
                 return True
         elif isinstance(value, dict):
-            if contains(kinds, *value.values()):
+            if contains(kinds, *dict.values(value)):
                 return True
         elif isinstance(value, slice) and contains(kinds, value.start, value.stop, value.step):
             return True

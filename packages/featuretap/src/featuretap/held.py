@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from . import containers
+
 __all__ = [
     "Rewinder",
     "attributes",
@@ -51,9 +53,7 @@ def is_opened(value: Any) -> bool:
 
 def items_of(value: Any) -> list[Any]:
     """Return what a container or an object holds now, also while another thread changes it."""
-    if isinstance(value, dict):
-        return list(value.values())
-    return list(value if isinstance(value, _CONTAINERS) else vars(value).values())
+    return containers.items_of(value if isinstance(value, _CONTAINERS) else vars(value))
 
 
 def tensors_in(module: nn.Module) -> Iterator[torch.Tensor]:

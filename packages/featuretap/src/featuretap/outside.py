@@ -9,16 +9,17 @@ from __future__ import annotations
 import dis
 import functools
 import types
-from collections import deque
+from collections import UserDict, UserList
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import torch
 from torch import nn
 
+from .containers import CONTAINERS, copied, is_changed, is_same, restore_container
 from .held import Rewinder, copied_iterator, is_opened, rewinder
-from .put_back import copied, is_changed, is_same, restore_container
 from .state import (
     Forward,
     functions_of,
@@ -31,13 +32,14 @@ from .state import (
 __all__ = ["Outside"]
 
 _MISSING = object()
-_CONTAINERS = (list, dict, set, deque)
 # What holds no state, where it is not exchanged for something else.
 _STATELESS = (
     *(bool, int, float, complex, str, bytes, type(None), type, property, classmethod, staticmethod),
     *(types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
     *(torch.Tensor, nn.Module, torch.dtype, torch.device),
 )
+# Containers written in Python: what they hold is in an attribute that no code names.
+_AROUND_A_DICT = (UserDict, UserList, WeakKeyDictionary, WeakValueDictionary, WeakSet)
 
 
 class _Place(NamedTuple):
@@ -92,7 +94,7 @@ class _Held:
     def __init__(self, place: _Place, value: Any) -> None:
         self.place = place
         self._value = value
-        self._content = copied(value) if isinstance(value, _CONTAINERS) else None
+        self._content = copied(value) if isinstance(value, CONTAINERS) else None
         self._copy = copied_iterator(value) if isinstance(value, Iterator) else None
         self._rewinder: Rewinder | None = None
         if self._content is None and not isinstance(value, (*_STATELESS, Iterator)):
@@ -206,7 +208,10 @@ def _in_a_class(owner: type, mentions: _Mentions, label: str) -> Iterator[_Place
 
 def _in_an_object(owner: Any, mentions: _Mentions, label: str) -> Iterator[_Place]:
     """Yield what an object keeps under the names that the code mentions."""
-    for name in (mentions.attributes | mentions.set_attributes) & vars(owner).keys():
+    names = mentions.attributes | mentions.set_attributes
+    if isinstance(owner, _AROUND_A_DICT):
+        names |= {"data"}
+    for name in names & vars(owner).keys():
         is_set = name in mentions.set_attributes
         yield _in_dict(vars(owner), name, f"{label}.{name}", is_set)
 
@@ -229,7 +234,7 @@ def _of_defaults(function: types.FunctionType) -> Iterator[_Place]:
     defaults = function.__defaults__ or ()
     named = dict(zip(positional[len(positional) - len(defaults) :], defaults, strict=True))
     for name, value in {**named, **(function.__kwdefaults__ or {})}.items():
-        if isinstance(value, _CONTAINERS):
+        if isinstance(value, CONTAINERS):
             label = f"the default of its argument {name}"
             yield _Place(name, label, partial(_itself, value), _itself, is_set=False)
 

@@ -1,4 +1,4 @@
-"""Containers and attributes put back in place, so that whoever else holds them sees it.
+"""Hooks and attributes put back in place, so that whoever else holds them sees it.
 
 Other threads may use a module meanwhile, and come and go with hooks of featuretap: what they put there
 is no part of a module as it was.
@@ -6,21 +6,15 @@ is no part of a module as it was.
 
 from __future__ import annotations
 
-import operator
-from collections import deque
-from collections.abc import Iterable
 from typing import Any
+
+from .containers import copied, same_items
 
 __all__ = [
     "HookKey",
-    "copied",
-    "is_changed",
     "is_own_hook",
-    "is_same",
     "restore_attributes",
-    "restore_container",
     "restore_hooks",
-    "same_items",
     "without_own",
     "without_own_wrappers",
 ]
@@ -28,7 +22,6 @@ __all__ = [
 # Where a call is wrapped that must see no hooks.
 _WRAPPED = ("forward", "_compiled_call_impl", "_call_impl")
 _MISSING = object()
-_NUMBERS = frozenset({int, float, complex, str})
 
 
 class HookKey:
@@ -47,32 +40,6 @@ def is_own_hook(hook: object) -> bool:
         "featuretap",
         "featuretap_hooks",
     )
-
-
-def _same(a: Iterable[Any], b: Iterable[Any]) -> bool:
-    return all(map(operator.is_, a, b)) or all(map(is_same, a, b))
-
-
-def is_same(a: Any, b: Any) -> bool:
-    """Say whether two values are one object, or the same number: a sum is a new object each time."""
-    return a is b or (type(a) in _NUMBERS and type(a) is type(b) and bool(a == b))
-
-
-def same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
-    """Say whether two dicts hold the very same objects under the same keys, in the same order."""
-    if len(a) != len(b):
-        return False
-    # Lists: another thread may change a dict while Python code goes through it.
-    return _same(list(a.values()), list(b.values())) and list(a) == list(b)
-
-
-def copied(container: Any) -> Any:
-    """Copy a container that another thread may be changing."""
-    while True:
-        try:
-            return container.copy()
-        except RuntimeError:
-            continue
 
 
 def without_own(registry: dict[Any, Any]) -> dict[Any, Any]:
@@ -120,26 +87,3 @@ def restore_attributes(current: dict[str, Any], values: dict[str, Any]) -> None:
         now = current.get(name, _MISSING)
         if now is not value and not _is_own_wrapper(name, now):
             current[name] = value
-
-
-def is_changed(container: Any, content: Any) -> bool:
-    """Say whether a list, dict, set or deque holds something else than ``content``."""
-    if isinstance(container, dict):
-        return not same_items(container, content)
-    if isinstance(container, (list, deque)):
-        return len(container) != len(content) or not _same(list(container), list(content))
-    return bool(container != content)
-
-
-def restore_container(container: Any, content: Any) -> None:
-    """Let a list, dict, set or deque hold ``content`` again."""
-    if not is_changed(container, content):
-        return
-    if isinstance(container, list):
-        container[:] = content
-        return
-    container.clear()
-    if isinstance(container, deque):
-        container.extend(content)
-    else:
-        container.update(content)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-from .held import items_of
+from .containers import copied
 
 __all__ = [
     "Forward",
@@ -108,11 +108,12 @@ def moved_content(forward: Forward, name: str, container: Any, before: Any) -> b
         before: what it held before the forward ran.
 
     """
+    container = copied(container)
     if isinstance(container, dict):
         kept = [before.get(key, _MISSING) for key in container]
         moved = bool(before.keys() - container.keys()) or _any_moved(container.values(), kept)
     elif isinstance(container, (list, deque)):
-        moved = len(container) != len(before) or _any_moved(items_of(container), before)
+        moved = len(container) != len(before) or _any_moved(container, before)
     else:
         moved = container != before
     return moved and not (name and _only_fills(forward, name))

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
+from .containers import CONTAINERS, copied, empty_like, items_of, kind_of
 from .errors import UntraceableModelError
 
 __all__ = [
@@ -159,17 +160,17 @@ def copy_from_region(value: Any) -> Any:
 def clone_or_detach(tensor: torch.Tensor) -> torch.Tensor:
     """Copy a tensor; without its history, where autograd does not give that away."""
     try:
-        copied = tensor.clone()
+        new = tensor.clone()
     except RuntimeError:
         with torch.no_grad():
-            copied = tensor.clone()
+            new = tensor.clone()
     kind = type(tensor)
-    if type(copied) is kind or isinstance(tensor, nn.Parameter):
-        return copied
+    if type(new) is kind or isinstance(tensor, nn.Parameter):
+        return new
     # A class of the user's own is lost where torch functions are switched off.
-    copied = copied.as_subclass(kind)
-    vars(copied).update(vars(tensor))
-    return copied
+    new = new.as_subclass(kind)
+    vars(new).update(vars(tensor))
+    return new
 
 
 def map_tensors(
@@ -207,14 +208,27 @@ def map_tensors(
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
     """Return the tensors that :func:`map_tensors` comes to."""
-    found: list[torch.Tensor] = []
+    return list(_tensors_in(value, frozenset()))
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        found.append(tensor)
-        return tensor
 
-    map_tensors(value, note)
-    return found
+def _tensors_in(value: Any, within: frozenset[int]) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif not isinstance(value, _LEAVES) and id(value) not in within:
+        within |= {id(value)}
+        for item in _inside(value):
+            yield from _tensors_in(item, within)
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    if isinstance(value, (*CONTAINERS, tuple, frozenset)):
+        yield from items_of(value)
+        if not is_dataclass(value):
+            return
+    if is_dataclass(value):
+        yield from (getattr(value, field.name) for field in fields(value))
+    else:
+        yield from _held(value).values()
 
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
@@ -228,11 +242,10 @@ def _map_container(
     if new is value:
         return value
     if isinstance(new, dict):
-        for key, item in value.items():
-            new[key] = map_tensors(item, change, within)
+        for key, item in copied(value).items():
+            kind_of(new).__setitem__(new, key, map_tensors(item, change, within))
     elif isinstance(new, (list, deque)):
-        for index, item in enumerate(value):
-            new[index] = map_tensors(item, change, within)
+        kind_of(new).extend(new, [map_tensors(item, change, within) for item in items_of(value)])
     for field in fields(value) if is_dataclass(value) else ():
         item = map_tensors(getattr(value, field.name), change, within)
         object.__setattr__(new, field.name, item)
@@ -249,12 +262,7 @@ def _map_object(
         found.append(tensor)
         return change(tensor)
 
-    held = dict(getattr(value, "__dict__", {}))
-    kind: Any = type(value)
-    for name in _slots(kind):
-        if hasattr(value, name):
-            held[name] = getattr(value, name)
-    mapped = {name: map_tensors(item, note, within) for name, item in held.items()}
+    mapped = {name: map_tensors(item, note, within) for name, item in _held(value).items()}
     if not found:
         return value
     new = _shallow(value)
@@ -264,17 +272,25 @@ def _map_object(
     return new
 
 
+def _held(value: Any) -> dict[str, Any]:
+    held = dict(getattr(value, "__dict__", {}))
+    kind: Any = type(value)
+    for name in _slots(kind):
+        if hasattr(value, name):
+            held[name] = getattr(value, name)
+    return held
+
+
 def _shallow(value: Any) -> Any:
-    """Copy an object, not what it holds; one that nobody can copy is returned itself.
+    """Copy an object without what it holds in items; one that nobody can copy is returned itself.
 
     Code of the user's own runs only where Python could not make the copy without it.
     """
     kind: Any = type(value)
     try:
-        if isinstance(value, list):
-            new = list.__new__(kind)
-            list.extend(new, value)
-        elif isinstance(value, (dict, deque)) or not _is_made_by_object(kind):
+        if isinstance(value, (list, dict, deque)):
+            new = empty_like(value)
+        elif not _is_made_by_object(kind):
             new = copy.copy(value)
         else:
             new = object.__new__(kind)

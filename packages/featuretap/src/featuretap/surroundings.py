@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import fx, nn
 
+from .containers import CONTAINERS, copied, is_changed, items_of, restore_container
 from .faithful import contains
-from .held import items_of
-from .put_back import is_changed, restore_container
 
 __all__ = ["Surroundings"]
 
-_CONTAINERS = (list, dict, set, deque)
 _ABSENT = object()
 
 
@@ -33,10 +30,10 @@ class Surroundings:
         owners: list[Any] = [*classes, *_files_of(classes)]
         self._namespaces = [(owner, dict(vars(owner))) for owner in owners]
         self._containers = [
-            (value, value.copy())
+            (value, copied(value))
             for _, namespace in self._namespaces
             for name, value in namespace.items()
-            if isinstance(value, _CONTAINERS) and name != "__builtins__"
+            if isinstance(value, CONTAINERS) and name != "__builtins__"
         ]
 
     def restore(self) -> None:
