@@ -9,7 +9,7 @@ from torch import nn
 from featuretap.backends import Options
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.outside import Outside
-from featuretap.state import Forward, forward_of
+from featuretap.reading import Forward, forward_of
 
 from .fast_paths import is_compiled, layers_that_take_note
 from .guessing import input_names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import types
 
-from featuretap.by_code import by_code
+from featuretap.reading import by_code
 
 __all__ = ["compares", "formats_next"]
 

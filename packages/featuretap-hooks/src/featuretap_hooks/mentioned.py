@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from featuretap.by_code import by_code
 from featuretap.containers import CONTAINERS, items_of
+from featuretap.reading import by_code, codes_in
 
 __all__ = ["mentioned_names"]
 
@@ -86,8 +86,7 @@ def _content(cell: types.CellType) -> Iterator[Any]:
 
 @by_code
 def _names_in(code: types.CodeType) -> frozenset[str]:
-    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return frozenset(code.co_names).union(*map(_names_in, inner))
+    return frozenset(name for part in codes_in(code) for name in part.co_names)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from featuretap.by_code import by_code
 from featuretap.held import attributes, is_opened
+from featuretap.reading import CHANGES_CONTAINERS, Step, by_code, codes_in, steps_of
 
 __all__ = ["UNSEEN_WRITES", "OwnCode", "own_code"]
 
@@ -23,9 +23,6 @@ UNSEEN_WRITES = frozenset(
     "data numpy apply_ map_ map2_ storage untyped_storage data_ptr asarray from_numpy frombuffer "
     "to_dlpack from_dlpack __dlpack__ __array__ __array_interface__ "
     "_unsafe_preserve_version_counter".split()
-)
-_FILLS = frozenset(
-    "append appendleft extend extendleft insert add update setdefault put push __setitem__".split()
 )
 _SETS = frozenset("setattr __setattr__ __dict__ vars _buffers _parameters _modules".split())
 # Not part of any forward, though Python may call them.
@@ -140,7 +137,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         not names.isdisjoint(UNSEEN_WRITES),
         frozenset(setters),
         stores_elsewhere or not names.isdisjoint(_SETS),
-        fills or not names.isdisjoint(_FILLS),
+        fills or not names.isdisjoint(CHANGES_CONTAINERS),
         sets_back or not names.isdisjoint(_SWITCHES) or not sets.isdisjoint(_SWITCHED),
         _may_write_weights(modules, names, in_place),
         not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
@@ -167,15 +164,6 @@ def _may_write_weights(modules: list[nn.Module], names: set[str], in_place: bool
         return True  # embeddings scale the rows that they look up
     registries = [module._parameters for module in modules if isinstance(module._parameters, dict)]
     return in_place and any(not names.isdisjoint(registry) for registry in registries)
-
-
-def _is_in_place(instruction: dis.Instruction) -> bool:
-    operation = instruction.opname
-    return (
-        operation.startswith("INPLACE_")
-        or operation in ("STORE_SUBSCR", "STORE_SLICE")
-        or (operation == "BINARY_OP" and instruction.argrepr.endswith("="))
-    )
 
 
 def _is_library(module: str | None) -> bool:
@@ -224,12 +212,12 @@ def _facts(code: types.CodeType) -> _Facts:
     targets: list[str] = []
     sets: list[str] = []
     in_place = False
-    for part in _nested(code):
+    for part in codes_in(code):
+        steps = list(steps_of(dis.get_instructions(part)))
         names.update(part.co_names)
-        targets += _targets(part)
-        found = (i for i in dis.get_instructions(part) if i.opname == "STORE_ATTR")
-        sets += [str(instruction.argval) for instruction in found]
-        in_place |= any(map(_is_in_place, dis.get_instructions(part)))
+        targets += _targets(steps)
+        sets += [str(step.argument) for step in steps if step.sets_attribute]
+        in_place |= any(step.is_in_place or step.sets_item for step in steps)
     return _Facts(
         frozenset(names),
         own != "" and own in targets,
@@ -241,29 +229,19 @@ def _facts(code: types.CodeType) -> _Facts:
     )
 
 
-def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _nested(constant)
-
-
 _ITEM = "[]"
 
 
-def _targets(code: types.CodeType) -> Iterator[str]:
+def _targets(steps: Iterable[Step]) -> Iterator[str]:
     """Yield the name of each variable that something is set on; ``""`` for any other object.
 
-    What is put into a container is ``_ITEM``.
+    What is put into a container, or taken out, is ``_ITEM``.
     """
     loaded = ""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "STORE_ATTR":
+    for step in steps:
+        if step.sets_attribute:
             yield loaded
-        elif instruction.opname in ("STORE_SUBSCR", "STORE_SLICE"):
+        elif step.sets_item:
             yield _ITEM
-        # Newer Pythons load two variables in one instruction.
-        given = instruction.argval if "LOAD_" in instruction.opname else ""
-        given = given[-1] if isinstance(given, tuple) and given else given
-        is_variable = "FAST" in instruction.opname or "DEREF" in instruction.opname
-        loaded = given if is_variable and isinstance(given, str) else ""
+        is_variable = step.is_variable or step.name == "LOAD_DEREF"
+        loaded = step.argument if is_variable else ""

@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import nn
 
-from featuretap.state import Forward, forward_of, instructions_of
+from featuretap.reading import Forward, forward_of, instructions_of
 
 __all__ = ["cold_caches", "modules_with_caches"]
 

@@ -17,10 +17,9 @@ import torch
 from torch import fx
 
 from . import _compat
-from .by_code import by_code
 from .identity import may_ask_identity
+from .reading import Forward, by_code, functions_of, instructions_of, names_in
 from .refused import is_ours
-from .state import Forward, functions_of, instructions_of, names_in
 
 __all__ = ["RESIZES", "AskedTypes", "mentions_legacy_types", "questions_of", "who_asks"]
 

@@ -21,15 +21,8 @@ from .containers import (
 )
 from .held import Rewinder, copied_iterator, rewinder
 from .put_back import restore_attributes, restore_hooks, without_own, without_own_wrappers
-from .state import (
-    Forward,
-    forward_of,
-    is_moved_by,
-    may_read,
-    moved_attribute,
-    moved_content,
-    moved_in_object,
-)
+from .reading import Forward, forward_of
+from .state import is_moved_by, may_read, moved_attribute, moved_content, moved_in_object
 
 __all__ = ["ModuleContent", "content_of"]
 

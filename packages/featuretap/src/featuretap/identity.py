@@ -17,9 +17,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import fx, nn
 
-from .by_code import by_code
 from .likeness import kind_of
-from .state import Forward, instructions_of
+from .reading import Forward, by_code, instructions_of
 
 __all__ = ["asks_identity", "is_asked_of_next", "may_ask_identity"]
 

@@ -20,14 +20,8 @@ from torch import nn
 
 from .containers import CONTAINERS, copied, is_changed, is_same, restore_container
 from .held import Rewinder, copied_iterator, is_opened, rewinder
-from .state import (
-    Forward,
-    functions_of,
-    instructions_of,
-    is_users,
-    moved_attribute,
-    moved_content,
-)
+from .reading import Forward, codes_in, functions_of, instructions_of, is_users
+from .state import moved_attribute, moved_content
 
 __all__ = ["Outside"]
 
@@ -219,7 +213,7 @@ def _in_an_object(owner: Any, mentions: _Mentions, label: str) -> Iterator[_Plac
 def _of_variables(function: types.FunctionType) -> Iterator[_Place]:
     """Yield the globals, and the variables of the scopes around it, that a function mentions."""
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    code = list(_instructions(function.__code__))
+    code = [i for part in codes_in(function.__code__) for i in dis.get_instructions(part)]
     stored = {i.argval for i in code if i.opname in ("STORE_GLOBAL", "STORE_DEREF")}
     for name in dict.fromkeys(i.argval for i in code if "GLOBAL" in i.opname):
         yield _in_dict(function.__globals__, name, f"the global {name}", name in stored)
@@ -237,13 +231,6 @@ def _of_defaults(function: types.FunctionType) -> Iterator[_Place]:
         if isinstance(value, CONTAINERS):
             label = f"the default of its argument {name}"
             yield _Place(name, label, partial(_itself, value), _itself, is_set=False)
-
-
-def _instructions(code: types.CodeType) -> Iterator[dis.Instruction]:
-    yield from dis.get_instructions(code)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _instructions(constant)
 
 
 # -- places ------------------------------------------------------------------------------------------

@@ -1,38 +1,26 @@
-"""Whether what a forward changed is state: something that its next call would read.
-
-Read off the bytecode of the forward, and of the methods and functions that it calls by name;
-nothing is run.
-"""
+"""Whether what a forward changed is state: something that its next call would read."""
 
 from __future__ import annotations
 
-import contextlib
 import dis
 import functools
-import sys
-import types
-from collections import ChainMap, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Collection, Iterable
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from .containers import copied
+from .reading import Forward, instructions_of
 
 __all__ = [
-    "Forward",
-    "forward_of",
-    "functions_of",
-    "instructions_of",
     "is_moved_by",
-    "is_users",
     "may_read",
     "moved_attribute",
     "moved_content",
     "moved_in_object",
     "sets_elsewhere",
-    "variables_of",
 ]
 
 _NUMBERS = frozenset({bool, int, float, complex, str})
@@ -41,30 +29,6 @@ _FILL = frozenset({"append", "appendleft", "extend", "add"})
 _COUNTING = ("LOAD_CONST", "LOAD_SMALL", "BINARY_OP", "INPLACE_", "SWAP", "ROT_", "CACHE")
 _STORES = frozenset({"STORE_ATTR", "STORE_GLOBAL", "STORE_DEREF"})
 _MISSING = object()
-
-
-class Forward(NamedTuple):
-    """The code that a call of a module runs.
-
-    Attributes:
-        kind: the class of the module, where methods are looked up.
-        function: its forward.
-
-    """
-
-    kind: type
-    function: Any
-
-
-def forward_of(module: nn.Module) -> Forward:
-    """Return the forward of ``module``, which may be one of its own."""
-    own = vars(module).get("forward")
-    # What stands for a forward while featuretap-hooks watches it is no function.
-    function = getattr(own, "__func__", own)
-    is_function = isinstance(function, types.FunctionType)
-    return Forward(
-        type(module), function if is_function else getattr(type(module), "forward", None)
-    )
 
 
 def moved_attribute(
@@ -252,101 +216,3 @@ def _reads(instruction: dis.Instruction, name: str) -> bool:
     operation = instruction.opname
     is_named = any(kind in operation for kind in ("ATTR", "METHOD", "GLOBAL", "DEREF"))
     return (is_named and operation not in _STORES) or operation.startswith("LOAD_CONST")
-
-
-class _Code(NamedTuple):
-    instructions: tuple[dis.Instruction, ...]
-    functions: tuple[types.FunctionType, ...]
-
-
-def functions_of(forward: Forward) -> tuple[types.FunctionType, ...]:
-    """Return the function of a forward, and those that it calls by name."""
-    return _code_of(forward).functions
-
-
-def instructions_of(forward: Forward) -> tuple[dis.Instruction, ...]:
-    """Return the instructions of a forward, those of what it calls by name where they are called."""
-    return _code_of(forward).instructions
-
-
-@functools.lru_cache(maxsize=1024)
-def names_in(forward: Forward) -> frozenset[str]:
-    """Return the names that a forward, or what it calls by name, mentions."""
-    return frozenset(i.argval for i in instructions_of(forward) if isinstance(i.argval, str))
-
-
-@functools.lru_cache(maxsize=1024)
-def _code_of(forward: Forward) -> _Code:
-    reader = _Reader(forward.kind)
-    instructions = tuple(reader.function(forward.function))
-    return _Code(instructions, tuple(filter(None, reader.seen.values())))
-
-
-def is_users(kind: type) -> bool:
-    """Say whether a class is neither of a library that is known here nor of Python's own."""
-    top = kind.__module__.partition(".")[0]
-    return top not in ("torch", "numpy", "featuretap", "featuretap_hooks") and (
-        top not in sys.stdlib_module_names or top == "__main__"
-    )
-
-
-def variables_of(function: types.FunctionType) -> dict[str, Any]:
-    """Return the variables that a function finds in the scopes around it."""
-    found: dict[str, Any] = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):  # an empty cell
-            found[name] = cell.cell_contents
-    return found
-
-
-class _Reader:
-    """Reads a function, and what it calls by name: functions, and methods of the classes it meets.
-
-    Args:
-        kind: the class whose method the function is.
-
-    Attributes:
-        seen: the code that was read -> its function, ``None`` for code inside of a function.
-
-    """
-
-    def __init__(self, kind: type) -> None:
-        self.seen: dict[types.CodeType, types.FunctionType | None] = {}
-        self._kinds = [kind]
-
-    def function(self, function: Any) -> Iterator[dis.Instruction]:
-        """Yield the instructions of ``function``, those of what it calls where they are called."""
-        if isinstance(function, types.FunctionType) and function.__code__ not in self.seen:
-            self.seen[function.__code__] = function
-            names = ChainMap(variables_of(function), function.__globals__)
-            yield from self._code(function.__code__, names)
-
-    def _code(self, code: types.CodeType, names: Mapping[str, Any]) -> Iterator[dis.Instruction]:
-        for instruction in dis.get_instructions(code):
-            yield instruction
-            value = instruction.argval
-            if isinstance(value, types.CodeType):
-                if value not in self.seen:
-                    self.seen[value] = None
-                    yield from self._code(value, names)
-            elif not isinstance(value, str):
-                continue
-            elif instruction.opname in ("LOAD_GLOBAL", "LOAD_DEREF"):
-                yield from self._variable(names.get(value))
-            elif "ATTR" in instruction.opname or "METHOD" in instruction.opname:
-                yield from self._attribute(value)
-
-    def _variable(self, value: Any) -> Iterator[dis.Instruction]:
-        if isinstance(value, types.FunctionType):
-            if not str(value.__module__).startswith("torch."):
-                yield from self.function(value)
-            return
-        kind = value if isinstance(value, type) else type(value)
-        if kind not in self._kinds and is_users(kind):
-            self._kinds.append(kind)
-
-    def _attribute(self, name: str) -> Iterator[dis.Instruction]:
-        for kind in list(self._kinds):
-            for base in kind.__mro__[:-1]:
-                found = vars(base).get(name) if base is not nn.Module else None
-                yield from self.function(getattr(found, "fget", found))

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import itertools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from . import _compat
-from .state import Forward, forward_of, instructions_of, names_in
+from .reading import (
+    CHANGES_CONTAINERS,
+    Forward,
+    Step,
+    forward_of,
+    instructions_of,
+    names_in,
+    steps_of,
+)
 
 __all__ = ["fills_what_it_is_given", "is_of_a_library", "may_leave_trace", "may_write"]
 
-_SETS = frozenset("STORE_ATTR DELETE_ATTR STORE_GLOBAL DELETE_GLOBAL STORE_DEREF".split())
-_SETS_ITEMS = frozenset("STORE_SUBSCR STORE_SLICE DELETE_SUBSCR".split())
-_FILLS = frozenset(
-    "append appendleft extend extendleft insert update setdefault put push pop popleft popitem "
-    "remove clear".split()
-)
+_SETS = frozenset("STORE_GLOBAL DELETE_GLOBAL STORE_DEREF DELETE_DEREF".split())
+# Without those that are functions of tensors, too.
+_FILLS = CHANGES_CONTAINERS - {"add", "sort"}
 _MAKES = frozenset("BUILD_LIST BUILD_MAP BUILD_SET".split())
 _LIBRARIES = frozenset(
     "torch torchvision featuretap featuretap_hooks math builtins operator _operator".split()
@@ -87,7 +92,7 @@ def _writes(forward: Forward) -> bool:
 @lru_cache(maxsize=1024)
 def _may(forward: Forward) -> bool:
     code, names = _code(forward), names_in(forward)
-    if any(i.name in _SETS for i in code) or _writes(forward):
+    if any(i.sets_attribute or i.name in _SETS for i in code) or _writes(forward):
         return True
     draws = (name for name in names if "dropout" not in name)
     return any(map(_compat.draws_random_numbers, draws)) or (
@@ -96,43 +101,13 @@ def _may(forward: Forward) -> bool:
     )
 
 
-class _Instruction(NamedTuple):
-    name: str
-    argument: Any
-    shown: str
-
-    @property
-    def is_variable(self) -> bool:
-        """Whether it loads a variable of the function."""
-        return self.name.startswith("LOAD_FAST")
-
-    @property
-    def is_in_place(self) -> bool:
-        """Whether it is ``+=`` or its like."""
-        is_augmented = self.name == "BINARY_OP" and self.shown.endswith("=")
-        return is_augmented or self.name.startswith("INPLACE_")
+@lru_cache(maxsize=1024)
+def _code(forward: Forward) -> tuple[Step, ...]:
+    return tuple(steps_of(instructions_of(forward)))
 
 
 @lru_cache(maxsize=1024)
-def _code(forward: Forward) -> tuple[_Instruction, ...]:
-    return tuple(_apart(forward))
-
-
-def _apart(forward: Forward) -> Iterator[_Instruction]:
-    """Yield the instructions; those that newer Pythons have for two variables as two."""
-    for instruction in instructions_of(forward):
-        name, argument = instruction.opname, instruction.argval
-        if isinstance(argument, tuple) and "FAST" in name:
-            first = "STORE_FAST" if name.startswith("STORE") else "LOAD_FAST"
-            second = "STORE_FAST" if name.endswith("STORE_FAST") else "LOAD_FAST"
-            yield _Instruction(first, argument[0], "")
-            yield _Instruction(second, argument[1], "")
-        elif name not in ("CACHE", "EXTENDED_ARG", "PRECALL"):
-            yield _Instruction(name, argument, instruction.argrepr)
-
-
-@lru_cache(maxsize=1024)
-def _filled(forward: Forward) -> tuple[_Instruction, ...]:
+def _filled(forward: Forward) -> tuple[Step, ...]:
     """Return what loads each container that is filled and was not made here."""
     code = _code(forward)
     made = {
@@ -141,15 +116,15 @@ def _filled(forward: Forward) -> tuple[_Instruction, ...]:
         if before.name in _MAKES and after.name == "STORE_FAST"
     }
     places = [
-        place - (2 if instruction.name in _SETS_ITEMS else 1)
+        place - (2 if instruction.sets_item else 1)
         for place, instruction in enumerate(code)
-        if instruction.name in _SETS_ITEMS
+        if instruction.sets_item
         or (instruction.argument in _FILLS and "FAST" not in instruction.name)
     ]
     return tuple(code[place] for place in places if code[place].argument not in made)
 
 
-def _is_dropout(before: _Instruction | None, instruction: _Instruction) -> bool:
+def _is_dropout(before: Step | None, instruction: Step) -> bool:
     """Say whether a function is meant, and not a module of this name."""
     if not isinstance(instruction.argument, str) or "dropout" not in instruction.argument:
         return False

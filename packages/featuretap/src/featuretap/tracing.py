@@ -39,12 +39,12 @@ from .operations import name_of
 from .place import Place
 from .placeholders import root_arguments
 from .proxies import FeatureProxy, is_overtaken, known_kind
+from .reading import forward_of
 from .real_tensors import ASSIGNED, GENERATOR, RealTensors
 from .recording import ModuleCall, Recording
 from .refused import why_not_look_into, why_not_record
 from .regions import Region
 from .saved import SavedTensors
-from .state import forward_of
 from .structures import freeze
 from .untouched import Untouched
 

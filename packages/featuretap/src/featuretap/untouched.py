@@ -11,7 +11,8 @@ from torch import nn
 
 from .content import ModuleContent, content_of
 from .outside import Outside
-from .state import Forward, forward_of, sets_elsewhere
+from .reading import Forward, forward_of
+from .state import sets_elsewhere
 
 __all__ = ["Untouched"]
 

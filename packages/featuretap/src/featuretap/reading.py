@@ -1,0 +1,243 @@
+"""The code that a forward runs, read off its bytecode; nothing is run.
+
+Read are the forward, and the methods and functions that it calls by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import functools
+import sys
+import types
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from torch import nn
+
+__all__ = [
+    "CHANGES_CONTAINERS",
+    "Forward",
+    "Step",
+    "by_code",
+    "codes_in",
+    "forward_of",
+    "functions_of",
+    "instructions_of",
+    "is_users",
+    "names_in",
+    "steps_of",
+    "variables_of",
+]
+
+_R = TypeVar("_R")
+_MOST = 4096
+
+# Methods by which a container comes to hold something else.
+CHANGES_CONTAINERS = frozenset(
+    "append appendleft extend extendleft insert add update setdefault put push pop popleft popitem "
+    "remove discard clear rotate reverse sort move_to_end subtract intersection_update "
+    "difference_update symmetric_difference_update __setitem__ __delitem__ __iadd__ __ior__".split()
+)
+
+
+class Forward(NamedTuple):
+    """The code that a call of a module runs.
+
+    Attributes:
+        kind: the class of the module, where methods are looked up.
+        function: its forward.
+
+    """
+
+    kind: type
+    function: Any
+
+
+def forward_of(module: nn.Module) -> Forward:
+    """Return the forward of ``module``, which may be one of its own."""
+    own = vars(module).get("forward")
+    # What stands for a forward while featuretap-hooks watches it is no function.
+    function = getattr(own, "__func__", own)
+    is_function = isinstance(function, types.FunctionType)
+    return Forward(
+        type(module), function if is_function else getattr(type(module), "forward", None)
+    )
+
+
+class _Code(NamedTuple):
+    instructions: tuple[dis.Instruction, ...]
+    functions: tuple[types.FunctionType, ...]
+
+
+def functions_of(forward: Forward) -> tuple[types.FunctionType, ...]:
+    """Return the function of a forward, and those that it calls by name."""
+    return _code_of(forward).functions
+
+
+def instructions_of(forward: Forward) -> tuple[dis.Instruction, ...]:
+    """Return the instructions of a forward, those of what it calls by name where they are called."""
+    return _code_of(forward).instructions
+
+
+@functools.lru_cache(maxsize=1024)
+def names_in(forward: Forward) -> frozenset[str]:
+    """Return the names that a forward, or what it calls by name, mentions."""
+    return frozenset(i.argval for i in instructions_of(forward) if isinstance(i.argval, str))
+
+
+@functools.lru_cache(maxsize=1024)
+def _code_of(forward: Forward) -> _Code:
+    reader = _Reader(forward.kind)
+    instructions = tuple(reader.function(forward.function))
+    return _Code(instructions, tuple(filter(None, reader.seen.values())))
+
+
+def is_users(kind: type) -> bool:
+    """Say whether a class is neither of a library that is known here nor of Python's own."""
+    top = kind.__module__.partition(".")[0]
+    return top not in ("torch", "numpy", "featuretap", "featuretap_hooks") and (
+        top not in sys.stdlib_module_names or top == "__main__"
+    )
+
+
+def variables_of(function: types.FunctionType) -> dict[str, Any]:
+    """Return the variables that a function finds in the scopes around it."""
+    found: dict[str, Any] = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # an empty cell
+            found[name] = cell.cell_contents
+    return found
+
+
+class _Reader:
+    """Reads a function, and what it calls by name: functions, and methods of the classes it meets.
+
+    Args:
+        kind: the class whose method the function is.
+
+    Attributes:
+        seen: the code that was read -> its function, ``None`` for code inside of a function.
+
+    """
+
+    def __init__(self, kind: type) -> None:
+        self.seen: dict[types.CodeType, types.FunctionType | None] = {}
+        self._kinds = [kind]
+
+    def function(self, function: Any) -> Iterator[dis.Instruction]:
+        """Yield the instructions of ``function``, those of what it calls where they are called."""
+        if isinstance(function, types.FunctionType) and function.__code__ not in self.seen:
+            self.seen[function.__code__] = function
+            names = ChainMap(variables_of(function), function.__globals__)
+            yield from self._code(function.__code__, names)
+
+    def _code(self, code: types.CodeType, names: Mapping[str, Any]) -> Iterator[dis.Instruction]:
+        for instruction in dis.get_instructions(code):
+            yield instruction
+            value = instruction.argval
+            if isinstance(value, types.CodeType):
+                if value not in self.seen:
+                    self.seen[value] = None
+                    yield from self._code(value, names)
+            elif not isinstance(value, str):
+                continue
+            elif instruction.opname in ("LOAD_GLOBAL", "LOAD_DEREF"):
+                yield from self._variable(names.get(value))
+            elif "ATTR" in instruction.opname or "METHOD" in instruction.opname:
+                yield from self._attribute(value)
+
+    def _variable(self, value: Any) -> Iterator[dis.Instruction]:
+        if isinstance(value, types.FunctionType):
+            if not str(value.__module__).startswith("torch."):
+                yield from self.function(value)
+            return
+        kind = value if isinstance(value, type) else type(value)
+        if kind not in self._kinds and is_users(kind):
+            self._kinds.append(kind)
+
+    def _attribute(self, name: str) -> Iterator[dis.Instruction]:
+        for kind in list(self._kinds):
+            for base in kind.__mro__[:-1]:
+                found = vars(base).get(name) if base is not nn.Module else None
+                yield from self.function(getattr(found, "fget", found))
+
+
+class Step(NamedTuple):
+    """An instruction; one that newer Pythons have for two variables is two."""
+
+    name: str
+    argument: Any
+    shown: str
+
+    @property
+    def is_variable(self) -> bool:
+        """Whether it loads a variable of the function."""
+        return self.name.startswith("LOAD_FAST")
+
+    @property
+    def sets_attribute(self) -> bool:
+        """Whether it sets or deletes an attribute."""
+        return self.name in ("STORE_ATTR", "DELETE_ATTR")
+
+    @property
+    def sets_item(self) -> bool:
+        """Whether it sets or deletes an item."""
+        return self.name in ("STORE_SUBSCR", "STORE_SLICE", "DELETE_SUBSCR")
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it is ``+=`` or its like."""
+        is_augmented = self.name == "BINARY_OP" and self.shown.endswith("=")
+        return is_augmented or self.name.startswith("INPLACE_")
+
+
+def steps_of(instructions: Iterable[dis.Instruction]) -> Iterator[Step]:
+    """Yield what ``instructions`` do, one by one."""
+    for instruction in instructions:
+        name, argument = instruction.opname, instruction.argval
+        if isinstance(argument, tuple) and "FAST" in name:
+            first = "STORE_FAST" if name.startswith("STORE") else "LOAD_FAST"
+            second = "STORE_FAST" if name.endswith("STORE_FAST") else "LOAD_FAST"
+            yield Step(first, argument[0], "")
+            yield Step(second, argument[1], "")
+        elif name not in ("CACHE", "EXTENDED_ARG", "PRECALL"):
+            yield Step(name, argument, instruction.argrepr)
+
+
+def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Yield ``code``, and that of the functions and classes inside of it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from codes_in(constant)
+
+
+def by_code(read: Callable[..., _R]) -> Callable[..., _R]:
+    """Return ``read(code, ...)`` so that it reads each code object once.
+
+    Code is told by identity. By equality, as of ``functools.lru_cache``, Python 3.12 and later would go
+    through all its instructions at each call.
+
+    >>> @by_code
+    ... def names(code):
+    ...     return code.co_names
+    >>> names(by_code.__code__) is names(by_code.__code__)
+    True
+
+    """
+    # The code is kept, so that no other gets its id.
+    known: dict[tuple[Any, ...], tuple[types.CodeType, _R]] = {}
+
+    @functools.wraps(read)
+    def reading(code: types.CodeType, *more: Any) -> _R:
+        key = (id(code), *more)
+        found = known.get(key)
+        if found is None:
+            if len(known) >= _MOST:
+                known.clear()
+            found = known[key] = (code, read(code, *more))
+        return found[1]
+
+    return reading
