@@ -75,6 +75,34 @@ def test_M1_what_is_no_parameter_any_more_is_an_error_or_the_models(extract, bac
         assert identical(extractor(X)[""], model(X))
 
 
+def exchanges_the_layer(model, layer):
+    setattr(model, "1", layer)
+
+
+def removes_the_parametrization(model, layer):
+    nn.utils.parametrize.remove_parametrizations(model[1], "weight")
+
+
+@pytest.mark.parametrize("change", [exchanges_the_layer, removes_the_parametrization])
+@pytest.mark.parametrize("called", [False, True])
+def test_M1_a_layer_may_lose_its_parametrization(backend, extract, change, called):
+    """The power iteration of spectral norm has buffers, which are gone then."""
+
+    def make():
+        torch.manual_seed(0)
+        inner = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+        return nn.Sequential(nn.Linear(4, 4), inner, nn.ReLU())
+
+    model, other = make(), make()
+    extractor = extract(model, "")
+    if called:
+        assert identical(extractor(X)[""], other(X))
+    layer = nn.Linear(4, 4)
+    change(extractor if change is exchanges_the_layer and backend == "fx" else model, layer)
+    change(other, layer)
+    assert identical(extractor(X)[""], other(X))
+
+
 def test_M1_a_parameter_of_the_extractors_own_stays(extract, backend):
     model = Scales().eval()
     extractor = extract(model, ["mul"])

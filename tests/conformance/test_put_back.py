@@ -289,6 +289,19 @@ def test_M5_a_call_that_fails_leaves_tensors_that_are_no_buffers_as_they_were(
     assert identical(model.kept, torch.full((4,), float(earlier)))
 
 
+def test_M5_a_lazy_layer_stays_made_if_its_first_call_fails(extract):
+    """As of the model itself: it is no longer lazy, and the next call works."""
+    model = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(3, 2))
+    extractor = extract(model, "")
+    with pytest.raises(RuntimeError, match="shapes"):
+        extractor(X)
+    assert (type(model[0]), model[0].in_features) == (nn.Linear, 4)
+    model[2] = nn.Linear(4, 2)
+    if isinstance(extractor, torch.fx.GraphModule):
+        setattr(extractor, "2", model[2])
+    assert identical(extractor(X)[""], copy.deepcopy(model)(X))
+
+
 class WritesInALeaf(nn.Module):
     """Cannot be traced, and so is one node; writes a parameter and what it keeps."""
 

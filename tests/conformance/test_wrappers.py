@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import torch.utils.checkpoint
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -20,6 +22,10 @@ from zoo import ZOO, NestedScopes, linear
 
 X = drawn(2, 4)
 NODES = ["stage.0.lin", "stage.1.act", "stage", "mul"]
+# Torch 2.0 never stops.
+EARLY_STOP = getattr(
+    torch.utils.checkpoint, "set_checkpoint_early_stop", lambda _: contextlib.nullcontext()
+)
 
 
 @pytest.fixture
@@ -121,12 +127,22 @@ def test_M4_functional_call_and_grad(extract):
 
 
 @pytest.mark.parametrize("name", ["NestedScopes", "InPlaceModule", "FrozenStatistics"])
-def test_M4_vmap_over_inputs_and_over_an_ensemble(extract, name):
-    """Batched like the model itself: over a dimension of the input, and over stacked parameters."""
+@pytest.mark.parametrize("with_example", [False, True])
+def test_M4_vmap_over_inputs(extract, name, with_example):
+    """Batched like the model itself."""
     model = ZOO[name]().eval()
-    extractor = extract(model, "", example_args=model.example())
+    extractor = extract(model, "", **{"example_args": model.example()} if with_example else {})
     x = torch.randn(3, *model.shape)
     assert identical(torch.vmap(lambda x: extractor(x)[""])(x), torch.vmap(model)(x))
+
+
+@pytest.mark.parametrize("name", ["NestedScopes", "InPlaceModule", "FrozenStatistics"])
+@pytest.mark.parametrize("with_example", [False, True])
+def test_M4_vmap_over_an_ensemble(extract, name, with_example):
+    """Parameters and buffers are stacked, also in the first call of all."""
+    model = ZOO[name]().eval()
+    extractor = extract(model, "", **{"example_args": model.example()} if with_example else {})
+    x = torch.randn(3, *model.shape)
     members = [copy.deepcopy(model) for _ in range(3)]
     with torch.no_grad():
         for number, member in enumerate(members):
@@ -144,6 +160,35 @@ def test_M4_vmap_over_inputs_and_over_an_ensemble(extract, name):
         copied(torch.vmap(ours)(parameters, buffers)),
         copied(torch.vmap(theirs)(parameters, buffers)),
     )
+
+
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_M5_a_checkpoint_around_the_extractor_counts_batches_as_around_the_model(
+    extract, early_stop
+):
+    """The backward runs it again, and stops when it has what it needs: that is no failure."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 4))
+    other = copy.deepcopy(model)
+    extractor = extract(other, "", example_args=(X.clone(),))
+    with EARLY_STOP(early_stop):
+        for run in (model, lambda x: extractor(x)[""]):
+            x = X.clone().requires_grad_()
+            torch.utils.checkpoint.checkpoint(run, x, use_reentrant=False).sum().backward()
+    assert model[1].num_batches_tracked == 2
+    assert identical(dict(other.state_dict()), dict(model.state_dict()))
+    gradients = [[p.grad for p in one.parameters()] for one in (model, other)]
+    assert identical(*gradients)
+
+
+@pytest.mark.skipif(not hasattr(nn.Module, "compile"), reason="models compile since torch 2.2")
+def test_M4_a_model_that_is_compiled_in_place_is_looked_through(backend, extract):
+    model = NestedScopes().eval()
+    names = featuretap.get_graph_node_names(model, backend=backend, example_args=model.example())
+    model.compile(backend="eager")
+    assert names == featuretap.get_graph_node_names(
+        model, backend=backend, example_args=model.example()
+    )
+    assert identical(extract(model, "mul")(X)["mul"], copy.deepcopy(model)(X))
 
 
 @pytest.mark.parametrize("name", ["NestedScopes", "AutocastIsland", "InPlaceModule"])

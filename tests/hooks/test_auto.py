@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 import re
 import warnings
 
@@ -50,6 +51,65 @@ def test_API_auto_is_hooks_where_the_root_cannot_be_traced_and_says_where():
     features = extractor(X)
     assert identical(features["mul"], X * 2)
     assert identical(features["lin"], model.lin(X * 2))
+
+
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.lin(x) * self.calls
+
+
+class DrawsElsewhere(nn.Module):
+    def forward(self, x):
+        return x * random.random()
+
+
+class TakesAnyNumber(nn.Module):
+    def forward(self, *x):
+        return x[0] * 2
+
+
+@pytest.mark.parametrize("kind", [Counts, DrawsElsewhere, TakesAnyNumber])
+def test_E2_the_warning_says_where_the_forward_is_if_no_line_is_to_blame(kind):
+    with pytest.warns(featuretap.FallbackWarning) as caught:
+        create(kind(), "mul")
+    line = kind.forward.__code__.co_firstlineno
+    assert f"{kind.__name__}.forward at {__file__}:{line}: " in str(caught[0].message)
+
+
+class Sometimes(Counts):
+    def forward(self, x):
+        self.calls += 1
+        return x.exp() if self.calls > 5 else self.lin(x)
+
+
+@pytest.mark.parametrize("way", ["hooks", "auto"])
+def test_API_the_options_of_hooks_are_those_of_featuretap(way):
+    """What a message of hooks advises can be done without another import."""
+    options = {"backend": way, "suppress_diff_warning": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", featuretap.FallbackWarning)
+        extractor = create(Sometimes(), ["lin", "exp"], missing="skip", **options)
+        assert list(extractor(X)) == ["lin"]
+        extractor = create(Sometimes(), ["lin", "exp"], **options)
+        with pytest.raises(featuretap.NodeNotReachedError, match="missing='skip'"):
+            extractor(X)
+        for early_stop in (True, False):
+            model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+            create(model, "0", early_stop=early_stop, backend=way)(X)
+            assert model[1].num_batches_tracked == (not early_stop)
+
+
+def test_API_fx_has_no_use_for_the_options_of_hooks():
+    for options in ({"missing": "skip"}, {"early_stop": False}):
+        with pytest.raises(ValueError, match="are for the hooks backend"):
+            create(NestedScopes(), "mul", backend="fx", **options)
+        create(NestedScopes(), "mul", backend="auto", **options)
 
 
 def test_API_auto_serves_a_node_inside_an_auto_leaf_by_hooks():

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from featuretap._compat import (
     compiled_module,
     functions_wrapped_for_fx,
+    is_compiled_in_place,
     is_compiling,
     is_method,
     no_torch_function,
@@ -184,14 +185,6 @@ def has_backward_hooks(module: nn.Module) -> bool:
     """Say whether ``module`` itself has hooks for the backward. Checked on torch 2.4.1 and 2.15.0."""
     attributes = module.__dict__
     return bool(attributes["_backward_hooks"] or attributes["_backward_pre_hooks"])
-
-
-def is_compiled_in_place(module: nn.Module) -> bool:
-    """Say whether ``module.compile()`` was called, so that its hooks are run by compiled code.
-
-    Checked on torch 2.4.1 and 2.15.0.
-    """
-    return getattr(module, "_compiled_call_impl", None) is not None
 
 
 def call_uncompiled(module: nn.Module) -> Callable[..., Any]:

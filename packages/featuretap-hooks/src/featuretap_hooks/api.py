@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 import featuretap
 from featuretap import NodeNames
-from featuretap.api import Request, make_options, make_requests
-from featuretap.wrappers import look_through
-
-from .backend import backend as hooks
+from featuretap.api import Request
 
 __all__ = ["create_feature_extractor", "get_graph_node_names"]
 
@@ -115,28 +111,17 @@ def create_feature_extractor(
         {'hidden': (5, 3)}
 
     """
-    if missing not in ("error", "skip"):
-        raise ValueError(f"missing must be 'error' or 'skip', not {missing!r}")
-    if not isinstance(early_stop, bool):
-        raise TypeError(f"early_stop must be True or False, not {early_stop!r}")
-    if backend == "fx" and (missing != "error" or not early_stop):
-        raise ValueError("missing and early_stop are for the hooks backend; fx has no use for them")
-    if backend != "hooks":
-        return featuretap.create_feature_extractor(
-            model,
-            return_nodes,
-            train_return_nodes,
-            eval_return_nodes,
-            tracer_kwargs,
-            suppress_diff_warning,
-            concrete_args,
-            example_args=example_args,
-            example_kwargs=example_kwargs,
-            backend=backend,
-        )
-    model = look_through(model)
-    requests = make_requests(return_nodes, train_return_nodes, eval_return_nodes)
-    options = make_options(tracer_kwargs, concrete_args, example_args, example_kwargs)
-    options = replace(options, suppress_diff_warning=suppress_diff_warning)
-    extra = {"early_stop": early_stop, "missing": missing}
-    return hooks.extractor(model, requests, replace(options, extra=extra))
+    return featuretap.create_feature_extractor(
+        model,
+        return_nodes,
+        train_return_nodes,
+        eval_return_nodes,
+        tracer_kwargs,
+        suppress_diff_warning,
+        concrete_args,
+        example_args=example_args,
+        example_kwargs=example_kwargs,
+        backend=backend,
+        early_stop=early_stop,
+        missing=missing,
+    )

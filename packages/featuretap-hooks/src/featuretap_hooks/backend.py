@@ -65,7 +65,7 @@ class HooksBackend:
             guess = Guess(ModuleTree(model), LeafRule(options.leaf_modules), options)
             for mode, plan in plans.items():
                 plan.guess(guess, mode)
-        return HooksExtractor(model, plans, options, part=part, **options.extra)
+        return HooksExtractor(model, plans, options, part=part)
 
     def _resolve(
         self, model: nn.Module, plans: Mapping[str, Plan], options: Options
@@ -89,7 +89,7 @@ class HooksBackend:
                     ran |= another.ran_before(keys)
         if same and not options.suppress_diff_warning:
             _warn_of_two_meanings(found, plans)
-        return needed_part(model, ran) if options.extra.get("early_stop", True) else None
+        return needed_part(model, ran) if options.early_stop else None
 
 
 def _warn_of_two_meanings(found: Mapping[str, Seen | Exception], plans: Mapping[str, Plan]) -> None:

@@ -225,7 +225,7 @@ def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> di
         pass
     finally:
         holder.state = None
-    if state.left > 0 and extractor._missing == "error":
+    if state.left > 0 and extractor._options.missing == "error":
         _leave(program)
     return state.values
 

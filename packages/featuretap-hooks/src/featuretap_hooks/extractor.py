@@ -45,9 +45,7 @@ class HooksExtractor(Forwards):
     Args:
         model: the model, which stays as it is.
         plans: ``"train"`` and ``"eval"`` -> what to watch.
-        options: leaf modules and functions that are one node.
-        early_stop: end the forward when every requested value is there.
-        missing: ``"error"`` or ``"skip"``, for nodes that a forward did not reach.
+        options: what the user said.
         part: the modules, by name, that the parameters come from; ``None`` for all.
 
     """
@@ -58,14 +56,12 @@ class HooksExtractor(Forwards):
         plans: Mapping[str, Plan],
         options: Options,
         *,
-        early_stop: bool = True,
-        missing: str = "error",
         part: dict[str, nn.Module | None] | None = None,
     ) -> None:
         super().__init__()
         state = vars(self)
         state["_model"], state["_plans"], state["_options"] = model, dict(plans), options
-        state["_early_stop"], state["_missing"], state["_part"] = early_stop, missing, part
+        state["_part"] = part
         state["_found"] = Findings(ModuleTree(model), options)
         # The registries themselves are shared, so that ``to`` and ``half`` reach the model.
         state["_parameters"], state["_buffers"] = model._parameters, model._buffers
@@ -185,7 +181,7 @@ class HooksExtractor(Forwards):
         captures = Captures(keys, set(keys), stop=stop, stored=self._found.stored)
         with suppress(Stop):
             self._watch(plan, self._prepared[self._mode], captures, None, args, kwargs)
-        if captures.missing and self._missing == "error":
+        if captures.missing and self._options.missing == "error":
             raise not_reached(self._model, captures.missing, captures.reached)
         return captures.features(keys)
 
@@ -210,10 +206,12 @@ class HooksExtractor(Forwards):
 
     def _state(self) -> dict[str, Any]:
         state = vars(self)
-        names = ("_model", "_plans", "_early_stop", "_missing", "_part")
+        names = ("_model", "_plans", "_part")
         options = state["_options"]
         return {
             **{name: state[name] for name in names},
+            "early_stop": options.early_stop,
+            "missing": options.missing,
             "leaf_modules": options.leaf_modules,
             "autowrap_functions": options.autowrap_functions,
             "autowrap_modules": [module.__name__ for module in options.autowrap_modules],
@@ -224,6 +222,8 @@ def _rebuild(state: dict[str, Any]) -> HooksExtractor:
     import importlib
 
     options = Options(
+        early_stop=state["early_stop"],
+        missing=state["missing"],
         leaf_modules=state["leaf_modules"],
         autowrap_functions=state["autowrap_functions"],
         autowrap_modules=tuple(map(importlib.import_module, state["autowrap_modules"])),
@@ -232,7 +232,5 @@ def _rebuild(state: dict[str, Any]) -> HooksExtractor:
         state["_model"],
         state["_plans"],
         options,
-        early_stop=state["_early_stop"],
-        missing=state["_missing"],
         part=state["_part"],
     )

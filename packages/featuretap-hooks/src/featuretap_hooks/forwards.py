@@ -44,8 +44,6 @@ class Forwards(nn.Module):
     _programs: dict[str, Program]
     _options: Options
     _found: Findings
-    _early_stop: bool
-    _missing: str
     _is_nested: bool
 
     @property
@@ -135,7 +133,7 @@ class Forwards(nn.Module):
         outer = active_recorder()
         if outer is not None:
             outer.mark(captures.values)
-        if captures.missing and self._missing == "error":
+        if captures.missing and self._options.missing == "error":
             raise self._not_reached(captures, args, kwargs, again=again)
 
     def _run(
@@ -240,7 +238,7 @@ class Forwards(nn.Module):
 
     def _may_stop(self, plan: Plan) -> bool:
         found = self._found
-        if plan.must_end or not self._early_stop or found.own_code.switches:
+        if plan.must_end or not self._options.early_stop or found.own_code.switches:
             return False
         # Sharded modules gather and free their parameters around each forward, which must then end.
         return not any_sharded(found.tree.paths.values())

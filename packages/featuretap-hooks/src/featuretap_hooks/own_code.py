@@ -1,19 +1,20 @@
 """What the code of a model's own classes may do, read off its bytecode; nothing is run.
 
-Read are the methods that a forward can come to by name, of classes that are not torch's, and the
-functions that these name. What is called in other ways (``getattr(self, name)()``) is not seen.
+Read are the methods that a forward can come to by name, of classes that are not torch's, the functions
+that these name, and those that modules keep. What is called in other ways (``getattr(self, name)()``) is not seen.
 """
 
 from __future__ import annotations
 
 import dis
+import functools
 import types
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from featuretap.held import attributes, is_opened
+from featuretap.held import attributes, is_opened, items_of
 from featuretap.reading import CHANGES_CONTAINERS, Step, by_code, codes_in, steps_of
 
 __all__ = ["UNSEEN_WRITES", "OwnCode", "own_code"]
@@ -105,7 +106,9 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
     for own in {type(module) for module in modules}:
         for name, function in _methods(own):
             by_name.setdefault(name, []).append((own, function))
-    waiting: list[tuple[type | None, types.FunctionType]] = [(None, f) for f in _hooks(modules)]
+    waiting: list[tuple[type | None, types.FunctionType]] = [
+        (None, function) for function in (*_hooks(modules), *_kept_functions(modules))
+    ]
     for name in list(by_name):
         if name == "forward" or (name.startswith("__") and name.endswith("__")):
             waiting += by_name.pop(name)
@@ -178,6 +181,19 @@ def _methods(kind: type) -> Iterator[tuple[str, types.FunctionType]]:
                 if name not in _ELSEWHERE:
                     for function in _functions(value):
                         yield name, function
+
+
+def _kept_functions(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
+    """Yield the functions that modules keep in attributes, or in containers there: ``self.act``."""
+    for module in modules:
+        for _, value in attributes(module):
+            for kept in items_of(value) if is_opened(value) else (value,):
+                called = kept.func if isinstance(kept, functools.partial) else kept
+                function = getattr(called, "__func__", called)
+                if isinstance(function, types.FunctionType) and not _is_library(
+                    function.__module__
+                ):
+                    yield from _functions(function)
 
 
 def _functions(value: Any) -> Iterator[types.FunctionType]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from featuretap._compat import ends_recomputation
 from featuretap.ambient import Ambient, Environment, Gradients
 from featuretap.content import content_of
 from featuretap.faithful import foreign_random_state
@@ -100,13 +101,14 @@ class PutBack:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # An extractor around this one has all it wants: that is no failure.
-        if kind is not None and not issubclass(kind, Stop):
+        # An extractor around this one has all it wants, or a checkpoint: that is no failure.
+        is_over = isinstance(error, Stop) or ends_recomputation(error)
+        if kind is not None and not is_over:
             self._undo.restore()
             self._restore_foreign()
             for other in (*(content for _, content in self._contents), *self._others, self._kept):
                 other.restore()
-        elif self._plan.moving is None:
+        elif kind is None and self._plan.moving is None:
             self._plan.draws = self._undo.drew
             moved = {(id(registry), name) for registry, name in self._undo.moved()}
             paths = self._found.tree.paths

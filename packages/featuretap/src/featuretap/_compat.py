@@ -25,11 +25,13 @@ __all__ = [
     "autocast_state",
     "compiled_module",
     "draws_random_numbers",
+    "ends_recomputation",
     "functions_wrapped_for_fx",
     "hides_indexing",
     "hooks_of_every_module",
     "indexing_shown",
     "is_bookkeeping_of_checkpoints",
+    "is_compiled_in_place",
     "is_compiling",
     "is_erased",
     "is_method",
@@ -318,6 +320,26 @@ def is_bookkeeping_of_checkpoints(function: type) -> bool:
     2.1 on; checked on torch 2.2.2 and 2.4.1, newer ones call it differently.
     """
     return (function.__module__, function.__name__) == ("torch.utils.checkpoint", "_NoopSaveInputs")
+
+
+def is_compiled_in_place(module: nn.Module) -> bool:
+    """Say whether ``module.compile()`` was called, so that its hooks are run by compiled code.
+
+    Checked on torch 2.4.1 and 2.15.0.
+    """
+    return getattr(module, "_compiled_call_impl", None) is not None
+
+
+def ends_recomputation(error: BaseException | None) -> bool:
+    """Say whether a non-reentrant checkpoint stops what it runs again, for it has all that it needs.
+
+    Checked on torch 2.0.1, 2.4.1 and 2.15.0.
+    """
+    kind = type(error)
+    return (kind.__module__, kind.__name__) == (
+        "torch.utils.checkpoint",
+        "_StopRecomputationError",
+    )
 
 
 def is_method(func: Callable[..., Any]) -> bool:

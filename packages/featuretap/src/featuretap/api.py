@@ -102,6 +102,8 @@ def create_feature_extractor(
     example_args: tuple[Any, ...] | None = None,
     example_kwargs: Mapping[str, Any] | None = None,
     backend: str = "auto",
+    early_stop: bool = True,
+    missing: str = "error",
 ) -> nn.Module:
     """Make a module that returns the values of chosen nodes of ``model``.
 
@@ -123,6 +125,9 @@ def create_feature_extractor(
         example_args: positional arguments of an example call, for backends that run the model.
         example_kwargs: keyword arguments of an example call.
         backend: ``"fx"``, ``"auto"``, or the name of another installed backend.
+        early_stop: ``False`` has the forward go to its end, which hooks alone can: auto is hooks then.
+        missing: what hooks do when a call does not reach a requested node: ``"error"`` raises
+            :class:`NodeNotReachedError`, ``"skip"`` leaves its key out. With fx each call reaches all.
 
     Returns:
         With fx a :class:`torch.fx.GraphModule` with ``.graph``, ``.train_graph``, ``.eval_graph``,
@@ -131,7 +136,7 @@ def create_feature_extractor(
     Raises:
         NodeNotFoundError: if a name is no node; the message has the nearest names.
         UntraceableModelError: if the forward of ``model`` itself cannot be recorded.
-        ValueError: if nothing is asked for, or two nodes under one key.
+        ValueError: if nothing is asked for, two nodes under one key, or what the backend cannot do.
         TypeError: if the request, a name or a key has a wrong type.
 
     Example:
@@ -144,11 +149,29 @@ def create_feature_extractor(
     """
     requests = make_requests(return_nodes, train_return_nodes, eval_return_nodes)
     options = make_options(tracer_kwargs, concrete_args, example_args, example_kwargs)
-    options = replace(options, suppress_diff_warning=suppress_diff_warning)
+    _check_ends(backend, early_stop, missing)
+    options = replace(
+        options,
+        suppress_diff_warning=suppress_diff_warning,
+        early_stop=early_stop,
+        missing=missing,
+    )
+    if backend == "auto" and not early_stop:
+        backend = "hooks"
     extractor: nn.Module = _serve(
         model, backend, lambda chosen, inner: chosen.extractor(inner, requests, options)
     )
     return extractor
+
+
+def _check_ends(backend: str, early_stop: Any, missing: Any) -> None:
+    """Check what the user said of forwards that end early, or do not come to a node."""
+    if missing not in ("error", "skip"):
+        raise ValueError(f"missing must be 'error' or 'skip', not {missing!r}")
+    if not isinstance(early_stop, bool):
+        raise TypeError(f"early_stop must be True or False, not {early_stop!r}")
+    if backend == "fx" and (missing != "error" or not early_stop):
+        raise ValueError("missing and early_stop are for the hooks backend; fx has no use for them")
 
 
 def _serve(model: nn.Module, backend: str, ask: Callable[[Any, nn.Module], Any]) -> Any:

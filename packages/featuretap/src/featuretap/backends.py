@@ -33,7 +33,8 @@ class Options:
         example_args: positional arguments of an example call.
         example_kwargs: keyword arguments of an example call.
         suppress_diff_warning: do not warn where a name is another operation in each mode.
-        extra: options that only this backend understands.
+        early_stop: whether a forward may end once every requested value is there.
+        missing: ``"error"`` or ``"skip"``, for nodes that a forward does not reach.
 
     """
 
@@ -44,7 +45,8 @@ class Options:
     example_args: tuple[Any, ...] | None = None
     example_kwargs: Mapping[str, Any] | None = None
     suppress_diff_warning: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    early_stop: bool = True
+    missing: str = "error"
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from ._compat import is_compiling, no_torch_function
+from ._compat import ends_recomputation, is_compiling, no_torch_function
 from .backends import Options
 from .codegen import compile_forward
 from .replay import replay
@@ -180,8 +180,9 @@ class FeatureExtractor(fx.GraphModule):
             return super().__call__(*args, **kwargs)
         try:
             return super().__call__(*args, **kwargs)
-        except BaseException:
-            undo.restore()
+        except BaseException as error:
+            if not ends_recomputation(error):
+                undo.restore()
             raise
 
     def _before_call(self) -> Undo | None:
@@ -192,11 +193,17 @@ class FeatureExtractor(fx.GraphModule):
         if not any(moves):
             return None
         if mode not in self._moving:
+            paths = {path for path, _ in moves.tensors}.union(moves.modules, moves.holders)
+            # Without what is there no more: a parametrization was removed, a layer was exchanged.
+            known = dict(self.named_modules(remove_duplicate=False))
+            there = {path: known[path] for path in paths if path in known}
             registries = [
-                (_registry(self.get_submodule(p), name), name) for p, name in moves.tensors
+                (_registry(there[path], name), name)
+                for path, name in moves.tensors
+                if path in there
             ]
-            modules = [self.get_submodule(path) for path in moves.modules]
-            holders = [self.get_submodule(path) for path in moves.holders]
+            modules = [there[path] for path in moves.modules if path in there]
+            holders = [there[path] for path in moves.holders if path in there]
             self._moving[mode] = (registries, modules, holders, moves.draws)
         with no_torch_function():  # a trace of an extractor around this one is no forward
             return Undo(*self._moving[mode])

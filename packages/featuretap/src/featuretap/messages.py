@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from .errors import UntraceableModelError
+from .reading import forward_of
 
-__all__ = ["explain_failure", "failure_location", "untraceable", "warn"]
+__all__ = ["failure_location", "location_of", "untraceable", "warn"]
 
 _OURS = ("featuretap", "featuretap_hooks")
 
@@ -45,23 +46,25 @@ def _is_the_models(filename: str) -> bool:
     return not filename.startswith(_NOT_THE_MODEL)
 
 
-def explain_failure(model: nn.Module, path: str, location: str, reason: str) -> str:
-    """Say that a forward cannot be recorded, where, why, and what the ways out are."""
-    name = type(model).__name__
-    where = f"{name}.forward" if path == "" else f"the forward of {path!r} in {name}"
-    at = f" at {location}" if location else ""
-    return (
-        f"torch.fx cannot record {where}{at}: {reason}. Ways out: name the module that does it in "
-        "tracer_kwargs={'leaf_modules': [...]}, or the function in {'autowrap_functions': [...]}; "
-        "fix arguments that choose a branch with concrete_args={...}; or install featuretap-hooks "
-        "and use backend='hooks', which watches the real forward"
-    )
+def location_of(error: BaseException | None, module: nn.Module) -> str:
+    """Return where the code of ``module`` failed; where its forward begins, if that is all one knows."""
+    location = "" if error is None else failure_location(error)
+    code = getattr(forward_of(module).function, "__code__", None)
+    return location if location or code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
 
-def untraceable(model: nn.Module, error: Exception) -> UntraceableModelError:
-    """Make the error that says that the forward of ``model`` cannot be recorded, because of ``error``."""
+def untraceable(model: nn.Module, error: Exception | str) -> UntraceableModelError:
+    """Make the error that says that the forward of ``model`` cannot be recorded, where, and why."""
     if isinstance(error, UntraceableModelError):
         return error
-    location = failure_location(error)
-    text = explain_failure(model, "", location, f"{type(error).__name__}: {error}")
+    cause = None if isinstance(error, str) else error
+    location = location_of(cause, model)
+    reason = error if cause is None else f"{type(cause).__name__}: {cause}"
+    at = f" at {location}" if location else ""
+    text = (
+        f"torch.fx cannot record {type(model).__name__}.forward{at}: {reason}. Ways out: name the "
+        "module that does it in tracer_kwargs={'leaf_modules': [...]}, or the function in "
+        "{'autowrap_functions': [...]}; fix arguments that choose a branch with concrete_args={...}; or "
+        "install featuretap-hooks and use backend='hooks', which watches the real forward"
+    )
     return UntraceableModelError(text, "", location)

@@ -21,13 +21,17 @@ class SavedTensor:
 
     """
 
-    __slots__ = ("_content", "_gradient", "_is_leaf", "_memory", "_needs_gradient", "tensor")
+    __slots__ = (
+        *("_content", "_gradient", "_is_leaf", "_memory", "_needs_gradient", "_version"),
+        "tensor",
+    )
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
         # Another tensor in the same memory: it keeps size and strides when the first gets others.
         self._memory = tensor.detach()
         self._content = self._memory.clone()
+        self._version = _version(tensor)
         self._is_leaf, self._needs_gradient = tensor.is_leaf, tensor.requires_grad
         gradient = tensor.grad if self._is_leaf else None
         self._gradient = None if gradient is None else SavedTensor(gradient)
@@ -35,7 +39,11 @@ class SavedTensor:
     @property
     def is_written(self) -> bool:
         """Whether its content or size is another one now."""
-        return not identical(self.tensor, self._content)
+        try:
+            return not identical(self.tensor, self._content)
+        except RuntimeError:
+            # Inside of vmap there is no content that could be looked at.
+            return _version(self.tensor) != self._version
 
     @property
     def has_other_memory(self) -> bool:
@@ -104,6 +112,10 @@ def _layout(tensor: torch.Tensor) -> object:
         return tensor.layout
     about = (tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset())
     return about, _compat.storage_id(tensor)
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _memory_of(tensor: torch.Tensor) -> object:

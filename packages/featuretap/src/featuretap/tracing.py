@@ -30,10 +30,9 @@ from . import _compat
 from .around_trace import around_trace
 from .asking import AskedTypes, questions_of
 from .carry_over import Again, CarryOver
-from .errors import UntraceableModelError
 from .faithful import Guard
 from .identity import asks_identity
-from .messages import explain_failure, failure_location, untraceable
+from .messages import location_of, untraceable
 from .modules import LeafRule, ModuleTree
 from .operations import name_of
 from .place import Place
@@ -107,7 +106,7 @@ class FeatureTracer(fx.Tracer):
                 if not self._trace_twice_if_needed(tree, untouched, dict(concrete_args or {})):
                     return self.recording
         reason = "the forward draws from Python's or NumPy's random numbers"
-        raise UntraceableModelError(explain_failure(tree.model, "", "", reason))
+        raise untraceable(tree.model, reason)
 
     def _trace_twice_if_needed(
         self, tree: ModuleTree, untouched: Untouched, concrete_args: dict[str, Any]
@@ -188,6 +187,8 @@ class FeatureTracer(fx.Tracer):
             raise fx.proxy.TraceError(
                 f"{type(m).__name__} was made inside forward and is no submodule of the model"
             )
+        if not path and _compat.is_compiled_in_place(m):
+            forward = m._call_impl
         around = self._place.enter(path, type(m), len(self.recording.events))
         try:
             if path and self.is_leaf_module(m, path):
@@ -231,7 +232,7 @@ class FeatureTracer(fx.Tracer):
                 self._swallowed = None
                 if path == "":
                     raise
-                reason = f"{type(error).__name__}: {error} ({failure_location(error)})"
+                reason = f"{type(error).__name__}: {error} ({location_of(error, module)})"
                 self._carry_over.fail(module, path)
                 self._real.forget(self.recording.rollback(mark))
                 self._guard.model.restore(module)

@@ -171,7 +171,8 @@ class Undo:
             if isinstance(tensor := registry.get(name), torch.Tensor) and not is_unmade(tensor)
         ]
         self._kept = [SavedTensor(t) for module in holders for t in kept_tensors(module)]
-        self._untouched = [Untouched(module) for module in modules]
+        # What a lazy module is made into in its first forward stays, also if that fails.
+        self._untouched = [Untouched(module) for module in modules if not _is_lazy(module)]
         self._random = RandomState() if draws and not _is_capturing() else None
 
     @property
@@ -198,6 +199,10 @@ class Undo:
             saved.restore()
         if self._random is not None:
             self._random.restore()
+
+
+def _is_lazy(module: nn.Module) -> bool:
+    return any(map(is_unmade, module.parameters())) or any(map(is_unmade, module.buffers()))
 
 
 def _is_capturing() -> bool:

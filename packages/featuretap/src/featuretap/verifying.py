@@ -218,7 +218,7 @@ def _watched(
         return partial(_module_outputs, model, names), set()
     backend = load_backend("hooks")
     plain = replace(
-        options, example_args=None, example_kwargs=None, concrete_args={}, extra={"missing": "skip"}
+        options, example_args=None, example_kwargs=None, concrete_args={}, missing="skip"
     )
     while names:
         request: dict[Any, str | None] = dict.fromkeys(names)
