@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import types
+from array import array
+from collections import ChainMap, UserDict
 from typing import ClassVar
 
 import pytest
@@ -158,6 +162,89 @@ def _in_closures():
 
 
 COUNTS_AROUND_IT, FILLS_AROUND_IT = _in_closures()
+
+
+class Box:
+    """What is set is not what the code names."""
+
+    _value = 0
+
+    @property
+    def value(self):
+        return self._value
+
+    @value.setter
+    def value(self, value):
+        self._value = value
+
+
+NESTED, PAIR, CHAIN, OWN = {"a": [{"n": 0}]}, ({"n": 0},), ChainMap({"n": 0}), UserDict(n=0)
+BOX, DATA, ARRAY = Box(), bytearray(1), array("l", [0])
+TENSORS = [torch.zeros(4, device=here())]
+
+
+def counts_in_a_dict_in_a_list_in_a_dict(self, x):
+    NESTED["a"][0]["n"] += 1
+    return self.lin(x) * NESTED["a"][0]["n"]
+
+
+def counts_in_a_dict_in_a_tuple(self, x):
+    PAIR[0]["n"] += 1
+    return self.lin(x) * PAIR[0]["n"]
+
+
+def counts_in_a_chain_of_dicts(self, x):
+    CHAIN["n"] += 1
+    return self.lin(x) * CHAIN["n"]
+
+
+def counts_in_a_dict_of_its_own_class(self, x):
+    OWN["n"] += 1
+    return self.lin(x) * OWN["n"]
+
+
+def counts_in_a_property(self, x):
+    BOX.value += 1
+    return self.lin(x) * BOX.value
+
+
+def counts_in_a_tensor_of_a_list(self, x):
+    TENSORS[0].add_(1)
+    return self.lin(x) * TENSORS[0]
+
+
+def counts_in_bytes(self, x):
+    DATA[0] += 1
+    return self.lin(x) * DATA[0]
+
+
+def counts_in_an_array(self, x):
+    ARRAY[0] += 1
+    return self.lin(x) * ARRAY[0]
+
+
+@functools.lru_cache(None)
+def drawn_once(count):
+    return torch.rand(count, generator=DICE, device=here())
+
+
+def keeps_what_it_draws_first(self, x):
+    return self.lin(x) * drawn_once(4)
+
+
+class Scales(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.full((4,), 3.0))
+
+    @functools.lru_cache(None)  # noqa: B019
+    def doubled(self):
+        return self.scale * 2
+
+    def forward(self, x):
+        return x * self.doubled()
+
+
 STATEFUL = [
     (counts_in_a_global, "the global COUNT"),
     (keeps_the_last_in_a_global, "the global LAST"),
@@ -176,6 +263,14 @@ STATEFUL = [
     (COUNTS_AROUND_IT, "the variable count around it"),
     (FILLS_AROUND_IT, "the variable box around it"),
     (counts_in_a_default, "the default of its argument seen"),
+    (counts_in_a_dict_in_a_list_in_a_dict, "the global NESTED"),
+    (counts_in_a_dict_in_a_tuple, "the global PAIR"),
+    (counts_in_a_chain_of_dicts, r"the global CHAIN\.maps"),
+    (counts_in_a_dict_of_its_own_class, r"the global OWN\.data"),
+    (counts_in_a_property, r"the global BOX\._value"),
+    (counts_in_bytes, "the global DATA"),
+    (counts_in_an_array, "the global ARRAY"),
+    (keeps_what_it_draws_first, "torch.Generator"),
 ]
 FUNCTIONS = [function for function, _ in STATEFUL]
 
@@ -189,7 +284,10 @@ def start_again():
     """Let everything outside be as if nothing had run."""
     global COUNT, LAST, NUMBERS
     COUNT, LAST, NUMBERS, Net.calls, STATE.count = 0, None, itertools.count(1), 0, 0
-    METER.count = Meter.calls = 0
+    METER.count = Meter.calls = BOX._value = DATA[0] = ARRAY[0] = 0
+    NESTED["a"][0]["n"] = PAIR[0]["n"] = CHAIN["n"] = OWN["n"] = 0
+    TENSORS[0].zero_()
+    drawn_once.cache_clear()
     vars(helps).clear()
     DICE.manual_seed(0)
     around = [cell.cell_contents for f in FUNCTIONS for cell in f.__closure__ or ()]
@@ -284,3 +382,26 @@ def test_V2_what_is_outside_and_is_not_read_again_is_no_state(extract, function)
     extractor = extract(model, "")
     for _ in range(2):
         assert torch.equal(extractor(x)[""], model(x))
+
+
+def test_M5_a_tensor_in_a_global_list_is_as_it_was(backend, extract):
+    model, x = net(counts_in_a_tensor_of_a_list), torch.arange(12.0).reshape(3, 4)
+    with contextlib.suppress(featuretap.UntraceableModelError):
+        featuretap.get_graph_node_names(model, backend=backend, example_args=(x,))
+    assert not TENSORS[0].any()
+    with contextlib.suppress(featuretap.UntraceableModelError):
+        extractor = extract(model, "", example_args=(x,))
+        with pytest.raises(RuntimeError, match="shape"):
+            extractor(torch.ones(3, 5))
+    assert not TENSORS[0].any()
+
+
+def test_V2_M5_what_functools_keeps_is_not_left_from_a_trace(backend, extract):
+    """It would be stand-ins, or what the model had while it was traced."""
+    model, x = Scales(), torch.arange(12.0).reshape(3, 4)
+    with contextlib.suppress(featuretap.UntraceableModelError):
+        featuretap.get_graph_node_names(model, backend=backend, example_args=(x,))
+        extract(model, "", example_args=(x,))
+    model.scale.fill_(4)
+    assert torch.equal(model(x), x * 8)
+    Scales.doubled.cache_clear()

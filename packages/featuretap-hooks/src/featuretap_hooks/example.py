@@ -21,6 +21,8 @@ from featuretap.facts import written_arguments
 from featuretap.faithful import RandomState, foreign_random_state
 from featuretap.held import tensors_in
 from featuretap.modules import LeafRule, ModuleTree
+from featuretap.outside import tensors_outside
+from featuretap.reading import forward_of
 from featuretap.saved import SavedTensors, refuse_unmade
 from featuretap.structures import copy_value
 from featuretap.untouched import Untouched
@@ -126,6 +128,8 @@ def watch_example(
     for module in tree.paths.values():
         for tensor in tensors_in(module):
             saved.save(tensor)
+    for tensor in tensors_outside(map(forward_of, tree.paths.values())):
+        saved.save(tensor)
     for parameter in tree.parameters.values():
         if parameter.is_leaf and parameter.grad is not None:
             saved.save(parameter.grad)

@@ -8,7 +8,7 @@ from torch import nn
 
 from featuretap.backends import Options
 from featuretap.modules import LeafRule, ModuleTree
-from featuretap.outside import Outside
+from featuretap.outside import Outside, tensors_outside
 from featuretap.reading import Forward, forward_of
 
 from .fast_paths import is_compiled, layers_that_take_note
@@ -81,10 +81,19 @@ class Findings:
         return own_code(self.modules)
 
     @cached_property
+    def forwards(self) -> frozenset[Forward]:
+        """The forwards of the modules."""
+        return frozenset(map(forward_of, self.modules))
+
+    @cached_property
     def reaching_outside(self) -> frozenset[Forward]:
         """The forwards that mention what may change outside of the modules."""
-        forwards = frozenset(map(forward_of, self.modules))
-        return frozenset(forward for forward in forwards if Outside([forward]))
+        return frozenset(forward for forward in self.forwards if Outside([forward]))
+
+    @cached_property
+    def writing_outside(self) -> frozenset[Forward]:
+        """The forwards that may write a tensor which they find outside of the modules."""
+        return frozenset(forward for forward in self.forwards if [*tensors_outside([forward])])
 
     @cached_property
     def storing(self) -> list[nn.Module]:
@@ -96,7 +105,7 @@ class Findings:
         """Whether no code of a forward keeps, switches or writes anything besides buffers of layers."""
         own = self.own_code
         writes = own.switches or own.writes_weights or own.writes_unseen or "environ" in own.names
-        return not (writes or self.storing or self.reaching_outside)
+        return not (writes or self.storing or self.reaching_outside or self.writing_outside)
 
     @cached_property
     def stored(self) -> Stored:

@@ -1,7 +1,8 @@
 """What the code of a model's own classes may do, read off its bytecode; nothing is run.
 
 Read are the methods that a forward can come to by name, of classes that are not torch's, the functions
-that these name, and those that modules keep. What is called in other ways (``getattr(self, name)()``) is not seen.
+that these name, and those that modules keep. What is called in other ways (``getattr(self, name)()``) is
+not seen.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from featuretap.ambient import Ambient, Environment, Gradients
 from featuretap.content import content_of
 from featuretap.faithful import foreign_random_state
 from featuretap.held import kept_tensors
-from featuretap.outside import Outside
+from featuretap.outside import Outside, tensors_outside
 from featuretap.saved import SavedTensor
 from featuretap.undo import Undo
 
@@ -122,7 +122,9 @@ class PutBack:
 
 
 class _Kept:
-    """Tensors that modules hold in attributes, containers and objects, and that are no buffers.
+    """Tensors that modules hold in attributes, containers and objects, and others that they write.
+
+    Not the buffers.
 
     Args:
         found: what is known of the modules.
@@ -138,6 +140,7 @@ class _Kept:
             if (path in paths if paths is not None else not _is_torchs(module))
             for tensor in kept_tensors(module)
         ]
+        self._outside = list(map(SavedTensor, tensors_outside(found.writing_outside)))
 
     def moved(self) -> list[str]:
         """Return the paths of the modules whose tensors were written."""
@@ -145,7 +148,7 @@ class _Kept:
 
     def restore(self) -> None:
         """Put back what was changed."""
-        for _, saved in self._saved:
+        for saved in (*(saved for _, saved in self._saved), *self._outside):
             saved.restore()
 
 

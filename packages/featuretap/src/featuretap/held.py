@@ -6,8 +6,10 @@ import copy
 import random
 import sys
 import warnings
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +28,7 @@ __all__ = [
     "tensors_in",
 ]
 
+_Cache = type(lru_cache(len))
 # How deep containers and objects are looked into: a helper object with a cache in a dict.
 _DEPTH = 3
 _SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, torch.Size, nn.Parameter})
@@ -110,12 +113,21 @@ class Rewinder(NamedTuple):
 def rewinder(value: Any) -> Rewinder | None:
     """Return how to compare and put back what moves when it is used; ``None`` for anything else.
 
-    Random generators, NumPy arrays, and objects that have slots.
+    Random generators, arrays, bytes, objects that have slots, and what ``functools.cache`` made: that
+    is emptied if it holds more than before.
     """
     if isinstance(value, torch.Generator):
         return _rewinder("a torch.Generator of its own", value.get_state, value.set_state)
     if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
         return _rewinder("random numbers of its own", value.getstate, value.setstate)
+    if isinstance(value, bytearray):
+        put = partial(bytearray.__setitem__, value, slice(None))
+        return _rewinder("bytes that it keeps", partial(bytes, value), put)
+    if isinstance(value, array):
+        return _rewinder("an array that it keeps", value.tobytes, partial(_fill_array, value))
+    if isinstance(value, _Cache):
+        about = f"what {value.__name__} has cached"
+        return _rewinder(about, lambda: value.cache_info()[1:], lambda _: value.cache_clear())
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
         return _array(value)
@@ -160,6 +172,11 @@ def _array(value: Any) -> Rewinder | None:
     return _rewinder(
         "an array that it keeps", value.copy, lambda kept: value.__setitem__(..., kept)
     )
+
+
+def _fill_array(value: array[Any], kept: bytes) -> None:
+    del value[:]
+    value.frombytes(kept)
 
 
 def _slots_of(kind: type) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dis
 import functools
 import types
-from collections import UserDict, UserList
+from collections import ChainMap, UserDict, UserList
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,12 +18,13 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 import torch
 from torch import nn
 
-from .containers import CONTAINERS, copied, is_changed, is_same, restore_container
+from .containers import CONTAINERS, copied, is_changed, is_same, items_of, restore_container
 from .held import Rewinder, copied_iterator, is_opened, rewinder
 from .reading import Forward, codes_in, functions_of, instructions_of, is_users
 from .state import moved_attribute, moved_content
+from .trace_left import is_plain_cache, may_write
 
-__all__ = ["Outside"]
+__all__ = ["Outside", "tensors_outside"]
 
 _MISSING = object()
 # What holds no state, where it is not exchanged for something else.
@@ -32,8 +33,12 @@ _STATELESS = (
     *(types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
     *(torch.Tensor, nn.Module, torch.dtype, torch.device),
 )
-# Containers written in Python: what they hold is in an attribute that no code names.
-_AROUND_A_DICT = (UserDict, UserList, WeakKeyDictionary, WeakValueDictionary, WeakSet)
+# Containers that keep what they hold in an attribute, which no code names.
+_WRITTEN_IN_PYTHON = (UserDict, UserList, ChainMap, WeakKeyDictionary, WeakValueDictionary, WeakSet)
+_HOLD_ITEMS = (*CONTAINERS, tuple)
+# How deep containers are looked for in containers.
+_DEPTH = 3
+_SMALL = 1000
 
 
 class _Place(NamedTuple):
@@ -113,7 +118,7 @@ class _Held:
             return moved_content(forward, place.name, value, self._content)
         # Most iterators cannot be looked at.
         return isinstance(value, Iterator) or (
-            self._rewinder is not None and self._rewinder.moved()
+            self._rewinder is not None and self._rewinder.moved() and not is_plain_cache(value)
         )
 
     def restore(self) -> None:
@@ -128,19 +133,50 @@ class _Held:
             self._rewinder.rewind()
 
 
+def tensors_outside(forwards: Iterable[Forward]) -> Iterator[torch.Tensor]:
+    """Yield the tensors that code of ``forwards`` finds outside of the modules, and may write."""
+    for forward in filter(may_write, forwards):
+        for place in _all_places(forward):
+            yield from _tensors_in(place.read(), _DEPTH)
+
+
+def _tensors_in(value: Any, depth: int) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif depth and isinstance(value, _HOLD_ITEMS):
+        for item in items_of(value):
+            yield from _tensors_in(item, depth - 1)
+
+
 def _held_by(forward: Forward) -> Iterator[_Held]:
-    mentions = _mentions(forward)
-    for place in _places(forward):
+    for place in _all_places(forward):
         value = place.read()
         if _may_move(place, value):
             yield _Held(place, value)
+
+
+def _all_places(forward: Forward) -> Iterator[_Place]:
+    """Yield each place that the code comes to, and what is inside of what lies there."""
+    mentions = _mentions(forward)
+    for place in _places(forward):
+        value = place.read()
+        inside = [place]
         if isinstance(value, type):
-            inside = _in_a_class(value, mentions, value.__name__) if is_users(value) else ()
+            inside += _in_a_class(value, mentions, value.__name__) if is_users(value) else ()
         elif not isinstance(value, _STATELESS) and hasattr(value, "__dict__") and is_opened(value):
-            inside = _in_an_object(value, mentions, place.label)
-        else:
-            continue
-        yield from (_Held(p, p.read()) for p in inside if _may_move(p, p.read()))
+            inside += _in_an_object(value, mentions, place.label)
+        for found in inside:
+            yield found
+            yield from _in_a_container(found.read(), found.label, _DEPTH)
+
+
+def _in_a_container(value: Any, label: str, depth: int) -> Iterator[_Place]:
+    """Yield the containers among what a container holds."""
+    if depth and isinstance(value, _HOLD_ITEMS):
+        for item in items_of(value):
+            if isinstance(item, CONTAINERS):
+                yield _Place("", label, partial(_itself, item), _itself, is_set=False)
+            yield from _in_a_container(item, label, depth - 1)
 
 
 def _may_move(place: _Place, value: Any) -> bool:
@@ -201,13 +237,21 @@ def _in_a_class(owner: type, mentions: _Mentions, label: str) -> Iterator[_Place
 
 
 def _in_an_object(owner: Any, mentions: _Mentions, label: str) -> Iterator[_Place]:
-    """Yield what an object keeps under the names that the code mentions."""
-    names = mentions.attributes | mentions.set_attributes
-    if isinstance(owner, _AROUND_A_DICT):
-        names |= {"data"}
-    for name in names & vars(owner).keys():
-        is_set = name in mentions.set_attributes
+    """Yield what an object keeps; of one that is not the user's, under the names that the code mentions."""
+    mentioned = mentions.attributes | mentions.set_attributes
+    is_own = is_users(type(owner))
+    for name, value in list(vars(owner).items()):
+        is_named = name in mentioned or isinstance(owner, _WRITTEN_IN_PYTHON)
+        if not is_named and not (is_own and _is_small(value)):
+            continue
+        # What a property of the user's sets, its caller does not name.
+        is_set = is_own or name in mentions.set_attributes
         yield _in_dict(vars(owner), name, f"{label}.{name}", is_set)
+
+
+def _is_small(value: Any) -> bool:
+    """Say whether it costs little to look through ``value`` in each call."""
+    return not isinstance(value, _HOLD_ITEMS) or len(items_of(value)) <= _SMALL
 
 
 def _of_variables(function: types.FunctionType) -> Iterator[_Place]:

@@ -33,6 +33,8 @@ __all__ = [
 
 _R = TypeVar("_R")
 _MOST = 4096
+# What ``functools.cache`` makes of a function.
+_Cached = type(functools.lru_cache(len))
 
 # Methods by which a container comes to hold something else.
 CHANGES_CONTAINERS = frozenset(
@@ -149,6 +151,8 @@ class _Reader:
                 yield from self._attribute(value)
 
     def _variable(self, value: Any) -> Iterator[dis.Instruction]:
+        if type(value) is _Cached:
+            value = value.__wrapped__
         if isinstance(value, types.FunctionType):
             if not str(value.__module__).startswith("torch."):
                 yield from self.function(value)
@@ -161,7 +165,13 @@ class _Reader:
         for kind in list(self._kinds):
             for base in kind.__mro__[:-1]:
                 found = vars(base).get(name) if base is not nn.Module else None
-                yield from self.function(getattr(found, "fget", found))
+                if isinstance(found, property):
+                    yield from self.function(found.fget)
+                    yield from self.function(found.fset)
+                elif isinstance(found, (staticmethod, classmethod)) or type(found) is _Cached:
+                    yield from self.function(found.__wrapped__)
+                else:
+                    yield from self.function(found)
 
 
 class Step(NamedTuple):

@@ -6,6 +6,7 @@ unless it made that itself.
 
 from __future__ import annotations
 
+import dis
 import itertools
 import types
 from collections.abc import Callable
@@ -25,7 +26,16 @@ from .reading import (
     steps_of,
 )
 
-__all__ = ["fills_what_it_is_given", "is_of_a_library", "may_leave_trace", "may_write"]
+__all__ = [
+    "fills_what_it_is_given",
+    "is_of_a_library",
+    "is_plain_cache",
+    "may_leave_trace",
+    "may_write",
+    "names_if_it_writes",
+]
+
+_Cache = type(lru_cache(len))
 
 _SETS = frozenset("STORE_GLOBAL DELETE_GLOBAL STORE_DEREF DELETE_DEREF".split())
 # Without those that are functions of tensors, too.
@@ -73,16 +83,34 @@ def _is_read(forward: Forward) -> bool:
     return isinstance(forward.function, types.FunctionType)
 
 
-def may_write(module: nn.Module) -> frozenset[str] | None:
+def names_if_it_writes(module: nn.Module) -> frozenset[str] | None:
     """Return the names that the code of ``module`` mentions if it may write tensors, else ``None``."""
     forward = _forward(module)
-    if forward is None or not (_is_read(forward) and _writes(forward)):
-        return None
-    return names_in(forward)
+    return None if forward is None or not may_write(forward) else names_in(forward)
+
+
+def is_plain_cache(function: Any) -> bool:
+    """Say whether ``function`` is of ``functools.cache``, and what it keeps is made of its arguments alone.
+
+    What it draws, or reads off a module, would be another thing the next time.
+    """
+    kept = getattr(function, "__wrapped__", None)
+    if not isinstance(function, _Cache) or not isinstance(kept, types.FunctionType):
+        return False
+    parameters = kept.__code__.co_varnames[: kept.__code__.co_argcount]
+    steps = list(steps_of(dis.get_instructions(kept)))
+    reads = any(
+        before.is_variable and before.argument in parameters and "ATTR" in after.name
+        for before, after in itertools.pairwise(steps)
+    )
+    return not reads and not may_leave_trace(kept)
 
 
 @lru_cache(maxsize=1024)
-def _writes(forward: Forward) -> bool:
+def may_write(forward: Forward) -> bool:
+    """Say whether code that can be read may write tensors, or containers that it has not made."""
+    if not _is_read(forward):
+        return False
     names = names_in(forward)
     if any(i.is_in_place for i in _code(forward)) or _filled(forward):
         return True
@@ -92,7 +120,7 @@ def _writes(forward: Forward) -> bool:
 @lru_cache(maxsize=1024)
 def _may(forward: Forward) -> bool:
     code, names = _code(forward), names_in(forward)
-    if any(i.sets_attribute or i.name in _SETS for i in code) or _writes(forward):
+    if any(i.sets_attribute or i.name in _SETS for i in code) or may_write(forward):
         return True
     draws = (name for name in names if "dropout" not in name)
     return any(map(_compat.draws_random_numbers, draws)) or (

@@ -18,7 +18,7 @@ from .faithful import RandomState
 from .held import kept_tensors
 from .inplace import effect_of, is_known, leaves_trace
 from .saved import SavedTensor, is_unmade
-from .trace_left import may_write
+from .trace_left import names_if_it_writes
 from .untouched import Untouched
 
 __all__ = ["Moves", "Undo", "moves_of"]
@@ -136,7 +136,7 @@ def _moves(
 def _holders(path: str, module: nn.Module) -> Iterator[tuple[str, list[str]]]:
     """Yield the parts of a leaf whose code may write tensors, and the parameters that it mentions."""
     for inner, part in module.named_modules(prefix=path):
-        names = may_write(part)
+        names = names_if_it_writes(part)
         if names is not None:
             yield inner, [name for name in part._parameters if name in names]
 
