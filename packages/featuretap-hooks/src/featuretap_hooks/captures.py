@@ -74,6 +74,7 @@ class Captures:
         self._overwritten = overwritten
         self._stop = stop
         self._stored = stored
+        self._has_looked = False
         self._weights = weights
         self._retained = retained
         self._switched = switched
@@ -175,12 +176,18 @@ class Captures:
     def _holds(self, value: Any) -> bool:
         """Say whether a tensor in ``value`` is in the memory of one that the model keeps."""
         if type(value) is torch.Tensor:
-            return self._stored.holds(value)
-        return any(map(self._stored.holds, tensors_of(value)))
+            return self._is_stored(value)
+        return any(map(self._is_stored, tensors_of(value)))
+
+    def _is_stored(self, tensor: torch.Tensor) -> bool:
+        if not self._has_looked:
+            self._has_looked = True
+            self._stored.follow_buffers()
+        return self._stored.holds(tensor)
 
     def _take_tensor(self, name: str, tensor: torch.Tensor, maker: Maker) -> torch.Tensor | None:
         may_be_written = self._overwritten is None or name in self._overwritten
-        if not may_be_written or not is_only_name(tensor, maker):
+        if not (may_be_written and tensor.requires_grad and is_only_name(tensor, maker)):
             self.values[name] = self._keep(name, tensor)
             return None
         self.values[name] = tensor
@@ -198,7 +205,7 @@ class Captures:
             or name in self._overwritten
             or tensor.is_inference()
             or name in self._retained
-            or self._stored.holds(tensor)
+            or self._is_stored(tensor)
         ):
             # Inference tensors have no version counter that would tell.
             return clone_or_detach(tensor)
@@ -215,7 +222,7 @@ class Captures:
                 # ``detach_`` takes the gradient from a tensor, and counts no version.
                 if not is_same or tensor.requires_grad != copy.requires_grad:
                     self.copied.add(name)
-                    if self._stored.holds(tensor):
+                    if self._is_stored(tensor):
                         self._held.add(name)
                     self.values[name] = map_tensors(self.values[name], _exchange(tensor, copy))
                 elif self.values[name] is copy:

@@ -30,7 +30,7 @@ from .reaching import all_reached, not_reached
 from .scopes import Calls
 from .stored import Weights
 from .switched import Switched
-from .watching import run_watched, watch_modules
+from .watching import run_watched, watch_modules, watched_run
 
 __all__ = ["Forwards"]
 
@@ -69,8 +69,7 @@ class Forwards(nn.Module):
             if plan.calls is None:
                 return None
             # An extractor inside the model may want more than this one.
-            watch_on = self._is_nested
-            return partial(run_watched, self._found, part=prepared.part, watch_on=watch_on)
+            return watched_run(self._found, prepared.part, watch_on=self._is_nested)
         if prepared.needs_outputs_alone and not plan.nested:
             return partial(run_plain, self._model, prepared.outputs)
         return None
@@ -97,10 +96,13 @@ class Forwards(nn.Module):
         self, plan: Plan, prepared: Prepared, args: Any, kwargs: Any, *, grad: bool
     ) -> OrderedDict[str, Any]:
         """Do a forward of a model that only computes, and that was seen to do so."""
-        keys, known, stored = plan.keys or {}, plan.overwritten[grad], self._found.stored
-        stored.begin()
+        keys, known = plan.keys or {}, plan.overwritten[grad]
         captures = Captures(
-            keys, known, stop=self._may_stop(plan), stored=stored, retained=plan.retained
+            keys,
+            known,
+            stop=self._may_stop(plan),
+            stored=self._found.stored,
+            retained=plan.retained,
         )
         assert prepared.quiet_run is not None
         _to_its_end(captures, prepared.quiet_run, captures, args, kwargs)
@@ -153,8 +155,6 @@ class Forwards(nn.Module):
         outer = active_recorder()
         # Inside another extractor's forward, whose recorder names everything, values are copied at once.
         known = plan.overwritten.get(grad) if outer is None else set(keys)
-        stored = self._found.stored
-        stored.begin()
         # A lazy module makes parameters in the first forward, which cannot be looked at before.
         is_unready = known is None and any(map(is_unmade, self._found.tree.parameters.values()))
         stop = self._may_stop(plan) and not is_unready
@@ -167,7 +167,7 @@ class Forwards(nn.Module):
             keys,
             known,
             stop=stop,
-            stored=stored,
+            stored=self._found.stored,
             weights=self._weights(),
             retained=plan.retained,
             switched=switched,

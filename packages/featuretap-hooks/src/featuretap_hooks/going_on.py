@@ -30,7 +30,7 @@ def is_only_name(tensor: torch.Tensor, maker: Maker) -> bool:
     Asked of tensors with a gradient only: without, the feature may as well be the copy. With gradients
     on, torch knows what is a view.
     """
-    if maker is None or not tensor.requires_grad or not torch.is_grad_enabled() or is_jit_tracing():
+    if maker is None or not torch.is_grad_enabled() or is_jit_tracing():
         return False
     if tensor.is_leaf or tensor._version or tensor._base is not None:
         return False

@@ -174,7 +174,8 @@ class ModuleHooks:
         traceback: TracebackType | None,
     ) -> None:
         _ACTIVE.hooks.remove(self)
-        self._take_off()
+        if self._wrapped or self._hooked:
+            self._take_off()
 
     def let_go(self) -> None:
         """Watch no calls that begin from now on; those that run are still seen to end."""

@@ -36,6 +36,7 @@ class Nodes:
     Attributes:
         scope: the path of the module whose forward runs.
         busy: whether something runs whose operations are none of the scope's.
+        is_live: whether it still names what it sees.
         has_tracked: whether something was given out that remembers where it came from.
 
     """
@@ -56,7 +57,7 @@ class Nodes:
         self.scope = ""
         self._inside = False
         self.busy = False
-        self._live = True
+        self.is_live = True
         self._shared: dict[str, Sink] = {}
         self.level = functorch_level()
         # ``x.shape`` is given out pending; the sources of one forward share what can be shared.
@@ -72,7 +73,7 @@ class Nodes:
         return (
             self._inside
             and not self.busy
-            and self._live
+            and self.is_live
             and functorch_level() == self.level
             and threading.get_ident() == self._thread
         )
@@ -131,7 +132,7 @@ class Nodes:
 
         What knows this recorder is let go, so that the features die with their last user.
         """
-        self._live = False
+        self.is_live = False
         self._origins.clear()
         self._dependents.forget()
 

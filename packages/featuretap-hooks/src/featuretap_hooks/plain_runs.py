@@ -29,9 +29,9 @@ __all__ = ["is_quiet", "may_run_again", "run_plain"]
 
 def is_quiet(plan: Plan, prepared: Prepared, found: Findings) -> bool:
     """Say whether a forward leaves nothing behind, and may be run in the way that was prepared."""
-    if plan.moving != [] or plan.moving_kept or plan.draws or plan.draws_elsewhere:
+    if not plan.leaves_nothing or prepared.quiet_run is None or not found.computes_alone:
         return False
-    if prepared.quiet_run is None or not found.computes_alone or not prepared.is_current:
+    if not prepared.is_current:
         return False
     if prepared.part is None:
         for _, module in prepared.outputs:

@@ -34,6 +34,7 @@ class Plan:
         moving_kept: paths of the modules that a forward writes other tensors of; ``None`` as before.
         draws: whether a forward may draw random numbers of torch.
         draws_elsewhere: whether it may draw those of Python or NumPy.
+        leaves_nothing: whether a forward is known to move nothing and to draw nothing.
         must_end: whether a forward was seen to switch something over for a while.
 
     """
@@ -49,6 +50,7 @@ class Plan:
     moving_kept: list[str] | None = None
     draws: bool = True
     draws_elsewhere: bool = True
+    leaves_nothing: bool = False
     must_end: bool = False
 
     def resolve(self, index: NodeIndex, mode: str, other: NodeIndex | None = None) -> None:
@@ -80,6 +82,7 @@ class Plan:
         self.overwritten, self.retained = {}, set()
         self.calls, self.nested, self.moving, self.must_end = None, set(), None, False
         self.draws = self.draws_elsewhere = True
+        self.leaves_nothing = False
 
     def _take(self, selection: Selection) -> None:
         self.names_to_keys = selection.names_to_keys

@@ -119,6 +119,12 @@ class PutBack:
             ]
             self._plan.moving_kept = self._kept.moved()
             self._plan.draws_elsewhere = self._foreign()[0] != self._fingerprint
+            self._plan.leaves_nothing = not (
+                self._plan.moving
+                or self._plan.moving_kept
+                or self._plan.draws
+                or self._plan.draws_elsewhere
+            )
 
 
 class _Kept:

@@ -124,7 +124,8 @@ class Scopes:
     def finish(self) -> None:
         """Be told that the forward is over, whatever happened."""
         self._switch(False)
-        self.recorder.finish()
+        if self.recorder.is_live:
+            self.recorder.finish()
         if self.calls is not None:
             self.calls.foreign |= self.recorder.foreign
 

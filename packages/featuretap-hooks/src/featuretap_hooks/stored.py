@@ -35,7 +35,6 @@ class Stored:
         self._attributes: dict[int, set[int]] = {}
         self._weights_move = False
         self._storages: set[int] = set()
-        self._is_current = False
         self.look_again(modules)
 
     @property
@@ -43,18 +42,11 @@ class Stored:
         """Whether the modules keep nothing."""
         return not any(self._attributes.values())
 
-    def begin(self) -> None:
-        """Look at the buffers again, once they are asked for: another forward begins."""
-        self._is_current = False
-
     def holds(self, tensor: torch.Tensor) -> bool:
         """Say whether ``tensor`` is in the memory of something that is kept, and may be written.
 
         Parameters are not, as long as no forward was seen to write one.
         """
-        if not self._is_current:
-            self._is_current = True
-            self._follow_buffers()
         if not self._storages or (isinstance(tensor, nn.Parameter) and not self._weights_move):
             return False
         return storage_id(tensor) in self._storages
@@ -64,9 +56,11 @@ class Stored:
         self._weights_move = True
         with no_torch_function():
             self._attributes[id(self)] = {storage_id(parameter) for parameter in parameters}
-        self._known, self._is_current = None, False
+        self._known = None
+        self.follow_buffers()
 
-    def _follow_buffers(self) -> None:
+    def follow_buffers(self) -> None:
+        """Look at the buffers that the modules have now."""
         # Plain identities, for this is done in each forward; nothing is kept alive by them.
         ids = list(map(id, chain.from_iterable(map(dict.values, self._buffers))))
         if ids != self._known:
@@ -82,8 +76,9 @@ class Stored:
                 kept = {storage_id(tensor) for tensor in tensors_in(module)}
                 self._attributes[id(module)] = kept
         self._buffers = _registries(self._modules)
-        # Buffers are then looked at again, and with them what is no longer kept is forgotten.
-        self._known, self._is_current = None, False
+        # With the buffers, what is no longer kept is forgotten.
+        self._known = None
+        self.follow_buffers()
 
 
 def _registries(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:

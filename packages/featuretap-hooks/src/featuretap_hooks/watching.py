@@ -24,7 +24,7 @@ from .scopes import Calls, Part, Scopes
 from .sinks import Sink
 from .warm_caches import cold_caches
 
-__all__ = ["run_watched", "watch_modules"]
+__all__ = ["run_watched", "watch_modules", "watched_run"]
 
 # Takes a name, its value and what made it; may return what to exchange the value for.
 Take: TypeAlias = Callable[[str, Any, Maker], Any]
@@ -52,14 +52,25 @@ def run_watched(
         watch_on: watch also when ``sink`` has all that it wants.
 
     """
+    watched_run(found, part, calls=calls, watch_on=watch_on)(sink, args, kwargs)
+
+
+def watched_run(
+    found: Findings, part: Part, *, calls: Calls | None = None, watch_on: bool = True
+) -> Callable[[Any, Any, Any], None]:
+    """Return the same as a function of the sink, the arguments and the keyword arguments."""
+    run = partial(_run_watched, found, part, calls, watch_on)
     surroundings = _surroundings(found, part)
     if not surroundings:
-        _run_watched(found, sink, args, kwargs, part, calls, watch_on)
-        return
-    with ExitStack() as stack:
-        for surround in surroundings:
-            stack.enter_context(surround())
-        _run_watched(found, sink, args, kwargs, part, calls, watch_on)
+        return run
+
+    def run_surrounded(sink: Sink, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        with ExitStack() as stack:
+            for surround in surroundings:
+                stack.enter_context(surround())
+            run(sink, args, kwargs)
+
+    return run_surrounded
 
 
 def _surroundings(found: Findings, part: Part) -> list[Callable[[], AbstractContextManager[None]]]:
@@ -77,12 +88,12 @@ def _surroundings(found: Findings, part: Part) -> list[Callable[[], AbstractCont
 
 def _run_watched(
     found: Findings,
-    sink: Sink,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
     part: Part,
     calls: Calls | None,
     watch_on: bool,
+    sink: Sink,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
 ) -> None:
     model = found.tree.model
     recorder = Recorder(found.tree, sink, confined=part.scopes is not None, notes=calls)
