@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
 import types
 from array import array
 from collections import ChainMap, UserDict
+from contextvars import ContextVar
 from typing import ClassVar
 
 import pytest
@@ -179,7 +181,20 @@ class Box:
 
 
 NESTED, PAIR, CHAIN, OWN = {"a": [{"n": 0}]}, ({"n": 0},), ChainMap({"n": 0}), UserDict(n=0)
-BOX, DATA, ARRAY = Box(), bytearray(1), array("l", [0])
+
+
+class Callable:
+    """A function that keeps something."""
+
+    calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+BOX, DATA, ARRAY, CALLABLE = Box(), bytearray(1), array("l", [0]), Callable()
+CONTEXT = ContextVar("CONTEXT", default=0)
 TENSORS = [torch.zeros(4, device=here())]
 
 
@@ -221,6 +236,27 @@ def counts_in_bytes(self, x):
 def counts_in_an_array(self, x):
     ARRAY[0] += 1
     return self.lin(x) * ARRAY[0]
+
+
+def counts_in_the_environment(self, x):
+    os.environ["OF_A_TEST"] = str(int(os.environ.get("OF_A_TEST", "0")) + 1)
+    return self.lin(x) * int(os.environ["OF_A_TEST"])
+
+
+def counts_in_a_context(self, x):
+    CONTEXT.set(CONTEXT.get() + 1)
+    return self.lin(x) * CONTEXT.get()
+
+
+def counts_in_what_is_called(self, x):
+    return CALLABLE(self.lin(x))
+
+
+PARTIAL = functools.partial(counts, seen=[])
+
+
+def counts_in_an_argument_that_is_given_before(self, x):
+    return PARTIAL(self.lin(x))
 
 
 @functools.lru_cache(None)
@@ -270,6 +306,10 @@ STATEFUL = [
     (counts_in_a_property, r"the global BOX\._value"),
     (counts_in_bytes, "the global DATA"),
     (counts_in_an_array, "the global ARRAY"),
+    (counts_in_the_environment, "the environment of the process"),
+    (counts_in_a_context, "the global CONTEXT"),
+    (counts_in_what_is_called, r"the global CALLABLE\.calls"),
+    (counts_in_an_argument_that_is_given_before, "the global PARTIAL"),
     (keeps_what_it_draws_first, "torch.Generator"),
 ]
 FUNCTIONS = [function for function, _ in STATEFUL]
@@ -284,7 +324,10 @@ def start_again():
     """Let everything outside be as if nothing had run."""
     global COUNT, LAST, NUMBERS
     COUNT, LAST, NUMBERS, Net.calls, STATE.count = 0, None, itertools.count(1), 0, 0
-    METER.count = Meter.calls = BOX._value = DATA[0] = ARRAY[0] = 0
+    METER.count = Meter.calls = BOX._value = DATA[0] = ARRAY[0] = CALLABLE.calls = 0
+    CONTEXT.set(0)
+    os.environ.pop("OF_A_TEST", None)
+    PARTIAL.keywords["seen"].clear()
     NESTED["a"][0]["n"] = PAIR[0]["n"] = CHAIN["n"] = OWN["n"] = 0
     TENSORS[0].zero_()
     drawn_once.cache_clear()

@@ -77,7 +77,7 @@ def created(function, *args, **kwargs):
     return made
 
 
-def check_calls(program, backend, found, requests, with_example):
+def check_calls(program, backend, found, requests, with_example, early_stop=True):
     model = program.build()
     state = state_of(model)
     example = {"example_args": program.inputs(3)} if with_example else {}
@@ -88,11 +88,12 @@ def check_calls(program, backend, found, requests, with_example):
         train_return_nodes=requests["train"],
         eval_return_nodes=requests["eval"],
         backend=backend,
+        early_stop=early_stop or backend == "fx",
         **example,
     )
     assert identical(state_of(model), state), "creating changed the model"
     assert torch.equal(torch.get_rng_state(), before)
-    for mode, batch in CALLS:
+    for mode, batch in (*CALLS, *CALLS):
         model.load_state_dict(state)
         extractor.train(mode == "train")
         torch.manual_seed(1)
@@ -116,16 +117,16 @@ def test_V1_random_models_every_node_is_the_real_value(backend, program, with_ex
 
 
 @many
-@given(program=programs(), with_example=st.booleans(), data=st.data())
+@given(program=programs(), with_example=st.booleans(), early_stop=st.booleans(), data=st.data())
 def test_V1_random_models_requesting_one_node_never_changes_another(
-    backend, program, with_example, data
+    backend, program, with_example, early_stop, data
 ):
     found = references(program)
     requests = {}
     for mode in MODES:
         names = st.sampled_from([*found[mode, 3].names, *found[mode, 3].calls])
         requests[mode] = data.draw(st.lists(names, min_size=1, max_size=3, unique=True), mode)
-    check_calls(program, backend, found, requests, with_example)
+    check_calls(program, backend, found, requests, with_example, early_stop)
 
 
 @many

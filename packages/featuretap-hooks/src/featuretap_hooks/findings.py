@@ -104,7 +104,7 @@ class Findings:
     def computes_alone(self) -> bool:
         """Whether no code of a forward keeps, switches or writes anything besides buffers of layers."""
         own = self.own_code
-        writes = own.switches or own.writes_weights or own.writes_unseen or "environ" in own.names
+        writes = own.switches or own.writes_weights or own.writes_unseen
         return not (writes or self.storing or self.reaching_outside or self.writing_outside)
 
     @cached_property

@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from featuretap.held import attributes, is_opened, items_of
-from featuretap.reading import CHANGES_CONTAINERS, Step, by_code, codes_in, steps_of
+from featuretap.reading import (
+    CHANGES_CONTAINERS,
+    Step,
+    by_code,
+    codes_in,
+    steps_of,
+    variables_of,
+)
 
 __all__ = ["UNSEEN_WRITES", "OwnCode", "own_code"]
 
@@ -134,9 +141,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         in_place |= facts.in_place
         for name in facts.names:
             waiting += by_name.pop(name, ())
-            called = function.__globals__.get(name)
-            if isinstance(called, types.FunctionType) and not _is_library(called.__module__):
-                waiting.append((None, called))
+        waiting += [(None, called) for called in _called_by_name(function, facts.names)]
     return OwnCode(
         not names.isdisjoint(UNSEEN_WRITES),
         frozenset(setters),
@@ -182,6 +187,15 @@ def _methods(kind: type) -> Iterator[tuple[str, types.FunctionType]]:
                 if name not in _ELSEWHERE:
                     for function in _functions(value):
                         yield name, function
+
+
+def _called_by_name(
+    function: types.FunctionType, names: Iterable[str]
+) -> Iterator[types.FunctionType]:
+    """Yield the functions that a function finds among globals, and in the scopes around it."""
+    for value in (*map(function.__globals__.get, names), *variables_of(function).values()):
+        if isinstance(value, types.FunctionType) and not _is_library(value.__module__):
+            yield value
 
 
 def _kept_functions(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from featuretap._compat import ends_recomputation
-from featuretap.ambient import Ambient, Environment, Gradients
+from featuretap.ambient import Ambient, Gradients
 from featuretap.content import content_of
 from featuretap.faithful import foreign_random_state
 from featuretap.held import kept_tensors
@@ -22,9 +22,6 @@ from .findings import Findings
 from .plan import Plan
 
 __all__ = ["PutBack"]
-
-
-_OF_THE_ENVIRONMENT = frozenset({"environ", "putenv"})
 
 
 class _Restorable(Protocol):
@@ -58,8 +55,6 @@ class PutBack:
         self._others: list[_Restorable] = []
         if switches:
             self._others.append(Ambient())
-        if found.own_code.names & _OF_THE_ENVIRONMENT:
-            self._others.append(Environment())
         if switches or "grad" in found.own_code.names:
             self._others.append(Gradients(found.tree.parameters.values()))
         if found.reaching_outside:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 import torch
 
 from . import _compat
 
-__all__ = ["Ambient", "Environment", "GradientFlags", "Gradients", "HooksOfEveryModule"]
+__all__ = ["Ambient", "GradientFlags", "Gradients", "HooksOfEveryModule"]
 
 
 class Ambient:
@@ -37,21 +36,6 @@ class Ambient:
             torch.set_default_dtype(self._dtype)
         if _compat.autocast_state() != self._autocast:
             _compat.set_autocast_state(self._autocast)
-
-
-class Environment:
-    """The environment variables of the process, as they are now."""
-
-    def __init__(self) -> None:
-        self._before = dict(os.environ)
-
-    def restore(self) -> None:
-        """Set those that were changed back."""
-        for name in os.environ.keys() - self._before.keys():
-            del os.environ[name]
-        for name, value in self._before.items():
-            if os.environ.get(name) != value:
-                os.environ[name] = value
 
 
 class GradientFlags:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
 import random
 import sys
 import warnings
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -125,6 +128,12 @@ def rewinder(value: Any) -> Rewinder | None:
         return _rewinder("bytes that it keeps", partial(bytes, value), put)
     if isinstance(value, array):
         return _rewinder("an array that it keeps", value.tobytes, partial(_fill_array, value))
+    if value is os.environ:
+        return _rewinder("the environment of the process", partial(dict, value), _set_environment)
+    if isinstance(value, ContextVar):
+        with contextlib.suppress(LookupError):  # it was never set: there is no way back to that
+            return _rewinder("a context variable", value.get, value.set)
+        return None
     if isinstance(value, _Cache):
         about = f"what {value.__name__} has cached"
         return _rewinder(about, lambda: value.cache_info()[1:], lambda _: value.cache_clear())
@@ -172,6 +181,12 @@ def _array(value: Any) -> Rewinder | None:
     return _rewinder(
         "an array that it keeps", value.copy, lambda kept: value.__setitem__(..., kept)
     )
+
+
+def _set_environment(kept: dict[str, str]) -> None:
+    for name in os.environ.keys() - kept.keys():
+        del os.environ[name]
+    os.environ.update({n: value for n, value in kept.items() if os.environ.get(n) != value})
 
 
 def _fill_array(value: array[Any], kept: bytes) -> None:

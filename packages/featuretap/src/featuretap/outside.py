@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import os
 import types
 from collections import ChainMap, UserDict, UserList
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,14 @@ from torch import nn
 
 from .containers import CONTAINERS, copied, is_changed, is_same, items_of, restore_container
 from .held import Rewinder, copied_iterator, is_opened, rewinder
-from .reading import Forward, codes_in, functions_of, instructions_of, is_users
+from .reading import (
+    Forward,
+    codes_in,
+    functions_of,
+    instructions_of,
+    is_users,
+    is_users_module,
+)
 from .state import moved_attribute, moved_content
 from .trace_left import is_plain_cache, may_write
 
@@ -158,20 +166,36 @@ def _held_by(forward: Forward) -> Iterator[_Held]:
 def _all_places(forward: Forward) -> Iterator[_Place]:
     """Yield each place that the code comes to, and what is inside of what lies there."""
     mentions = _mentions(forward)
+    if "environ" in mentions.attributes:
+        environment = partial(_itself, os.environ)
+        yield _Place(
+            "environ", "the environment of the process", environment, _itself, is_set=False
+        )
     for place in _places(forward):
         value = place.read()
         inside = [place]
         if isinstance(value, type):
             inside += _in_a_class(value, mentions, value.__name__) if is_users(value) else ()
-        elif not isinstance(value, _STATELESS) and hasattr(value, "__dict__") and is_opened(value):
+        elif isinstance(value, types.ModuleType):
+            if is_users_module(value.__name__):
+                inside += _in_a_class(value, mentions, value.__name__)
+        elif _is_looked_into(value):
             inside += _in_an_object(value, mentions, place.label)
         for found in inside:
             yield found
             yield from _in_a_container(found.read(), found.label, _DEPTH)
 
 
+def _is_looked_into(value: Any) -> bool:
+    if isinstance(value, _STATELESS) or not hasattr(value, "__dict__"):
+        return False
+    return is_opened(value) or is_users(type(value))
+
+
 def _in_a_container(value: Any, label: str, depth: int) -> Iterator[_Place]:
-    """Yield the containers among what a container holds."""
+    """Yield the containers among what a container holds, or a ``functools.partial``."""
+    if isinstance(value, functools.partial):
+        value = (*value.args, *value.keywords.values())
     if depth and isinstance(value, _HOLD_ITEMS):
         for item in items_of(value):
             if isinstance(item, CONTAINERS):
@@ -229,8 +253,8 @@ def _places(forward: Forward) -> tuple[_Place, ...]:
     return tuple(places)
 
 
-def _in_a_class(owner: type, mentions: _Mentions, label: str) -> Iterator[_Place]:
-    """Yield what the code may find, or set, in a class."""
+def _in_a_class(owner: Any, mentions: _Mentions, label: str) -> Iterator[_Place]:
+    """Yield what the code may find, or set, in a class or a Python module."""
     for name in (mentions.attributes & vars(owner).keys()) | mentions.set_attributes:
         is_set = name in mentions.set_attributes
         yield _in_class(owner, name, f".{name} of {label}", is_set)
@@ -290,7 +314,7 @@ def _in_dict(owner: dict[str, Any], name: str, label: str, is_set: bool) -> _Pla
     return _Place(name, label, partial(owner.get, name, _MISSING), write, is_set)
 
 
-def _in_class(owner: type, name: str, label: str, is_set: bool) -> _Place:
+def _in_class(owner: Any, name: str, label: str, is_set: bool) -> _Place:
     def write(value: Any) -> None:
         if value is _MISSING:
             delattr(owner, name)

@@ -26,6 +26,7 @@ __all__ = [
     "functions_of",
     "instructions_of",
     "is_users",
+    "is_users_module",
     "names_in",
     "steps_of",
     "variables_of",
@@ -98,7 +99,12 @@ def _code_of(forward: Forward) -> _Code:
 
 def is_users(kind: type) -> bool:
     """Say whether a class is neither of a library that is known here nor of Python's own."""
-    top = kind.__module__.partition(".")[0]
+    return is_users_module(kind.__module__)
+
+
+def is_users_module(name: str) -> bool:
+    """Say the same of a Python module."""
+    top = name.partition(".")[0]
     return top not in ("torch", "numpy", "featuretap", "featuretap_hooks") and (
         top not in sys.stdlib_module_names or top == "__main__"
     )
@@ -153,6 +159,8 @@ class _Reader:
     def _variable(self, value: Any) -> Iterator[dis.Instruction]:
         if type(value) is _Cached:
             value = value.__wrapped__
+        elif isinstance(value, functools.partial):
+            value = value.func
         if isinstance(value, types.FunctionType):
             if not str(value.__module__).startswith("torch."):
                 yield from self.function(value)
