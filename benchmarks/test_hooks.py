@@ -114,14 +114,20 @@ def test_early_stop_beside_timm(benchmark: Benchmark) -> None:
     )
 
 
+@pytest.mark.parametrize("early_stop", [True, False])
 @torch.no_grad()
-def test_operations_in_one_scope(benchmark: Benchmark) -> None:
-    """A torch-function mode is on in one block only."""
+def test_operations_in_one_scope(benchmark: Benchmark, early_stop: bool) -> None:
+    """A torch-function mode is on in one block only: the last one, or the first of a whole forward."""
     model, x = classifier("resnet18"), torch.randn(1, 3, 32, 32)
+    which, node = (
+        ("the last addition", "layer4.1.add")
+        if early_stop
+        else ("the first addition, early_stop=False", "layer1.0.add")
+    )
     measure(
         benchmark,
-        "resnet18 at 32 x 32, one addition, whole forward",
-        create_feature_extractor(model, ["layer1.0.add", "fc"], early_stop=False),
+        f"resnet18 at 32 x 32, {which}",
+        create_feature_extractor(model, [node], early_stop=early_stop),
         {"model alone": (partial(whole, model), 1.05)},
         x,
         rounds=100,
