@@ -12,13 +12,14 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from . import containers
+from .reading import CachedFunction
 
 __all__ = [
     "Rewinder",
@@ -31,7 +32,6 @@ __all__ = [
     "tensors_in",
 ]
 
-_Cache = type(lru_cache(len))
 # How deep containers and objects are looked into: a helper object with a cache in a dict.
 _DEPTH = 3
 _SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, torch.Size, nn.Parameter})
@@ -134,7 +134,7 @@ def rewinder(value: Any) -> Rewinder | None:
         with contextlib.suppress(LookupError):  # it was never set: there is no way back to that
             return _rewinder("a context variable", value.get, value.set)
         return None
-    if isinstance(value, _Cache):
+    if isinstance(value, CachedFunction):
         about = f"what {value.__name__} has cached"
         return _rewinder(about, lambda: value.cache_info()[1:], lambda _: value.cache_clear())
     numpy: Any = sys.modules.get("numpy")

@@ -18,6 +18,7 @@ from torch import nn
 
 __all__ = [
     "CHANGES_CONTAINERS",
+    "CachedFunction",
     "Forward",
     "Step",
     "by_code",
@@ -35,7 +36,7 @@ __all__ = [
 _R = TypeVar("_R")
 _MOST = 4096
 # What ``functools.cache`` makes of a function.
-_Cached = type(functools.lru_cache(len))
+CachedFunction = type(functools.lru_cache(len))
 
 # Methods by which a container comes to hold something else.
 CHANGES_CONTAINERS = frozenset(
@@ -157,7 +158,7 @@ class _Reader:
                 yield from self._attribute(value)
 
     def _variable(self, value: Any) -> Iterator[dis.Instruction]:
-        if type(value) is _Cached:
+        if type(value) is CachedFunction:
             value = value.__wrapped__
         elif isinstance(value, functools.partial):
             value = value.func
@@ -176,7 +177,9 @@ class _Reader:
                 if isinstance(found, property):
                     yield from self.function(found.fget)
                     yield from self.function(found.fset)
-                elif isinstance(found, (staticmethod, classmethod)) or type(found) is _Cached:
+                elif (
+                    isinstance(found, (staticmethod, classmethod)) or type(found) is CachedFunction
+                ):
                     yield from self.function(found.__wrapped__)
                 else:
                     yield from self.function(found)

@@ -18,6 +18,7 @@ from torch import nn
 from . import _compat
 from .reading import (
     CHANGES_CONTAINERS,
+    CachedFunction,
     Forward,
     Step,
     forward_of,
@@ -35,7 +36,6 @@ __all__ = [
     "names_if_it_writes",
 ]
 
-_Cache = type(lru_cache(len))
 
 _SETS = frozenset("STORE_GLOBAL DELETE_GLOBAL STORE_DEREF DELETE_DEREF".split())
 # Without those that are functions of tensors, too.
@@ -95,7 +95,7 @@ def is_plain_cache(function: Any) -> bool:
     What it draws, or reads off a module, would be another thing the next time.
     """
     kept = getattr(function, "__wrapped__", None)
-    if not isinstance(function, _Cache) or not isinstance(kept, types.FunctionType):
+    if not isinstance(function, CachedFunction) or not isinstance(kept, types.FunctionType):
         return False
     parameters = kept.__code__.co_varnames[: kept.__code__.co_argcount]
     steps = list(steps_of(dis.get_instructions(kept)))
