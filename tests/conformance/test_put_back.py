@@ -289,6 +289,7 @@ def test_M5_a_call_that_fails_leaves_tensors_that_are_no_buffers_as_they_were(
     assert identical(model.kept, torch.full((4,), float(earlier)))
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
 def test_M5_a_lazy_layer_stays_made_if_its_first_call_fails(extract):
     """As of the model itself: it is no longer lazy, and the next call works."""
     model = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(3, 2))

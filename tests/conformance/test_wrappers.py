@@ -162,6 +162,7 @@ def test_M4_vmap_over_an_ensemble(extract, name, with_example):
     )
 
 
+@pytest.mark.filterwarnings("ignore:`torch.cpu.amp.autocast:FutureWarning")  # torch 2.4's own
 @pytest.mark.parametrize("early_stop", [False, True])
 def test_M5_a_checkpoint_around_the_extractor_counts_batches_as_around_the_model(
     extract, early_stop
