@@ -29,7 +29,7 @@ class ZooModel(nn.Module):
         return (drawn(*self.shape, seed=7),)
 
     def reference(self, x: torch.Tensor) -> dict[str, Any]:
-        raise NotImplementedError
+        raise NotImplementedError  # each model writes down its own
 
 
 ZOO: dict[str, Callable[[], ZooModel]] = {}

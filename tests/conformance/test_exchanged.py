@@ -41,7 +41,7 @@ def set_anew(model):
 @pytest.mark.parametrize("exchange", [assigned, set_anew])
 def test_M1_a_parameter_that_the_model_was_given_later_is_the_extractors(extract, exchange):
     if exchange is assigned and "assign" not in nn.Module.load_state_dict.__code__.co_varnames:
-        pytest.skip("since torch 2.1")
+        pytest.skip("load_state_dict assigns since torch 2.1")
     model = Scales(Scales()).eval()
     extractor = extract(model, ["mul", "inside.mul", ""])
     extractor(X)

@@ -38,7 +38,6 @@ def run_watched(
     *,
     part: Part,
     calls: Calls | None = None,
-    watch_on: bool = True,
 ) -> None:
     """Run a model and hand every node to ``sink``.
 
@@ -49,16 +48,18 @@ def run_watched(
         kwargs: keyword arguments of the call.
         part: what is recorded.
         calls: filled with who calls whom.
-        watch_on: watch also when ``sink`` has all that it wants.
 
     """
-    watched_run(found, part, calls=calls, watch_on=watch_on)(sink, args, kwargs)
+    watched_run(found, part, calls=calls)(sink, args, kwargs)
 
 
 def watched_run(
     found: Findings, part: Part, *, calls: Calls | None = None, watch_on: bool = True
 ) -> Callable[[Any, Any, Any], None]:
-    """Return the same as a function of the sink, the arguments and the keyword arguments."""
+    """Return the same as a function of the sink, the arguments and the keyword arguments.
+
+    Without ``watch_on`` nothing is watched any more once the sink has all that it wants.
+    """
     run = partial(_run_watched, found, part, calls, watch_on)
     surroundings = _surroundings(found, part)
     if not surroundings:

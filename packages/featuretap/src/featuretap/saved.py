@@ -10,7 +10,7 @@ from torch import nn
 from . import _compat
 from .comparing import identical
 
-__all__ = ["SavedTensor", "SavedTensors", "is_unmade", "refuse_unmade"]
+__all__ = ["SavedTensor", "SavedTensors", "has_unmade", "is_unmade", "refuse_unmade"]
 
 
 class SavedTensor:
@@ -127,6 +127,12 @@ def is_unmade(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
 
 
+def has_unmade(module: nn.Module) -> bool:
+    """Say whether ``module`` itself has such a tensor."""
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    return any(is_unmade(tensor) for tensor in tensors if tensor is not None)
+
+
 def refuse_unmade(model: nn.Module) -> None:
     """Refuse to run an example on a model with lazy modules: its first forward cannot be taken back.
 
@@ -135,8 +141,7 @@ def refuse_unmade(model: nn.Module) -> None:
 
     """
     for path, module in model.named_modules():
-        tensors = (*module._parameters.values(), *module._buffers.values())
-        if any(is_unmade(tensor) for tensor in tensors if tensor is not None):
+        if has_unmade(module):
             raise ValueError(
                 f"{path!r} ({type(module).__name__}) makes its parameters in the first forward, and an "
                 "example would be that: call the model once, then list its nodes or make the extractor"

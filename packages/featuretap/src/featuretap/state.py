@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from .containers import copied
-from .reading import Forward, instructions_of
+from .reading import Forward, instructions_of, steps_of
 
 __all__ = [
     "is_moved_by",
@@ -145,14 +145,12 @@ def is_moved_by(others: Iterable[Forward], name: str) -> bool:
 def sets_elsewhere(forward: Forward) -> bool:
     """Say whether ``forward`` may set an attribute of something that is not itself."""
     before: Any = ""
-    for instruction in instructions_of(forward):
-        if instruction.opname == "STORE_ATTR" and before != "self":
+    for step in steps_of(instructions_of(forward)):
+        if step.sets_attribute and before != "self":
             return True
-        if instruction.argval in ("setattr", "__setattr__", "__dict__", "vars"):
+        if step.argument in ("setattr", "__setattr__", "__dict__", "vars"):
             return True
-        # Newer Pythons load two variables in one instruction.
-        value = instruction.argval
-        before = value[-1] if isinstance(value, tuple) and value else value
+        before = step.argument
     return False
 
 

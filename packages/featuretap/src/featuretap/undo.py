@@ -17,7 +17,7 @@ from .facts import may_draw
 from .faithful import RandomState
 from .held import kept_tensors
 from .inplace import effect_of, is_known, leaves_trace
-from .saved import SavedTensor, is_unmade
+from .saved import SavedTensor, has_unmade, is_unmade
 from .trace_left import names_if_it_writes
 from .untouched import Untouched
 
@@ -172,7 +172,9 @@ class Undo:
         ]
         self._kept = [SavedTensor(t) for module in holders for t in kept_tensors(module)]
         # What a lazy module is made into in its first forward stays, also if that fails.
-        self._untouched = [Untouched(module) for module in modules if not _is_lazy(module)]
+        self._untouched = [
+            Untouched(module) for module in modules if not any(map(has_unmade, module.modules()))
+        ]
         self._random = RandomState() if draws and not _is_capturing() else None
 
     @property
@@ -199,10 +201,6 @@ class Undo:
             saved.restore()
         if self._random is not None:
             self._random.restore()
-
-
-def _is_lazy(module: nn.Module) -> bool:
-    return any(map(is_unmade, module.parameters())) or any(map(is_unmade, module.buffers()))
 
 
 def _is_capturing() -> bool:
