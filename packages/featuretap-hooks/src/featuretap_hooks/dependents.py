@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from featuretap.naming import join
 from featuretap.structures import tensors_of
 
+from ._compat import no_torch_function, storage_id
 from .tracked import Tracked
 
 __all__ = ["Dependents"]
@@ -25,6 +26,7 @@ class Dependents:
     Args:
         parameters: names of the model's parameters by id; these depend from the start.
         stored: ids of the model's other tensors, which do not.
+        storages: finds the tensors that the model holds, by the storage they are in.
         unknown_depend: only a part of the forward is seen, so that a tensor of unknown origin may
             depend on the inputs. It is taken to; ``foreign`` says, for a forward seen as a whole, where
             that would be wrong.
@@ -36,14 +38,23 @@ class Dependents:
     """
 
     def __init__(
-        self, parameters: Mapping[int, str], stored: Collection[int], *, unknown_depend: bool
+        self,
+        parameters: Mapping[int, str],
+        stored: Collection[int],
+        storages: Callable[[], dict[int, list[torch.Tensor]]],
+        *,
+        unknown_depend: bool,
     ) -> None:
         self.parameters = parameters
         self.foreign: set[str] = set()
         self._stored = stored
+        self._storages = storages
         self.unknown_depend = unknown_depend
         self._marked: dict[int, weakref.ref[torch.Tensor]] = {}
         self._independent: dict[int, tuple[weakref.ref[torch.Tensor], str]] = {}
+        # These and what the model holds, by storage, once something was written; what is not there yet.
+        self._views: dict[int, list[weakref.ref[torch.Tensor]]] | None = None
+        self._unplaced: list[weakref.ref[torch.Tensor]] = []
         # Tensors that the model keeps -> the scope that wrote what depends into them.
         self._writers: dict[int, str] = {}
         # What was written, and what is made of that alone -> the scope that did it.
@@ -78,11 +89,31 @@ class Dependents:
                 self._marked[id(tensor)] = weakref.ref(tensor)
 
     def mark_written(self, value: Any, scope: str) -> None:
-        """Mark every tensor in ``value``, into which ``scope`` has written."""
+        """Mark every tensor in ``value``, into which ``scope`` has written, and what shares its memory."""
         written = [t for t in _tensors(value) if self.is_sized(t) or not self.is_marked(t, scope)]
         self.mark(value)
+        others = self._views_of(written)
+        self.mark(others)
+        written += others
         self._writers.update((id(t), scope) for t in written if id(t) in self._stored)
         self._sized.update((id(t), scope) for t in written)
+
+    def _views_of(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return what does not depend yet and is in the memory of one of ``tensors``."""
+        if not tensors:
+            return []
+        with no_torch_function():
+            if self._views is None:
+                held = self._storages().items()
+                self._views = {storage: list(map(weakref.ref, there)) for storage, there in held}
+            for found in self._unplaced:
+                view = found()
+                if view is not None:
+                    self._views.setdefault(storage_id(view), []).append(found)
+            self._unplaced.clear()
+            views = [view() for t in tensors for view in self._views.pop(storage_id(t), ())]
+        known = {*self.parameters, *map(id, tensors)}
+        return [view for view in views if view is not None and id(view) not in known]
 
     def mark_sized(self, value: Any, scope: str) -> None:
         """Mark every tensor in ``value``, which ``scope`` made of tensors whose sizes do not depend."""
@@ -108,7 +139,9 @@ class Dependents:
     def note_independent(self, value: Any, scope: str) -> None:
         """Note tensors that were made in ``scope`` of nothing that depends on the model's inputs."""
         for tensor in _tensors(value):
-            self._independent[id(tensor)] = (weakref.ref(tensor), scope)
+            made = weakref.ref(tensor)
+            self._independent[id(tensor)] = (made, scope)
+            self._unplaced.append(made)
 
     def remember(self, value: Any, source: Tracked, scope: str) -> None:
         """Remember a device or dtype that was read off a marked tensor, in the forward of ``scope``.

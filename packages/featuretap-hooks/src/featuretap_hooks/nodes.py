@@ -49,6 +49,7 @@ class Nodes:
         self._dependents = Dependents(
             tree.parameter_names,
             tree.other_tensors,
+            tree.find_storages,
             unknown_depend=confined,
         )
         self._read_parameters: set[str] = set()

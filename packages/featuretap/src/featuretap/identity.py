@@ -1,18 +1,20 @@
-"""Where a forward asks ``is``: of a stand-in, the answer is always the same, and may be wrong.
+"""Where a forward compares what it was given, and the answer may be wrong, now or later.
 
-No stand-in is ``None``, ``True`` or ``torch.float32``, and nothing in Python lets it say otherwise. So
-the code that receives a value of uncertain kind is read: does it ask this of the value next, or of
-the variable that it stores the value in?
+No stand-in is ``None``, ``True`` or ``torch.float32``, and nothing in Python lets it say otherwise: of one,
+``is`` gives the same answer always. A dtype that was read off a buffer says to nobody that it is compared.
+So the code that receives such a value is read: does it compare the value next, or the variable that it
+stores the value in?
 """
 
 from __future__ import annotations
 
 import dis
 import functools
+import itertools
 import operator
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import fx, nn
@@ -20,13 +22,25 @@ from torch import fx, nn
 from .likeness import kind_of
 from .reading import Forward, by_code, instructions_of
 
-__all__ = ["asks_identity", "is_asked_of_next", "may_ask_identity"]
+__all__ = ["asks_identity", "is_asked_of_next", "is_compared_next", "may_ask_identity"]
 
 # Frames of these pass on what their caller asked for.
 _PASSING = ("torch.fx", "featuretap", "torch.nn.modules.module", "torch.overrides", "torch._")
-# What may stand between a value and ``is``: the other side of the comparison.
-_OTHER_SIDE = ("LOAD_CONST", "LOAD_GLOBAL", "LOAD_ATTR", "LOAD_FAST", "LOAD_DEREF", "CACHE")
+# What may stand between a value and the comparison: the other side of the comparison.
+_OTHER_SIDE = (
+    "LOAD_CONST",
+    "LOAD_GLOBAL",
+    "LOAD_ATTR",
+    "LOAD_FAST",
+    "LOAD_DEREF",
+    "BUILD_",
+    "CACHE",
+)
 _REACH = 6
+_IDENTITY = frozenset({"IS_OP"})
+_ALL = _IDENTITY | {"COMPARE_OP", "CONTAINS_OP"}
+# Each dtype of a tuple takes two instructions.
+_REACH_OF_ALL = 12
 
 
 @functools.lru_cache(maxsize=4096)
@@ -62,6 +76,12 @@ def is_asked_of_next(frame: types.FrameType, *, may_be_none: bool) -> bool:
     return _asks(code, offset, None) and (may_be_none or not _asks_for_none(code, offset))
 
 
+def is_compared_next(frame: types.FrameType) -> bool:
+    """Say whether the value that ``frame`` gets just now is compared with another than ``None``."""
+    code, offset = frame.f_code, frame.f_lasti
+    return _asks(code, offset, None, _ALL) and not _asks_for_none(code, offset)
+
+
 @by_code
 def _asks_for_none(code: types.CodeType, offset: int) -> bool:
     """Say whether the value is compared with ``None`` at once."""
@@ -78,18 +98,20 @@ def _asks_for_none(code: types.CodeType, offset: int) -> bool:
 
 
 @by_code
-def _asks(code: types.CodeType, offset: int, item: int | None) -> bool:
+def _asks(
+    code: types.CodeType, offset: int, item: int | None, by: frozenset[str] = _IDENTITY
+) -> bool:
     instructions = _instructions(code)
     here = next(n for n, found in enumerate(instructions) if found.offset >= offset)
     following = instructions[here + 1 :]
     if instructions[here].opname == "UNPACK_SEQUENCE":
         names = list(_stored(following[: instructions[here].argval]))
-        return item is not None and item < len(names) and names[item] in _tested(code)
-    for found in following[:_REACH]:
-        if _compares(found):
+        return item is not None and item < len(names) and names[item] in _tested(code, by)
+    for found in following[: _REACH if by is _IDENTITY else _REACH_OF_ALL]:
+        if _compares(found, by):
             return True
         if found.opname.startswith("STORE_FAST"):
-            return next(_stored([found])) in _tested(code)
+            return next(_stored([found])) in _tested(code, by)
         if not found.opname.startswith(_OTHER_SIDE):
             return False
     return False
@@ -100,23 +122,33 @@ def _instructions(code: types.CodeType) -> list[dis.Instruction]:
     return [found for found in dis.get_instructions(code) if found.opname not in ignored]
 
 
-def _compares(instruction: dis.Instruction) -> bool:
+def _compares(instruction: dis.Instruction, by: frozenset[str] = _IDENTITY) -> bool:
     operation = instruction.opname
-    return operation == "IS_OP" or ("JUMP" in operation and operation.endswith("NONE"))
+    is_jump = by is _IDENTITY and "JUMP" in operation and operation.endswith("NONE")
+    return operation in by or is_jump
 
 
 @by_code
-def _tested(code: types.CodeType) -> frozenset[str]:
-    """Return the variables of which ``is`` is asked."""
+def _tested(code: types.CodeType, by: frozenset[str]) -> frozenset[str]:
+    """Return the variables that are compared ``by`` one of these instructions."""
     instructions = _instructions(code)
     return frozenset(
         name
         for n, found in enumerate(instructions)
-        if _compares(found)
-        for before in instructions[max(n - 2, 0) : n]
+        if _compares(found, by)
+        for before in _sides(instructions[max(n - _REACH_OF_ALL, 0) : n], by)
         if before.opname.startswith("LOAD_FAST")
         for name in _names(before)
     )
+
+
+def _sides(before: list[dis.Instruction], by: frozenset[str]) -> Iterable[dis.Instruction]:
+    """Return what may load the sides of a comparison, given what runs before it."""
+    if by is _IDENTITY:
+        return before[-2:]
+    loads = list(itertools.takewhile(lambda i: i.opname.startswith(_OTHER_SIDE), reversed(before)))
+    with_none = any(i.opname == "LOAD_CONST" and i.argval is None for i in loads)
+    return () if with_none else loads
 
 
 def _stored(instructions: Sequence[dis.Instruction]) -> Iterator[str]:

@@ -105,6 +105,10 @@ class ModuleTree:
     @cached_property
     def storages(self) -> dict[int, list[torch.Tensor]]:
         """The tensors of the model by the storage they are in, of which they may be views."""
+        return self.find_storages()
+
+    def find_storages(self) -> dict[int, list[torch.Tensor]]:
+        """Return the same as it is now."""
         tensors: dict[int, list[torch.Tensor]] = {}
         stored = [value for module in self.paths.values() for value in list(vars(module).values())]
         for tensor in (*self.model.parameters(), *self.model.buffers(), *stored):

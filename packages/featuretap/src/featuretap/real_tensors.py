@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import getitem
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,15 @@ import torch
 from torch import fx, nn
 
 from . import _compat
-from .asking import RESIZES
 from .facts import may_draw, written_arguments
 from .faithful import contains
+from .identity import is_compared_next
+from .inplace import effect_of
 from .modules import ModuleTree
 from .operations import name_of
+from .refused import called_by_model
 from .saved import SavedTensors
+from .sizes import Sizes, tensors_in
 
 if TYPE_CHECKING:
     from .tracing import FeatureTracer
@@ -34,13 +37,8 @@ LOOKS_AT_VALUE = frozenset(
     "__contains__ is_nonzero equal allclose".split()
 )
 
-_LOOKS_AT_SIZE = frozenset(
-    "shape ndim nbytes size dim numel nelement ndimension stride __len__ is_contiguous "
-    "storage_offset".split()
-)
-
 GENERATOR = "the forward draws from a torch.Generator of its own, which a graph cannot hold"
-RESIZED = "the forward reads the size of a tensor that an operation on stand-ins may have resized"
+COMPARED = "the forward compares .{} of a tensor of the model, which .to() may change"
 ASSIGNED = "assignment to an attribute of a tensor cannot be recorded"
 _KINDS = (torch.dtype, torch.device)
 
@@ -55,8 +53,11 @@ class RealTensors:
         self._nodes: dict[int, fx.Node] = {}
         self._parameters: dict[int, fx.Proxy] = {}
         self._made: set[int] = set()
+        # Storages whose values may be others in the next call, or are not those of the forward even now.
         self._volatile: set[int] = set()
-        self._resized: set[int] = set()
+        self.by_node: dict[fx.Node, torch.Tensor] = {}
+        self._runs = False
+        self._sizes = Sizes()
         # An id means something only as long as its tensor lives.
         self._alive: list[torch.Tensor] = []
         self._read_off: dict[Any, tuple[torch.Tensor, str, Any]] = {}
@@ -92,20 +93,21 @@ class RealTensors:
 
         """
         name = getattr(func, "__name__", "")
-        tensors = list(_tensors_in(args, kwargs))
-        volatile = any(self._is_volatile(tensor) for tensor in tensors)
+        volatile_ones = [id(t) for t in tensors_in(args, kwargs) if self._is_volatile(t)]
+        volatile = bool(volatile_ones)
         if contains(torch.Generator, args, kwargs):
             raise self._tracer.refusal(GENERATOR)
         if name == "__set__":
             raise self._tracer.refusal(ASSIGNED)
         if volatile and name in LOOKS_AT_VALUE:
             raise self._tracer.refusal(
-                f"{name}() looks at the value of a buffer, a parameter or a random number, "
-                "which may be another one in the next call"
+                f"{name}() looks at the value of a buffer, a parameter or a random number, or at what "
+                "is computed of these or of the inputs, which may be another one in the next call"
             )
         asked = func.__self__.__name__ if name == "__get__" else name  # type: ignore[attr-defined]
-        if self._resized and asked in _LOOKS_AT_SIZE and id(args[0]) in self._resized:
-            raise self._tracer.refusal(RESIZED)
+        reason = self._sizes.why_not(asked, args, kwargs, volatile_ones)
+        if reason is not None:
+            raise self._tracer.refusal(reason)
         kind, target, graph_args = _as_graph_call(func, args)
         written = [
             argument
@@ -119,24 +121,40 @@ class RealTensors:
                     unseen.enter_context(_compat.preserve_version(owner))
             result = func(*args, **kwargs)
         if name == "__get__" and isinstance(result, _KINDS):
+            if volatile and called_by_model(frame) and is_compared_next(frame):
+                raise self._tracer.refusal(COMPARED.format(asked))
             self._read_off[self._key(result)] = (args[0], func.__self__.__name__, result)  # type: ignore[attr-defined]
         if written or contains(torch.Tensor, result):
             drawn = may_draw(target)
             self._saved.drew_random_numbers |= drawn
-            node = self._record((kind, target, graph_args, kwargs), volatile or drawn)
+            volatile |= drawn
+            node = self._record((kind, target, graph_args, kwargs), volatile)
             if node is not None:
                 node.meta["featuretap_operation"] = name_of(func, frame)
-                self._remember_result(result, node, volatile or drawn)
+                self._remember_result(result, node)
+                self._sizes.note(name, args, kwargs, volatile_ones, result)
+                if volatile:
+                    self._volatile.update(map(_compat.storage_id, tensors_in(result, written)))
         return result
+
+    def note_effect(self, node: fx.Node, module: nn.Module | None) -> None:
+        """Note the real tensors that a node writes, or is a view of, and that is recorded without them.
+
+        Args:
+            node: it.
+            module: the module that it calls, if any.
+
+        """
+        if self._runs or self.by_node.keys().isdisjoint(node.all_input_nodes):
+            return
+        effect = effect_of(node, module)
+        for argument in (*effect.writes, *effect.shares):
+            if isinstance(argument, fx.Node) and argument in self.by_node:
+                self._volatile.add(_compat.storage_id(self.by_node[argument]))
 
     def note_resized(self, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Note the real tensors to which a call that is only recorded may give another size."""
-        given = [kwargs.get("out")]
-        if getattr(func, "__name__", "") in RESIZES:
-            given += args[:1]
-        for tensor in _tensors_in(*given):
-            self._resized.add(id(tensor))
-            self._alive.append(tensor)
+        self._alive += self._sizes.note_resized(getattr(func, "__name__", ""), args, kwargs)
 
     def watch_memory(self) -> None:
         """Keep what the model holds, which a forward may give other memory."""
@@ -174,14 +192,14 @@ class RealTensors:
     def forget(self, erased: set[fx.Node]) -> None:
         """Drop what was remembered of nodes that are gone."""
         for key in [key for key, node in self._nodes.items() if node in erased]:
-            del self._nodes[key]
+            self.by_node.pop(self._nodes.pop(key), None)
         for key in [key for key, proxy in self._parameters.items() if proxy.node in erased]:
             del self._parameters[key]
 
     def _is_volatile(self, tensor: torch.Tensor) -> bool:
-        return id(tensor) in self._volatile or (
-            id(tensor) not in self._made and id(tensor) in self._tree.tensor_names
-        )
+        if id(tensor) not in self._made and id(tensor) in self._tree.tensor_names:
+            return True
+        return bool(self._volatile) and _compat.storage_id(tensor) in self._volatile
 
     def _record(self, call: tuple[str, Any, Any, Any], volatile: bool) -> fx.Node | None:
         kind, target, args, kwargs = call
@@ -193,24 +211,29 @@ class RealTensors:
             if volatile:
                 raise self._tracer.refusal(f"{target} cannot be recorded: {error}") from error
             return None
-        return tracer.create_node(kind, target, args, kwargs)
+        self._runs = True
+        try:
+            return tracer.create_node(kind, target, args, kwargs)
+        finally:
+            self._runs = False
 
-    def _remember_result(self, result: Any, node: fx.Node, volatile: bool) -> None:
+    def _remember_result(self, result: Any, node: fx.Node) -> None:
         if isinstance(result, torch.Tensor):
             if id(result) not in self._nodes:
                 self._made.add(id(result))
                 self._remember(result, node)
-                if volatile:
-                    self._volatile.add(id(result))
         elif isinstance(result, (tuple, list)):
             for index, item in enumerate(result):
                 if contains(torch.Tensor, item):
                     part = self._tracer.create_node("call_function", getitem, (node, index), {})
-                    self._remember_result(item, part, volatile)
+                    self._remember_result(item, part)
 
     def _remember(self, tensor: torch.Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
         self._alive.append(tensor)
+        if id(tensor) not in self._tree.parameter_names:
+            node.meta["featuretap_storage"] = _compat.storage_id(tensor)
+            self.by_node[node] = tensor
 
 
 def _as_graph_call(func: Callable[..., Any], args: Any) -> tuple[str, Any, tuple[Any, ...]]:
@@ -221,13 +244,3 @@ def _as_graph_call(func: Callable[..., Any], args: Any) -> tuple[str, Any, tuple
     if _compat.is_method(func):
         return "call_method", name, args
     return "call_function", func, args
-
-
-def _tensors_in(*values: Any) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from _tensors_in(*value)
-        elif isinstance(value, dict):
-            yield from _tensors_in(*value.values())

@@ -193,7 +193,10 @@ class Recording:
                 if event.op in ("call_function", "call_method"):
                     target: Any = event.target
                     written = written_arguments(target, event.args, event.kwargs)
-                    dependent.update(node for node in written if isinstance(node, fx.Node))
+                    for node in written:
+                        if isinstance(node, fx.Node):
+                            dependent.add(node)
+                            dependent.update(self._in_storage_of(node))
                 given = None if hidden.holds_node(event) else self._name(event, namer)
                 if given is not None:
                     event.meta["featuretap_name"] = given
@@ -201,6 +204,19 @@ class Recording:
                 if event.op == "call_module":
                     hidden.add(str(event.target), self.tree.paths[str(event.target)])
         return names, calls
+
+    def _in_storage_of(self, node: fx.Node) -> Iterable[fx.Node]:
+        """Return the nodes of the real tensors that are in the memory of ``node``, if it is one."""
+        storage = node.meta.get("featuretap_storage")
+        return () if storage is None else self._by_storage[storage]
+
+    @cached_property
+    def _by_storage(self) -> dict[int, list[fx.Node]]:
+        found: dict[int, list[fx.Node]] = {}
+        for event in self.events:
+            if isinstance(event, fx.Node) and "featuretap_storage" in event.meta:
+                found.setdefault(event.meta["featuretap_storage"], []).append(event)
+        return found
 
     @cached_property
     def _steps_of_containers(self) -> Set[fx.Node]:

@@ -308,6 +308,8 @@ class FeatureTracer(fx.Tracer):
         self._place.note_on(node)
         if kind != "output":
             self.recording.add(node)
+        if self._real.by_node:
+            self._real.note_effect(node, called if kind == "call_module" else None)
         if self._asks_identity and asks_identity(node, self._tree.paths):
             raise self.refusal("the forward compares with 'is' what may be None or a constant")
         return node
