@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -54,6 +54,10 @@ def matches(self, x):
 
 def asks_by_another_name(self, x):
     return x * 3 if is_one(x, torch.Tensor) else x + 1
+
+
+def asks_for_the_class_of_what_is_called(self, x):
+    return x + 1 if isinstance(self.lin(x), Callable) else x * 3
 
 
 def asks_for_the_type(self, x):
@@ -118,6 +122,7 @@ ANSWERED = [
     matches,
     asks_by_another_name,
     asks_for_the_type,
+    asks_for_the_class_of_what_is_called,
     asks_for_the_class,
     asks_whether_a_type_is_one,
     asks_for_an_abstract_class,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import random
 import threading
@@ -142,7 +143,22 @@ def switches_gradients_by_an_input(self, x):
         return self.lin(x)
 
 
+def copies_deeply(self, x):
+    return self.lin(copy.deepcopy(x))
+
+
+def asks_for_the_default_dtype(self, x):
+    return self.lin(x) * (2 if torch.get_default_dtype() == torch.float32 else 3)
+
+
+def counts_what_is_trained(self, x):
+    return self.lin(x) * sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
 REFUSED = [
+    (copies_deeply, "copies a value with Python's copy"),
+    (asks_for_the_default_dtype, r"asks torch.get_default_dtype\(\)"),
+    (counts_what_is_trained, "asks for .requires_grad of a parameter"),
     (assigns_data, "assignment to .data"),
     (assigns_buffer, "buffers?:? .?average"),
     (assigns_state, r"changes \.state"),

@@ -10,7 +10,7 @@ import operator
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import fx, nn
@@ -21,6 +21,7 @@ from .identity import is_asked_of_next
 from .likeness import TENSOR_ATTRIBUTES, attribute_kind, kind_of, may_ask
 from .operations import is_call
 from .refused import called_by_model
+from .texts import TEXT, makes_a_text
 
 __all__ = ["FeatureProxy", "is_overtaken", "known_kind"]
 
@@ -83,6 +84,9 @@ class FeatureProxy(fx.Proxy):
     ``torch.zeros(sizes)``, and Python refuses a stand-in as an index without it.
     """
 
+    # A tensor cannot be called, and ``collections.abc.Callable`` looks here.
+    __call__ = None  # type: ignore[assignment]
+
     def __getattr__(self, k: str) -> FeatureAttribute:
         if k in _compat.PARAMETER_MARKS:
             raise AttributeError(k)
@@ -142,6 +146,26 @@ class FeatureProxy(fx.Proxy):
         # The hash of a stand-in would be found in no set, dict or cache: a branch taken silently.
         raise _refusal(self, "a tensor or size is used as a key, or looked up in a set")
 
+    def __copy__(self) -> NoReturn:
+        raise _refusal(
+            self, "the forward copies a value with Python's copy; clone() can be recorded"
+        )
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        self.__copy__()
+
+    def __repr__(self) -> str:
+        frame = sys._getframe(1)
+        if called_by_model(frame) and makes_a_text(frame):
+            raise _refusal(self, TEXT)
+        return super().__repr__()
+
+    def __format__(self, specification: str) -> str:
+        frame = sys._getframe(1)
+        if called_by_model(frame) and makes_a_text(frame):
+            raise _refusal(self, TEXT)
+        return super().__repr__()
+
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
@@ -159,6 +183,8 @@ def is_overtaken(target: Any, attributes: list[weakref.ref[fx.Proxy]]) -> bool:
 
 class FeatureAttribute(FeatureProxy, fx.proxy.Attribute):
     """An attribute of a stand-in, recorded when it is used as a value."""
+
+    __call__ = fx.proxy.Attribute.__call__  # type: ignore[assignment]
 
     @property
     def node(self) -> fx.Node:  # type: ignore[override]

@@ -26,6 +26,7 @@ from .operations import name_of
 from .refused import called_by_model
 from .saved import SavedTensors
 from .sizes import Sizes, tensors_in
+from .texts import TEXT, makes_a_text
 
 if TYPE_CHECKING:
     from .tracing import FeatureTracer
@@ -37,8 +38,16 @@ LOOKS_AT_VALUE = frozenset(
     "__contains__ is_nonzero equal allclose".split()
 )
 
+_OF_KIND = frozenset({"dtype", "device"})
+_SWITCHED = frozenset({"requires_grad", "grad"})
+_TEXTS = frozenset({"__repr__", "__format__"})
+LOOKED_AT = (
+    "{}() looks at the value of a buffer, a parameter or a random number, or at what is computed of "
+    "these or of the inputs, which may be another one in the next call"
+)
 GENERATOR = "the forward draws from a torch.Generator of its own, which a graph cannot hold"
 COMPARED = "the forward compares .{} of a tensor of the model, which .to() may change"
+FROZEN = "the forward asks for .{} of a parameter, which may be another one in the next call"
 ASSIGNED = "assignment to an attribute of a tensor cannot be recorded"
 _KINDS = (torch.dtype, torch.device)
 
@@ -93,27 +102,16 @@ class RealTensors:
 
         """
         name = getattr(func, "__name__", "")
-        volatile_ones = [id(t) for t in tensors_in(args, kwargs) if self._is_volatile(t)]
-        volatile = bool(volatile_ones)
-        if contains(torch.Generator, args, kwargs):
-            raise self._tracer.refusal(GENERATOR)
-        if name == "__set__":
-            raise self._tracer.refusal(ASSIGNED)
-        if volatile and name in LOOKS_AT_VALUE:
-            raise self._tracer.refusal(
-                f"{name}() looks at the value of a buffer, a parameter or a random number, or at what "
-                "is computed of these or of the inputs, which may be another one in the next call"
-            )
         asked = func.__self__.__name__ if name == "__get__" else name  # type: ignore[attr-defined]
-        reason = self._sizes.why_not(asked, args, kwargs, volatile_ones)
+        volatile = [id(tensor) for tensor in tensors_in(args, kwargs) if self._is_volatile(tensor)]
+        reason = self._why_not(name, args, kwargs, volatile)
+        reason = reason or self._why_not_ask(asked, args, frame, volatile)
+        reason = reason or self._sizes.why_not(asked, args, kwargs, volatile)
         if reason is not None:
             raise self._tracer.refusal(reason)
         kind, target, graph_args = _as_graph_call(func, args)
-        written = [
-            argument
-            for argument in written_arguments(target, graph_args, kwargs)
-            if isinstance(argument, torch.Tensor)
-        ]
+        found = written_arguments(target, graph_args, kwargs)
+        written = [argument for argument in found if isinstance(argument, torch.Tensor)]
         with contextlib.ExitStack() as unseen:
             for tensor in written:
                 for owner in self._existed_before(tensor):
@@ -121,21 +119,43 @@ class RealTensors:
                     unseen.enter_context(_compat.preserve_version(owner))
             result = func(*args, **kwargs)
         if name == "__get__" and isinstance(result, _KINDS):
-            if volatile and called_by_model(frame) and is_compared_next(frame):
-                raise self._tracer.refusal(COMPARED.format(asked))
-            self._read_off[self._key(result)] = (args[0], func.__self__.__name__, result)  # type: ignore[attr-defined]
+            self._read_off[self._key(result)] = (args[0], asked, result)
         if written or contains(torch.Tensor, result):
             drawn = may_draw(target)
             self._saved.drew_random_numbers |= drawn
-            volatile |= drawn
-            node = self._record((kind, target, graph_args, kwargs), volatile)
+            is_volatile = drawn or bool(volatile)
+            node = self._record((kind, target, graph_args, kwargs), is_volatile)
             if node is not None:
                 node.meta["featuretap_operation"] = name_of(func, frame)
                 self._remember_result(result, node)
-                self._sizes.note(name, args, kwargs, volatile_ones, result)
-                if volatile:
+                self._sizes.note(name, args, kwargs, volatile, result)
+                if is_volatile:
                     self._volatile.update(map(_compat.storage_id, tensors_in(result, written)))
         return result
+
+    def _why_not(self, name: str, args: Any, kwargs: Any, volatile: list[int]) -> str | None:
+        """Name the reason why a function must not be run, if there is one."""
+        if contains(torch.Generator, args, kwargs):
+            return GENERATOR
+        if name == "__set__":
+            return ASSIGNED
+        return LOOKED_AT.format(name) if volatile and name in LOOKS_AT_VALUE else None
+
+    def _why_not_ask(
+        self, asked: str, args: Any, frame: types.FrameType, volatile: list[int]
+    ) -> str | None:
+        """Name the reason why this must not be asked of ``args[0]``, which may change, if there is one."""
+        if not volatile:
+            return None
+        if asked in _TEXTS:
+            return TEXT if makes_a_text(frame) else None
+        if not called_by_model(frame):
+            return None
+        if asked in _SWITCHED and id(args[0]) in self._tree.parameter_names:
+            return FROZEN.format(asked)
+        if asked in _OF_KIND and is_compared_next(frame):
+            return COMPARED.format(asked)
+        return None
 
     def note_effect(self, node: fx.Node, module: nn.Module | None) -> None:
         """Note the real tensors that a node writes, or is a view of, and that is recorded without them.
