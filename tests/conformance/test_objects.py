@@ -113,6 +113,49 @@ def test_V1_a_feature_in_an_object_is_not_overwritten(extract, kind, example):
         assert identical(KINDS[kind][1](feature), model.head.lin(X))
 
 
+class Layer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    def forward(self, x, cache):
+        cache.keys.append(x)
+        cache.count += 1
+        return x + 1, cache
+
+
+class Steps(nn.Module):
+    """Its layers fill an object in which there is no tensor before."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = types.SimpleNamespace(width=4)
+        self.first = Begins(self.config)
+        self.second = Layer(self.config)
+
+    def forward(self, x):
+        return self.second(*self.first(x))[0]
+
+
+class Begins(Layer):
+    def forward(self, x):
+        return x * 2, types.SimpleNamespace(keys=[], count=0, config=self.config)
+
+
+@HOOKS_ONLY
+@pytest.mark.parametrize("example", [None, (X,)], ids=["", "example"])
+def test_V1_nor_is_an_object_that_holds_no_tensor_yet(extract, example):
+    model = Steps()
+    extractor = extract(model, ["first", "second", "second.add"], example_args=example)
+    for _ in range(2):
+        features = extractor(X)
+        first, second = features["first"][1], features["second"][1]
+        assert (first.keys, first.count) == ([], 0)
+        assert (len(second.keys), second.count) == (1, 1)
+        # What the model keeps is no value of this forward.
+        assert first.config is model.config
+
+
 @HOOKS_ONLY
 def test_N1_what_is_made_of_a_tensor_in_an_object_is_a_node(names_of):
     model = Detects("object").eval()

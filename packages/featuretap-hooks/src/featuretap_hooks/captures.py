@@ -143,7 +143,8 @@ class Captures:
             if type(value) is torch.Tensor:
                 changed = self._take_tensor(name, value, maker)
             else:
-                self.values[name] = map_tensors(plain(value), partial(self._keep, name))
+                keep = partial(self._keep, name)
+                self.values[name] = map_tensors(plain(value), keep, is_kept=self._stored.keeps)
         if not self.missing and self.when_complete is not None:
             self.when_complete()
         return changed

@@ -51,6 +51,10 @@ class Stored:
             return False
         return storage_id(tensor) in self._storages
 
+    def keeps(self, value: object) -> bool:
+        """Say whether a module has ``value`` as an attribute: a configuration, say."""
+        return any(value is held for module in self._modules for held in vars(module).values())
+
     def add_weights(self, parameters: Iterable[nn.Parameter]) -> None:
         """Let parameters count as well: a forward writes them."""
         self._weights_move = True

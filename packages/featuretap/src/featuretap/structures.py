@@ -12,9 +12,9 @@ import enum
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import fx, nn
@@ -36,6 +36,10 @@ __all__ = [
     "tensors_of",
     "thaw",
 ]
+
+
+# :func:`map_tensors`, given all but the value.
+_Map: TypeAlias = Callable[..., Any]
 
 
 class Built(NamedTuple):
@@ -177,6 +181,7 @@ def map_tensors(
     value: Any,
     change: Callable[[torch.Tensor], torch.Tensor],
     within: frozenset[int] = frozenset(),
+    is_kept: Callable[[Any], bool] = lambda value: True,
 ) -> Any:
     """Rebuild ``value`` with ``change(tensor)`` in place of each tensor.
 
@@ -184,26 +189,29 @@ def map_tensors(
         value: a tensor, or a container or plain object that may hold some.
         change: makes the new tensor.
         within: the objects that hold ``value``, by ``id``, for objects may hold each other.
+        is_kept: says of an object that holds no tensor whether it stays itself.
 
     """
     if isinstance(value, torch.Tensor):
         return change(value)
+    mapped: _Map = partial(map_tensors, change=change, within=within, is_kept=is_kept)
     if isinstance(value, tuple) and type(value) is not torch.Size:
-        items = [map_tensors(item, change, within) for item in value]
+        items = list(map(mapped, value))
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if type(value) is list:
-        return [map_tensors(item, change, within) for item in value]
+        return list(map(mapped, value))
     if type(value) is dict:
-        return {key: map_tensors(item, change, within) for key, item in value.items()}
+        return {key: mapped(item) for key, item in value.items()}
     if isinstance(value, _LEAVES):
         return value
     if isinstance(value, (set, frozenset)):
-        return type(value)([map_tensors(item, change, within) for item in value])
+        return type(value)(map(mapped, value))
     if id(value) in within:
         return value
+    mapped = partial(mapped, within=within | {id(value)})
     if isinstance(value, (list, deque, dict)) or is_dataclass(value):
-        return _map_container(value, change, within | {id(value)})
-    return _map_object(value, change, within | {id(value)})
+        return _map_container(value, mapped)
+    return _map_object(value, mapped, change, is_kept)
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
@@ -235,39 +243,40 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _LEAVES = (*_PLAIN, nn.Module, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
 
 
-def _map_container(
-    value: Any, change: Callable[[torch.Tensor], torch.Tensor], within: frozenset[int]
-) -> Any:
+def _map_container(value: Any, mapped: _Map) -> Any:
     new = _shallow(value)
     if new is value:
         return value
     if isinstance(new, dict):
         for key, item in copied(value).items():
-            kind_of(new).__setitem__(new, key, map_tensors(item, change, within))
+            kind_of(new).__setitem__(new, key, mapped(item))
     elif isinstance(new, (list, deque)):
-        kind_of(new).extend(new, [map_tensors(item, change, within) for item in items_of(value)])
+        kind_of(new).extend(new, list(map(mapped, items_of(value))))
     for field in fields(value) if is_dataclass(value) else ():
-        item = map_tensors(getattr(value, field.name), change, within)
-        object.__setattr__(new, field.name, item)
+        object.__setattr__(new, field.name, mapped(getattr(value, field.name)))
     return new
 
 
 def _map_object(
-    value: Any, change: Callable[[torch.Tensor], torch.Tensor], within: frozenset[int]
+    value: Any,
+    mapped: _Map,
+    change: Callable[[torch.Tensor], torch.Tensor],
+    is_kept: Callable[[Any], bool],
 ) -> Any:
-    """Copy an object of the user's if it holds a tensor somewhere; another is kept as it is."""
+    """Copy an object of the user's, if it holds a tensor somewhere or is not to be kept."""
     found: list[torch.Tensor] = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         found.append(tensor)
         return change(tensor)
 
-    mapped = {name: map_tensors(item, note, within) for name, item in _held(value).items()}
-    if not found:
+    held = _held(value)
+    new_ones = {name: mapped(item, change=note) for name, item in held.items()}
+    if not held or (not found and is_kept(value)):
         return value
     new = _shallow(value)
     if new is not value:
-        for name, item in mapped.items():
+        for name, item in new_ones.items():
             object.__setattr__(new, name, item)
     return new
 
