@@ -1,4 +1,4 @@
-"""Rule V2 on random forwards that decide by tensors which they make, write, draw or keep.
+"""Rules V2 and N9 on random forwards that decide by tensors which they make, write, draw or keep.
 
 ``RANDOM_MODELS=5000`` tries that many, new ones each time.
 """
@@ -95,6 +95,19 @@ def answers(model: nn.Module, call: nn.Module) -> list[float | None]:
     return found
 
 
+def check_names(source: str) -> None:
+    """Compare the names of both backends, where fx serves."""
+    try:
+        names = featuretap.get_graph_node_names(built(source), backend="fx")
+    except featuretap.UntraceableModelError:
+        return
+    example = (INPUTS[0][0].clone(),)
+    model = built(source)
+    model.buf.copy_(INPUTS[0][1])
+    watched = featuretap.get_graph_node_names(model, example_args=example, backend="hooks")
+    assert names == watched, source
+
+
 @given(source=forwards())
 @settings(
     deadline=None,
@@ -116,5 +129,7 @@ def test_V2_random_decisions_are_those_of_the_model_or_refused(backend, source):
         event(str(error).partition("Error: ")[2].partition(". Ways out")[0])
         return
     event("served")
+    if backend == "hooks":
+        check_names(source)
     for value, found in zip(expected, answers(model, extractor), strict=True):
         assert value == found or (math.isnan(value) and math.isnan(found)), source

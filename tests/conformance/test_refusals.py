@@ -158,7 +158,7 @@ def counts_what_is_trained(self, x):
 REFUSED = [
     (copies_deeply, "copies a value with Python's copy"),
     (asks_for_the_default_dtype, r"asks torch.get_default_dtype\(\)"),
-    (counts_what_is_trained, "asks for .requires_grad of a parameter"),
+    (counts_what_is_trained, "asks for .requires_grad of a tensor that the model keeps"),
     (assigns_data, "assignment to .data"),
     (assigns_buffer, "buffers?:? .?average"),
     (assigns_state, r"changes \.state"),

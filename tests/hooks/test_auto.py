@@ -126,6 +126,27 @@ def test_E1_auto_does_not_fall_back_for_a_mistyped_name():
         create(NestedScopes(), "stage.0.lim")
 
 
+class ReadsParameters(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        dtype = next(p.dtype for p in self.parameters() if p.is_floating_point())
+        return self.lin(x.to(dtype))
+
+
+def test_API_auto_serves_by_hooks_what_fx_does_not_record_if_there_is_an_example():
+    model = ReadsParameters()
+    with pytest.warns(featuretap.FallbackWarning, match="'is_floating_point' is no node"):
+        extractor = create(model, ["is_floating_point", "lin"], example_args=(X,))
+    features = extractor(X)
+    assert features["is_floating_point"] is True
+    assert identical(features["lin"], model(X))
+    with pytest.raises(featuretap.NodeNotFoundError, match=r"'ln' .*'lin'"):
+        create(model, ["ln"], example_args=(X,))
+
+
 def test_API_auto_is_hooks_where_fx_has_one_mode_only():
     class OnlyEval(nn.Module):
         def forward(self, x):

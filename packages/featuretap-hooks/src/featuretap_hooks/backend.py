@@ -32,7 +32,7 @@ class HooksBackend:
         """List the nodes of both modes; without example inputs, the modules."""
         if isinstance(model, FeatureExtractor):
             return load_backend("fx").node_names(model, options)
-        if not _has_example(options):
+        if not options.has_example:
             tree = ModuleTree(model)
             guess = Guess(tree, LeafRule(options.leaf_modules), options)
             names = [
@@ -59,7 +59,7 @@ class HooksBackend:
         check_argument_names(signature_of(model), options.concrete_args)
         plans = {mode: Plan(requests[mode]) for mode in MODES}
         part: dict[str, nn.Module | None] | None = None
-        if _has_example(options):
+        if options.has_example:
             part = self._resolve(model, plans, options)
         else:
             guess = Guess(ModuleTree(model), LeafRule(options.leaf_modules), options)
@@ -100,10 +100,6 @@ def _warn_of_two_meanings(found: Mapping[str, Seen | Exception], plans: Mapping[
         for name in both[0].keys() & both[1].keys():
             if not train.agrees(evaluate, name):
                 warn_of_two_operations(name)
-
-
-def _has_example(options: Options) -> bool:
-    return options.example_args is not None or options.example_kwargs is not None
 
 
 def _is_called(tree: ModuleTree, path: str) -> bool:

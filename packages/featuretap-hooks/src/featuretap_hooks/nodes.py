@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from featuretap.faithful import contains
 from featuretap.modules import ModuleTree
 from featuretap.naming import Namer
 
@@ -211,6 +212,9 @@ class Nodes:
         sources: list[Any] = []
         for value in values:
             self._dependents.sources(value, self.scope, sources)
+        if len(sources) > 1:
+            # As in fx: what is read of tensors comes first, a parameter with the operation itself.
+            sources.sort(key=lambda source: not issubclass(type(source), Tracked))
         for source in sources:
             self._use(source)
         return bool(sources)
@@ -238,11 +242,17 @@ class Nodes:
     def _made(self, name: str, value: Any, maker: Maker = None, *, is_sized: bool = False) -> Any:
         changed = self._node(name, value, maker)
         value = value if changed is None else changed
-        if is_sized:
-            self._dependents.mark_sized(value, self.scope)
-        else:
+        if not is_sized:
             self._dependents.mark(value)
-        return value if type(value) is torch.Tensor else self._track(value)
+            return value if type(value) is torch.Tensor else self._track(value)
+        self._dependents.mark_sized(value, self.scope)
+        if isinstance(value, (tuple, list)) and contains(torch.Tensor, value):
+            # As in fx, which has the items at hand and makes nodes of them all.
+            for item in value:
+                if contains(torch.Tensor, item):
+                    self._made(self._namer.operation(self.scope, "getitem"), item, is_sized=True)
+            return value
+        return value if isinstance(value, torch.Tensor) else self._track(value)
 
     def _expose(self) -> None:
         for sink in (self._sink, *self._shared.values()):

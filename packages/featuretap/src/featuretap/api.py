@@ -83,7 +83,7 @@ def get_graph_node_names(
     """
     options = make_options(tracer_kwargs, concrete_args, example_args, example_kwargs)
     names: NodeNames = _serve(
-        model, backend, lambda chosen, inner: chosen.node_names(inner, options)
+        model, backend, options, lambda chosen, inner: chosen.node_names(inner, options)
     )
     if not suppress_diff_warning:
         names.warn_about_differences()
@@ -159,7 +159,7 @@ def create_feature_extractor(
     if backend == "auto" and not early_stop:
         backend = "hooks"
     extractor: nn.Module = _serve(
-        model, backend, lambda chosen, inner: chosen.extractor(inner, requests, options)
+        model, backend, options, lambda chosen, inner: chosen.extractor(inner, requests, options)
     )
     return extractor
 
@@ -174,21 +174,34 @@ def _check_ends(backend: str, early_stop: Any, missing: Any) -> None:
         raise ValueError("missing and early_stop are for the hooks backend; fx has no use for them")
 
 
-def _serve(model: nn.Module, backend: str, ask: Callable[[Any, nn.Module], Any]) -> Any:
+def _serve(
+    model: nn.Module, backend: str, options: Options, ask: Callable[[Any, nn.Module], Any]
+) -> Any:
     """Ask the chosen backend; ``auto`` asks fx first and hooks where fx cannot serve."""
     model = look_through(model)
     if backend != "auto":
         return ask(load_backend(backend), model)
+    unknown: NodeNotFoundError | None = None
     try:
         answer = ask(load_backend("fx"), model)
         reason = "; ".join(getattr(answer, "missing_modes", {}).values())
-    except (UntraceableModelError, NodeNotFoundError) as error:
-        reason = error.hidden if isinstance(error, NodeNotFoundError) else str(error)
-        if not reason or "hooks" not in available_backends():
-            raise
+    except UntraceableModelError as error:
+        answer, reason = error, str(error)
+    except NodeNotFoundError as error:
+        answer, reason = error, error.hidden
+        if not reason and options.has_example:
+            # A forward that is watched may show what fx does not record.
+            unknown, reason = error, f"{str(error).partition('. ')[0]} that fx records."
     if not reason or "hooks" not in available_backends():
+        if isinstance(answer, Exception):
+            raise answer
         return answer
-    answer = ask(load_backend("hooks"), model)
+    try:
+        answer = ask(load_backend("hooks"), model)
+    except NodeNotFoundError:
+        if unknown is None:
+            raise
+        raise unknown from None
     reason = reason.partition(" Ways out: ")[0]
     message = f"fx cannot serve this request, the hooks backend does. {reason}"
     warn(message, FallbackWarning)

@@ -48,6 +48,11 @@ class Options:
     early_stop: bool = True
     missing: str = "error"
 
+    @property
+    def has_example(self) -> bool:
+        """Whether the user gave the arguments of a call."""
+        return self.example_args is not None or self.example_kwargs is not None
+
 
 @runtime_checkable
 class Backend(Protocol):

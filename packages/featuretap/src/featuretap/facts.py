@@ -17,7 +17,15 @@ import torch
 
 from . import _compat
 
-__all__ = ["Facts", "argument", "facts_of", "may_draw", "written_arguments"]
+__all__ = [
+    "CHANGE_IN_PLACE",
+    "Facts",
+    "argument",
+    "facts_of",
+    "may_draw",
+    "returns_itself",
+    "written_arguments",
+]
 
 # Results that may be the argument itself, or a view of it, though the aten schema does not say so.
 _SCHEMA_IS_SILENT = frozenset(
@@ -25,6 +33,11 @@ _SCHEMA_IS_SILENT = frozenset(
     "atleast_2d atleast_3d broadcast_tensors type_as cartesian_prod float_power pixel_shuffle "
     "pixel_unshuffle channel_shuffle native_channel_shuffle pad align_tensors positive "
     "sum_to_size to_dense unsafe_chunk unsafe_split unsafe_split_with_sizes".split()
+)
+# Methods that change in place what a tensor says of itself besides its values.
+CHANGE_IN_PLACE = frozenset(
+    "t_ transpose_ swapaxes_ swapdims_ squeeze_ unsqueeze_ resize_ resize_as_ set_ as_strided_ "
+    "requires_grad_ detach_".split()
 )
 # Methods of lists, dicts and sets, which an input or the output of a module may be.
 _CONTAINER_WRITES = frozenset(
@@ -102,6 +115,13 @@ def written_arguments(
     if name in _MOVE_STATISTICS and _trains(target, args, kwargs):
         written += [argument(target, args, kwargs, statistic) for statistic in _STATISTICS]
     return list(_flat(written))
+
+
+def returns_itself(method: str) -> bool:
+    """Say whether a tensor method returns the tensor that it is called on, of the same size."""
+    if method in _IN_PLACE_MAGIC:
+        return True
+    return method.endswith("_") and not method.endswith("__") and method not in CHANGE_IN_PLACE
 
 
 def may_draw(target: str | Callable[..., Any]) -> bool:

@@ -52,7 +52,7 @@ class FxBackend:
         quiet = options.suppress_diff_warning
         extractor = assemble(model, record_modes(model, options), requests, quiet=quiet)
         extractor._options = options
-        if options.example_args is not None or options.example_kwargs is not None:
+        if options.has_example:
             prove(extractor, model, options, lambda: _of_everything(model, options))
         return extractor
 

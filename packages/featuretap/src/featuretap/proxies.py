@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from . import _compat
 from .asking import mentions_legacy_types, who_asks
+from .facts import CHANGE_IN_PLACE
 from .identity import is_asked_of_next
 from .likeness import TENSOR_ATTRIBUTES, attribute_kind, kind_of, may_ask
 from .operations import is_call
@@ -39,11 +40,6 @@ _COMPARED = frozenset("dtype layout device requires_grad grad _base names".split
 _MAY_BE_NONE = frozenset("grad _base".split())
 # What operations in place may change after it was read.
 _CHANGED_IN_PLACE = frozenset("shape ndim requires_grad is_leaf".split())
-_CHANGE_IN_PLACE = frozenset(
-    "t_ transpose_ swapaxes_ swapdims_ squeeze_ unsqueeze_ resize_ resize_as_ set_ as_strided_ "
-    "requires_grad_ detach_".split()
-)
-
 _OWN_ATTRIBUTES = frozenset({"tracer", "node", "root", "attr", "_node"})
 
 
@@ -175,7 +171,7 @@ def is_overtaken(target: Any, attributes: list[weakref.ref[fx.Proxy]]) -> bool:
 
     An attribute is recorded where it is used, and would be read there.
     """
-    if not isinstance(target, str) or target not in _CHANGE_IN_PLACE:
+    if not isinstance(target, str) or target not in CHANGE_IN_PLACE:
         return False
     alive = (attribute() for attribute in attributes)
     return any(found is not None and vars(found)["_node"] is None for found in alive)

@@ -39,7 +39,7 @@ LOOKS_AT_VALUE = frozenset(
 )
 
 _OF_KIND = frozenset({"dtype", "device"})
-_SWITCHED = frozenset({"requires_grad", "grad"})
+_SWITCHED = frozenset({"requires_grad", "grad", "grad_fn", "is_leaf"})
 _TEXTS = frozenset({"__repr__", "__format__"})
 LOOKED_AT = (
     "{}() looks at the value of a buffer, a parameter or a random number, or at what is computed of "
@@ -47,7 +47,10 @@ LOOKED_AT = (
 )
 GENERATOR = "the forward draws from a torch.Generator of its own, which a graph cannot hold"
 COMPARED = "the forward compares .{} of a tensor of the model, which .to() may change"
-FROZEN = "the forward asks for .{} of a parameter, which may be another one in the next call"
+FROZEN = (
+    "the forward asks for .{} of a tensor that the model keeps or that was written, which may be "
+    "another one in the next call"
+)
 ASSIGNED = "assignment to an attribute of a tensor cannot be recorded"
 _KINDS = (torch.dtype, torch.device)
 
@@ -151,7 +154,7 @@ class RealTensors:
             return TEXT if makes_a_text(frame) else None
         if not called_by_model(frame):
             return None
-        if asked in _SWITCHED and id(args[0]) in self._tree.parameter_names:
+        if asked in _SWITCHED:
             return FROZEN.format(asked)
         if asked in _OF_KIND and is_compared_next(frame):
             return COMPARED.format(asked)

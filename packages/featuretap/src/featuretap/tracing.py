@@ -30,6 +30,7 @@ from . import _compat
 from .around_trace import around_trace
 from .asking import AskedTypes, questions_of
 from .carry_over import Again, CarryOver
+from .facts import returns_itself
 from .faithful import Guard
 from .identity import asks_identity
 from .messages import location_of, untraceable
@@ -327,8 +328,11 @@ class FeatureTracer(fx.Tracer):
 
     def record_function(
         self, func: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType
-    ) -> fx.Proxy:
-        """Record a torch function or method called with a Proxy."""
+    ) -> fx.Proxy | torch.Tensor:
+        """Record a torch function or method called with a Proxy.
+
+        What a method in place returns is the tensor itself, also where that is a real one.
+        """
         if func.__name__ == "__set__":
             raise self.refusal(ASSIGNED)
         self._real.note_resized(func, args, kwargs)
@@ -336,7 +340,8 @@ class FeatureTracer(fx.Tracer):
             proxy = self.create_proxy("call_method", func.__name__, args, kwargs)
             # An operator on a real tensor: ``torch.zeros(4) / x``.
             proxy.node.meta["featuretap_operation"] = name_of(func, frame)
-            return proxy
+            is_same = isinstance(args[0], torch.Tensor) and returns_itself(func.__name__)
+            return args[0] if is_same else proxy
         return self.create_proxy("call_function", func, args, kwargs)
 
     def run_real(self, func: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType) -> Any:
