@@ -31,6 +31,7 @@ __all__ = [
     "CALLERS_OF_FORWARD",
     "add_hooks",
     "any_sharded",
+    "any_wrapped",
     "call_uncompiled",
     "calling_modules",
     "compiled_module",
@@ -49,6 +50,7 @@ __all__ = [
     "is_jit_tracing",
     "is_method",
     "kept_from_dynamo",
+    "modes_are_on",
     "namespaces_of_operators",
     "no_torch_function",
     "pop_mode",
@@ -139,16 +141,21 @@ def graph_target(func: Callable[..., Any]) -> Any:
 
 
 def any_sharded(modules: Iterable[nn.Module]) -> bool:
-    """Say whether some of ``modules`` is sharded by FSDP or FSDP2.
+    """Say whether some of ``modules`` is sharded by FSDP2, which gives it a class of its own.
 
-    Checked on torch 2.6.0, 2.13.0 and 2.15.0.
+    Asked in each forward, so it looks for such classes first. Checked on torch 2.6.0, 2.13.0 and 2.15.0.
     """
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is None or not torch.distributed.is_initialized():
+    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+    if kind is None or not kind.__subclasses__():
         return False
-    found = (getattr(fsdp, name, None) for name in ("FullyShardedDataParallel", "FSDPModule"))
-    kinds = tuple(kind for kind in found if kind is not None)
-    return any(isinstance(module, kinds) for module in modules)
+    return any(isinstance(module, kind) for module in modules)
+
+
+def any_wrapped(modules: Iterable[nn.Module]) -> bool:
+    """Say whether some of ``modules`` is a wrapper of FSDP's first version. Checked as above."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kind = getattr(fsdp, "FullyShardedDataParallel", None)
+    return kind is not None and any(isinstance(module, kind) for module in modules)
 
 
 def _callers_of_forward() -> frozenset[types.CodeType]:
@@ -325,6 +332,11 @@ def pop_mode(mode: TorchFunctionMode) -> bool:
         return True
     torch._C._push_on_torch_function_stack(top)
     return False
+
+
+def modes_are_on() -> bool:
+    """Say whether some mode sees torch functions in this thread. Checked as :func:`pop_mode`."""
+    return bool(torch._C._len_torch_function_stack())
 
 
 def push_mode(mode: TorchFunctionMode) -> None:

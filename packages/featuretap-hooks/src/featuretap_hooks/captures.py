@@ -54,6 +54,9 @@ class Captures:
         unproven: the name that ended the forward, so that nobody knows what would have written it.
         exposed: whether the forward came to the memory of a tensor, where writes are not seen.
         ended: whether the forward was ended.
+        stops: whether the forward is ended when all wanted values are there.
+        level: how deep the forward is in transforms of torch.func.
+        kept: name, tensor and version of each value that must not be written any more.
         when_complete: told when every wanted value is there and the forward goes on.
 
     """
@@ -71,29 +74,29 @@ class Captures:
     ) -> None:
         self.missing = set(wanted)
         self.reached: list[str] = []
-        self._overwritten = overwritten
-        self._stop = stop
-        self._stored = stored
+        self.overwritten = overwritten
+        self.stops = stop
+        self.stored = stored
         self._has_looked = False
         self._weights = weights
-        self._retained = retained
+        self.retained = retained
         self._switched = switched
         self.ended = False
         self.when_complete: Callable[[], None] | None = None
         self._held: set[str] = set()
         # A tensor that lives inside of a deeper transform of torch.func is dead outside of it.
-        self._level = functorch_level()
+        self.level = functorch_level()
         self.exposed = False
         self.values: dict[str, Any] = {}
         self.copied: set[str] = set()
         self.unproven: set[str] = set()
-        self._kept: list[tuple[str, torch.Tensor, int]] = []
+        self.kept: list[tuple[str, torch.Tensor, int]] = []
         self._beside: list[tuple[str, torch.Tensor, torch.Tensor, int]] = []
 
     @property
     def is_first(self) -> bool:
         """Whether it is still unknown what the model overwrites."""
-        return self._overwritten is None
+        return self.overwritten is None
 
     @property
     def weights_moved(self) -> bool:
@@ -129,10 +132,10 @@ class Captures:
             A copy that the forward must go on with, if the value itself is the feature.
 
         """
-        if name not in self.missing or functorch_level() != self._level:
+        if name not in self.missing or functorch_level() != self.level:
             return None
         self.missing.discard(name)
-        if not self.missing and self._stop and self._may_end():
+        if not self.missing and self.stops and self._may_end():
             self.ended = True
             # Nothing runs any more that could write it, this time.
             self.values[name] = self._last(name, plain(value))
@@ -144,7 +147,7 @@ class Captures:
                 changed = self._take_tensor(name, value, maker)
             else:
                 keep = partial(self._keep, name)
-                self.values[name] = map_tensors(plain(value), keep, is_kept=self._stored.keeps)
+                self.values[name] = map_tensors(plain(value), keep, is_kept=self.stored.keeps)
         if not self.missing and self.when_complete is not None:
             self.when_complete()
         return changed
@@ -158,8 +161,8 @@ class Captures:
             return
         self.exposed = True
         lost = self.lost
-        self._copy({name for name, _, _ in self._kept} - lost)
-        self._kept = [kept for kept in self._kept if kept[0] in lost]
+        self._copy({name for name, _, _ in self.kept} - lost)
+        self.kept = [kept for kept in self.kept if kept[0] in lost]
 
     def _copy(self, names: Iterable[str]) -> None:
         # The forward may be where gradients are off, which the values were not.
@@ -169,7 +172,7 @@ class Captures:
 
     def _last(self, name: str, value: Any) -> Any:
         with no_torch_function():
-            if name not in self._retained and not self._holds(value):
+            if name not in self.retained and not self._holds(value):
                 return value
             self._held.add(name)
             return copy_from_region(value)
@@ -183,34 +186,34 @@ class Captures:
     def _is_stored(self, tensor: torch.Tensor) -> bool:
         if not self._has_looked:
             self._has_looked = True
-            self._stored.follow_buffers()
-        return self._stored.holds(tensor)
+            self.stored.follow_buffers()
+        return self.stored.holds(tensor)
 
     def _take_tensor(self, name: str, tensor: torch.Tensor, maker: Maker) -> torch.Tensor | None:
-        may_be_written = self._overwritten is None or name in self._overwritten
+        may_be_written = self.overwritten is None or name in self.overwritten
         if not (may_be_written and tensor.requires_grad and is_only_name(tensor, maker)):
             self.values[name] = self._keep(name, tensor)
             return None
         self.values[name] = tensor
         copy = clone_or_detach(tensor)
-        if self._overwritten is None:
+        if self.overwritten is None:
             self._beside.append((name, copy, tensor, copy._version))
         return copy
 
     def _keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if self._overwritten is None:
+        if self.overwritten is None:
             self._beside.append((name, tensor, clone_or_detach(tensor), _version(tensor)))
             return tensor
         if (
             self.exposed
-            or name in self._overwritten
+            or name in self.overwritten
             or tensor.is_inference()
-            or name in self._retained
+            or name in self.retained
             or self._is_stored(tensor)
         ):
             # Inference tensors have no version counter that would tell.
             return clone_or_detach(tensor)
-        self._kept.append((name, tensor, tensor._version))
+        self.kept.append((name, tensor, tensor._version))
         return tensor
 
     def compare(self) -> None:
@@ -240,10 +243,10 @@ class Captures:
     @property
     def lost(self) -> set[str]:
         """Names whose tensors were overwritten without having been copied."""
-        if not self._kept:
+        if not self.kept:
             return set()
         with no_torch_function():
-            return {name for name, tensor, version in self._kept if tensor._version != version}
+            return {name for name, tensor, version in self.kept if tensor._version != version}
 
 
 def _exchange(tensor: torch.Tensor, copy: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -11,6 +11,7 @@ from featuretap.modules import LeafRule, ModuleTree
 from featuretap.outside import Outside, tensors_outside
 from featuretap.reading import Forward, forward_of
 
+from ._compat import any_wrapped
 from .fast_paths import is_compiled, layers_that_take_note
 from .guessing import input_names
 from .mentioned import mentioned_names
@@ -74,6 +75,11 @@ class Findings:
     def modules(self) -> list[nn.Module]:
         """The modules of the model, and in the place of an extractor its own model."""
         return [vars(module).get("_model", module) for module in self.tree.paths.values()]
+
+    @cached_property
+    def must_end(self) -> bool:
+        """Whether every forward must go to its end, whatever is wanted."""
+        return self.own_code.switches or any_wrapped(self.modules)
 
     @cached_property
     def own_code(self) -> OwnCode:

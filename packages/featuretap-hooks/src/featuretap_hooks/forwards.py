@@ -238,7 +238,7 @@ class Forwards(nn.Module):
 
     def _may_stop(self, plan: Plan) -> bool:
         found = self._found
-        if plan.must_end or not self._options.early_stop or found.own_code.switches:
+        if plan.must_end or found.must_end or not self._options.early_stop:
             return False
         # Sharded modules gather and free their parameters around each forward, which must then end.
         return not any_sharded(found.tree.paths.values())

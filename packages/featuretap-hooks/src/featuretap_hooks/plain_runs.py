@@ -9,22 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from sys import exc_info
 from threading import get_ident
-from typing import Any
+from typing import Any, TypeAlias
 
+import torch
 from torch import nn
 
 from featuretap._compat import draws_random_numbers
 from featuretap.inplace import moves_in_training
 from featuretap.put_back import HookKey
 
-from ._compat import add_hooks, call_uncompiled, remove_hooks
-from .captures import Captures
+from ._compat import (
+    add_hooks,
+    call_uncompiled,
+    functorch_level,
+    modes_are_on,
+    remove_hooks,
+    storage_id,
+)
+from .captures import Captures, Stop
 from .findings import Findings
 from .module_hooks import sees_hooks
 from .plan import Plan
 from .prepared import Prepared
 
 __all__ = ["is_quiet", "may_run_again", "run_plain"]
+
+Hook: TypeAlias = Callable[[nn.Module, Any, Any], Any]
 
 
 def is_quiet(plan: Plan, prepared: Prepared, found: Findings) -> bool:
@@ -61,7 +71,7 @@ def run_plain(
     key, thread = HookKey(), get_ident()
     failed: set[str] = set()
 
-    def taker(path: str) -> Callable[[nn.Module, Any, Any], Any]:
+    def taker(path: str) -> Hook:
         def hook(module: nn.Module, _args: Any, value: Any) -> Any:
             if get_ident() != thread or path in failed:
                 return None
@@ -70,8 +80,11 @@ def run_plain(
                 return None
             return captures.take(path, value, module)
 
+        if is_usual and path not in captures.retained:
+            return _keeper(captures, path, thread, failed, hook)
         return hook
 
+    is_usual = captures.stored.is_settled and not modes_are_on()
     try:
         for path, module in outputs:
             add_hooks(module, key, None, taker(path))
@@ -79,3 +92,39 @@ def run_plain(
     finally:
         for _, module in outputs:
             remove_hooks(module, key, before=False)
+
+
+def _keeper(captures: Captures, path: str, thread: int, failed: set[str], otherwise: Hook) -> Hook:
+    """Return a hook that does what :meth:`.Captures.take` does with a tensor that is kept as it is.
+
+    In one function: what ran before the convolutions of a layer is in no cache of the processor any more
+    after them.
+    """
+    missing, values, kept, level = captures.missing, captures.values, captures.kept, captures.level
+    storages, is_copied = captures.stored.storages, path in (captures.overwritten or ())
+
+    def hook(module: nn.Module, args: Any, value: Any) -> Any:
+        if (
+            type(value) is not torch.Tensor
+            or path not in missing
+            or path in failed
+            or get_ident() != thread
+            or functorch_level() != level
+            or value.is_inference()
+            or storage_id(value) in storages
+        ):
+            return otherwise(module, args, value)
+        if len(missing) == 1 and captures.stops:
+            missing.clear()
+            captures.ended = True
+            values[path] = value
+            captures.unproven.add(path)
+            raise Stop(captures)
+        if is_copied:
+            return otherwise(module, args, value)
+        missing.discard(path)
+        values[path] = value
+        kept.append((path, value, value._version))
+        return None
+
+    return hook

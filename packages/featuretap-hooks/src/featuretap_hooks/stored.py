@@ -26,6 +26,9 @@ class Stored:
     Args:
         modules: whose they are.
 
+    Attributes:
+        storages: those that they are in.
+
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
@@ -34,7 +37,7 @@ class Stored:
         self._known: list[int] | None = None
         self._attributes: dict[int, set[int]] = {}
         self._weights_move = False
-        self._storages: set[int] = set()
+        self.storages: set[int] = set()
         self.look_again(modules)
 
     @property
@@ -42,14 +45,19 @@ class Stored:
         """Whether the modules keep nothing."""
         return not any(self._attributes.values())
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no buffer can come that is not looked at: of torch's own modules none is handed out."""
+        return not self._buffers
+
     def holds(self, tensor: torch.Tensor) -> bool:
         """Say whether ``tensor`` is in the memory of something that is kept, and may be written.
 
         Parameters are not, as long as no forward was seen to write one.
         """
-        if not self._storages or (isinstance(tensor, nn.Parameter) and not self._weights_move):
+        if not self.storages or (isinstance(tensor, nn.Parameter) and not self._weights_move):
             return False
-        return storage_id(tensor) in self._storages
+        return storage_id(tensor) in self.storages
 
     def keeps(self, value: object) -> bool:
         """Say whether a module has ``value`` as an attribute: a configuration, say."""
@@ -70,7 +78,7 @@ class Stored:
         if ids != self._known:
             buffers = chain.from_iterable(map(dict.values, self._buffers))
             found = {storage_id(buffer) for buffer in buffers if buffer is not None}
-            self._storages = found.union(*self._attributes.values())
+            self.storages = found.union(*self._attributes.values())
             self._known = ids
 
     def look_again(self, modules: Iterable[nn.Module]) -> None:
