@@ -26,7 +26,7 @@ __all__ = ["asks_identity", "is_asked_of_next", "is_compared_next", "may_ask_ide
 
 # Frames of these pass on what their caller asked for.
 _PASSING = ("torch.fx", "featuretap", "torch.nn.modules.module", "torch.overrides", "torch._")
-# What may stand between a value and the comparison: the other side of the comparison.
+# What may stand between a value and the comparison: its other side.
 _OTHER_SIDE = (
     "LOAD_CONST",
     "LOAD_GLOBAL",
