@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from featuretap._compat import (
     compiled_module,
     functions_wrapped_for_fx,
+    functorch_level,
     is_compiled_in_place,
     is_compiling,
     is_method,
@@ -62,17 +63,6 @@ __all__ = [
     "take_out_modes",
 ]
 
-
-def _level_of_interpreter() -> int | None:
-    top = torch._C._functorch.peek_interpreter_stack()
-    return None if top is None else top.level()
-
-
-# The depth of the ``torch.func`` transform (vmap, grad) that this thread is in; ``None`` in none.
-# It got a name in torch 2.3. Checked on torch 2.2.2, 2.4.1 and 2.15.0.
-functorch_level: Callable[[], int | None] = getattr(
-    torch._C._functorch, "maybe_current_level", _level_of_interpreter
-)
 
 _CALL: types.CodeType = nn.Module.__call__.__code__
 

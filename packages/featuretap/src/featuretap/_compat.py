@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = [
     "PARAMETER_MARKS",
+    "SWAPS_TENSORS",
     "TREES",
     "TorchDispatchMode",
     "aten_schemas",
@@ -27,6 +28,7 @@ __all__ = [
     "draws_random_numbers",
     "ends_recomputation",
     "functions_wrapped_for_fx",
+    "functorch_level",
     "hides_indexing",
     "hooks_of_every_module",
     "indexing_shown",
@@ -35,6 +37,7 @@ __all__ = [
     "is_compiling",
     "is_erased",
     "is_method",
+    "is_random",
     "no_torch_function",
     "own_schemas",
     "preserve_version",
@@ -112,6 +115,11 @@ def draws_random_numbers(name: str) -> bool:
         return False
     tag = torch.Tag.nondeterministic_seeded
     return any(tag in getattr(packet, overload).tags for overload in packet.overloads())
+
+
+def is_random(operator: Any) -> bool:
+    """Say whether an operator, one overload of it, draws seeded random numbers. Checked as above."""
+    return torch.Tag.nondeterministic_seeded in operator.tags
 
 
 def autocast_arguments(manager: torch.autocast) -> tuple[tuple[str, Any], ...]:
@@ -218,12 +226,28 @@ def settings_of_kernels() -> tuple[str, ...]:
     return tuple(f"_set_{name}" for name in names.split() if hasattr(torch._C, f"_set_{name}"))
 
 
+# What ``torch.utils.swap_tensors`` comes down to. Checked on torch 2.0.1, which has none, and 2.15.0.
+SWAPS_TENSORS = tuple(name for name in ("_swap_tensor_impl",) if hasattr(torch._C, name))
+
+
 def is_erased(node: fx.Node) -> bool:
     """Say whether ``node`` was taken out of its graph.
 
     Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
     """
     return node._erased
+
+
+def _level_of_interpreter() -> int | None:
+    top = torch._C._functorch.peek_interpreter_stack()
+    return None if top is None else top.level()
+
+
+# The depth of the ``torch.func`` transform (vmap, grad) that this thread is in; ``None`` in none.
+# It got a name in torch 2.3. Checked on torch 2.0.1, 2.2.2, 2.4.1 and 2.15.0.
+functorch_level: Callable[[], int | None] = getattr(
+    torch._C._functorch, "maybe_current_level", _level_of_interpreter
+)
 
 
 def storage_id(tensor: torch.Tensor) -> int:

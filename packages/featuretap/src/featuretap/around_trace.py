@@ -15,12 +15,16 @@ from .modules import ModuleTree
 from .refused import refused_functions
 from .regions import RegionWatch
 from .surroundings import Surroundings
+from .unseen import UnseenOperations
 from .wrapping import patched_everywhere, patched_factories
 
 __all__ = ["around_trace"]
 
 
 class _Tracer(RealTensorRecorder, Protocol):
+    def check_unseen(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Raise if a graph would lose what an operation does."""
+
     def refusal(self, reason: str) -> Exception:
         """Make an error for what cannot be recorded."""
 
@@ -57,5 +61,6 @@ def around_trace(
         stack.enter_context(patched_factories())
         stack.enter_context(patched_everywhere(wrapped))
         stack.enter_context(_compat.indexing_shown())
+        stack.enter_context(UnseenOperations(tracer))
         stack.enter_context(RealTensorMode(tracer))
         yield reads

@@ -50,6 +50,8 @@ class OtherNames:
         """Say whether ``value`` is made at ``position``, and nothing older in its memory is used later."""
         if not isinstance(value, fx.Node) or self._made.get(value) != position:
             return False
+        if value.op == "placeholder":  # the caller knows it, too
+            return False
         older = [
             node for node in self._alike[self._storage.of(value)] if self._made[node] < position
         ]

@@ -19,6 +19,7 @@ from torch import fx, nn
 from . import _compat
 from .facts import may_draw, written_arguments
 from .faithful import contains
+from .held import tensors_in as tensors_held
 from .identity import is_compared_next
 from .inplace import effect_of
 from .modules import ModuleTree
@@ -38,12 +39,25 @@ LOOKS_AT_VALUE = frozenset(
     "__contains__ is_nonzero equal allclose".split()
 )
 
+_ESCAPES = frozenset("__dlpack__ __array__ numpy apply_ map_ map2_".split())
 _OF_KIND = frozenset({"dtype", "device"})
 _SWITCHED = frozenset({"requires_grad", "grad", "grad_fn", "is_leaf"})
 _TEXTS = frozenset({"__repr__", "__format__"})
 LOOKED_AT = (
     "{}() looks at the value of a buffer, a parameter or a random number, or at what is computed of "
     "these or of the inputs, which may be another one in the next call"
+)
+UNSEEN = (
+    "the forward runs {} in a way that no graph can record (compiled code, a transform of torch.func, a "
+    "tensor made of another by its class), with a tensor whose value may be another one in the next call"
+)
+OF_ANOTHER = (
+    "the forward makes a tensor in the memory of another in a way that no graph can record "
+    "(nn.Parameter(t), t.as_subclass(...), from_dlpack)"
+)
+ESCAPES = "the forward leaves torch by {}(), where a graph does not follow"
+TRANSFORMED = (
+    "the forward runs a transform of torch.func, which no graph can record, on real tensors"
 )
 GENERATOR = "the forward draws from a torch.Generator of its own, which a graph cannot hold"
 COMPARED = "the forward compares .{} of a tensor of the model, which .to() may change"
@@ -67,6 +81,8 @@ class RealTensors:
         self._made: set[int] = set()
         # Storages whose values may be others in the next call, or are not those of the forward even now.
         self._volatile: set[int] = set()
+        # Of what the forward made, or found outside of the model.
+        self._storages: set[int] = set()
         self.by_node: dict[fx.Node, torch.Tensor] = {}
         self._runs = False
         self._sizes = Sizes()
@@ -90,12 +106,24 @@ class RealTensors:
         if node is None:
             name = self._tree.tensor_names.get(id(tensor))
             if name is None:
+                if self._is_of_another(tensor):
+                    raise self._tracer.refusal(OF_ANOTHER)
                 constants = self._tracer.recording.constants
                 name = f"_tensor_constant{len(constants)}"
                 constants[name] = tensor
             node = self._tracer.create_node("get_attr", name, (), {})
             self._remember(tensor, node)
         return node
+
+    def _is_of_another(self, tensor: torch.Tensor) -> bool:
+        """Say whether a tensor was made, by nothing that was recorded, in the memory of a known one."""
+        storage = _compat.storage_id(tensor)
+        if storage in self._storages:
+            return True
+        if storage not in self._tree.storages:
+            return False
+        held = (kept for module in self._tree.paths.values() for kept in tensors_held(module))
+        return all(kept is not tensor for kept in held)
 
     def run(self, func: Callable[..., Any], args: Any, kwargs: Any, frame: types.FrameType) -> Any:
         """Run ``func`` for real and record it, if it made or wrote a tensor.
@@ -142,7 +170,13 @@ class RealTensors:
             return GENERATOR
         if name == "__set__":
             return ASSIGNED
-        return LOOKED_AT.format(name) if volatile and name in LOOKS_AT_VALUE else None
+        if volatile and name in LOOKS_AT_VALUE:
+            return LOOKED_AT.format(name)
+        if name in _ESCAPES:
+            return ESCAPES.format(name)
+        if _compat.functorch_level() is not None:
+            return TRANSFORMED
+        return None
 
     def _why_not_ask(
         self, asked: str, args: Any, frame: types.FrameType, volatile: list[int]
@@ -156,8 +190,23 @@ class RealTensors:
             return None
         if asked in _SWITCHED:
             return FROZEN.format(asked)
+        if asked == "type" and len(args) == 1:
+            return COMPARED.format("type()")
         if asked in _OF_KIND and is_compared_next(frame):
             return COMPARED.format(asked)
+        return None
+
+    def why_not_unseen(self, func: Any, args: Any, kwargs: Any) -> str | None:
+        """Name the reason why an operation that is not recorded must not be run, if there is one."""
+        tensors = list(tensors_in(args, kwargs))
+        if func._schema.is_mutable:
+            known = {
+                _compat.storage_id(tensor) for tensor in self._alive
+            } | self._tree.storages.keys()
+            if not known.isdisjoint(map(_compat.storage_id, tensors)):
+                return UNSEEN.format(func)
+        if any(map(self._is_volatile, tensors)) or _compat.is_random(func):
+            return UNSEEN.format(func)
         return None
 
     def note_effect(self, node: fx.Node, module: nn.Module | None) -> None:
@@ -255,7 +304,9 @@ class RealTensors:
         self._nodes[id(tensor)] = node
         self._alive.append(tensor)
         if id(tensor) not in self._tree.parameter_names:
-            node.meta["featuretap_storage"] = _compat.storage_id(tensor)
+            storage = node.meta["featuretap_storage"] = _compat.storage_id(tensor)
+            if node.op != "get_attr" or node.target in self._tracer.recording.constants:
+                self._storages.add(storage)
             self.by_node[node] = tensor
 
 

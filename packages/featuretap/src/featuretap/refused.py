@@ -35,6 +35,7 @@ _CATCHES = frozenset({"CHECK_EXC_MATCH", "JUMP_IF_NOT_EXC_MATCH"})
 _ASKS = "the forward asks {}(), and the answer of the trace would hold for every call"
 _SETS = "the forward calls {}(), which would not be called again"
 _CHOOSES = "the forward chooses kernels ({}), which would not be chosen again"
+_SWAPS = "the forward swaps tensors ({}), which no graph can do"
 _HOOKS = (
     "the forward enters hooks for tensors that are saved for backward, which a graph would lose"
 )
@@ -105,6 +106,9 @@ def refused_functions(refuse: Refuse) -> Iterator[None]:
         for name in _compat.settings_of_kernels():
             setter = getattr(torch._C, name)
             patch(torch._C, name, _refused(setter, _CHOOSES, refuse, thread, lambda _: True))
+        for name in _compat.SWAPS_TENSORS:
+            swap = getattr(torch._C, name)
+            patch(torch._C, name, _refused(swap, _SWAPS, refuse, thread, lambda _: True))
         for name, reason in _STATE.items():
             for owner in (torch, torch.random):
                 if name in vars(owner):

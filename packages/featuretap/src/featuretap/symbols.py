@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 __all__ = ["written_operator"]
 
 # As they are written, for whoever watches the forward of an extractor knows them by that.
@@ -28,6 +30,6 @@ def written_operator(name: str, result: str, arguments: list[str]) -> str:
         return symbol and f"{result} = {symbol}{first}"
     if name not in _IN_PLACE:
         return f"{result} = {first} {symbol} {second[0]}"
-    if result in second and result != first:
+    if result != first and re.search(rf"\b{result}\b", second[0]):
         return ""
     return f"{'' if result == first else f'{result} = {first}; '}{result} {symbol} {second[0]}"

@@ -229,10 +229,13 @@ class FeatureTracer(fx.Tracer):
                 call.value = freeze(value, self._real.node)
                 call.position = len(self.recording.events) - 1
                 return value
-            except Exception as error:
-                self._swallowed = None
+            except Exception as raised:
+                # Compiled code makes an error of its own of ours.
+                error, self._swallowed = self._swallowed or raised, None
                 if path == "":
-                    raise
+                    if error is raised:
+                        raise
+                    raise error from raised
                 reason = f"{type(error).__name__}: {error} ({location_of(error, module)})"
                 self._carry_over.fail(module, path)
                 self._real.forget(self.recording.rollback(mark))
@@ -347,6 +350,12 @@ class FeatureTracer(fx.Tracer):
     def run_real(self, func: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType) -> Any:
         """Run a torch function on real tensors, and record it to be run again on every call."""
         return self._real.run(func, args, kwargs, frame)
+
+    def check_unseen(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Raise if a graph would lose what an operation does that no torch function stands for."""
+        reason = self._real.why_not_unseen(func, args, kwargs)
+        if reason is not None:
+            raise self.refusal(reason)
 
     # -- what an extractor asks for when it is traced (see replay.py) --------------------------
 

@@ -1,0 +1,82 @@
+"""Rules V1 and V2: what the forward does to its arguments, which the caller knows, too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from support import copied, identical
+
+
+def net(function):
+    class Net(nn.Module):
+        forward = function
+
+    return Net()
+
+
+def writes_and_reads_another(self, x, y):
+    x.mul_(2)
+    return y + 0
+
+
+def appends(self, items):
+    items.append(items[0] * 2)
+    return items[-1] + 0
+
+
+def adds_items(self, items):
+    items += [items[0] * 2]
+    return items[-1] + 0
+
+
+def merges(self, items):
+    items |= {1: items[0] * 2}
+    return items[1] + 0
+
+
+def longer(self, x):
+    parts = x.chunk(2)
+    parts += (x * 2,)
+    return parts[2] + 0
+
+
+@pytest.mark.parametrize("request_", [["x", "add"], ["add"], ["x", "mul_", "add"]])
+def test_V1_V2_an_input_that_is_requested_and_written_stays_what_the_caller_gave(extract, request_):
+    extractor = extract(net(writes_and_reads_another), request_)
+    for _ in range(2):
+        given = torch.ones(2)
+        features = extractor(given, given)
+        assert given.tolist() == [2, 2]
+        assert features["add"].tolist() == [2, 2]
+        assert features.get("x", torch.ones(2)).tolist() == [1, 1]
+        whole = torch.ones(3)
+        assert extractor(whole[:2], whole[1:])["add"].tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("function", "made"),
+    [
+        (appends, lambda: [torch.ones(2)]),
+        (adds_items, lambda: [torch.ones(2)]),
+        (merges, lambda: {0: torch.ones(2)}),
+        (longer, lambda: torch.ones(2)),
+    ],
+    ids=["append", "+=", "|=", "tuple"],
+)
+@pytest.mark.parametrize("with_input", [False, True])
+def test_V2_a_container_that_grows_in_place_grows_for_the_caller(
+    extract, function, made, with_input
+):
+    model = net(function)
+    name = "x" if function is longer else "items"
+    extractor = extract(model, [*([name] if with_input else []), ""])
+    for _ in range(2):
+        given, expected = made(), made()
+        output = model(expected)
+        features = extractor(given)
+        assert identical(features[""], output)
+        assert identical(copied(given), copied(expected))
+        if with_input:
+            assert identical(copied(features[name]), copied(made()))
