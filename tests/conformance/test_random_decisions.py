@@ -26,7 +26,7 @@ $m = torch.zeros(4) | $m = torch.arange(4.0) | $m = torch.rand(4) | $m = torch.t
 $m = torch.empty(4).fill_(1) | $m = self.buf.clone() | $m = torch.zeros_like(self.buf) | $m = self.buf * 1
 $m = $M.view(-1) | $m = $M[:] | $m = $M.expand_as($T) | $m = $M.detach() | $m = $M.view(2, 2).view(4)
 $t = $T.sin() | $t = $T * $N | $t = $T + $T | $t = torch.where($T > 0, $T, $M) | $t = $T.flip(0)
-$t = torch.cat([$M[:2], $T[2:]]) | $t = $T.to($M.dtype) | $t = $M * $N | $t = $T.clone()
+$t = torch.cat([$M[:2], $T[2:]]) | $t = $M * $N | $t = $T.clone()
 $M.add_($T) | $M[:2].add_($T[:2]) | $M[1] = $T.sum() | $M.mul_($N) | $M.copy_($T) | $M.uniform_()
 $M += $T | torch.add($T, 1, out=$M) | $M.view(2, 2)[0].fill_($T.max()) | $M[$M > 1] = 0
 nn.init.uniform_($M) | $M.unbind()[0].add_($T[1]) | torch.relu_($M) | $M.clamp_($N) | $M[0] = 7
