@@ -123,6 +123,21 @@ def test_V2_random_numbers_of_compiled_code_are_no_constants(extract):
         extract(Uses(lambda t: draws(torch.ones(2)), "buffer"), "")
 
 
+def test_V2_views_that_the_model_keeps_in_a_container_are_no_such_tensors(extract):
+    class Tables(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tables = torch.arange(4.0).split(2)
+            self.register_buffer("kept", torch.ones(4))
+            self.views = [self.kept[:2]]
+
+        def forward(self, x):
+            return x * self.tables[0] + self.tables[1] * self.views[0]
+
+    model = Tables()
+    assert identical(extract(model, "")(X)[""], model(X))
+
+
 @pytest.mark.filterwarnings(WARNS)
 def test_V2_what_is_computed_of_constants_alone_may_be_unseen(extract):
     model = Uses(lambda t: scripted(torch.ones(2)) + torch.Tensor([1.0, 2.0]), "buffer")

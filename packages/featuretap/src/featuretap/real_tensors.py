@@ -118,9 +118,7 @@ class RealTensors:
     def _is_of_another(self, tensor: torch.Tensor) -> bool:
         """Say whether a tensor was made, by nothing that was recorded, in the memory of a known one."""
         storage = _compat.storage_id(tensor)
-        if storage in self._storages:
-            return True
-        if storage not in self._tree.storages:
+        if storage not in self._storages and storage not in self._tree.storages:
             return False
         held = (kept for module in self._tree.paths.values() for kept in tensors_held(module))
         return all(kept is not tensor for kept in held)
