@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +21,14 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     """Draw the same numbers on every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, device="cpu").to(here())
+
+
+def with_forward(forward: Callable[..., Any], **buffers: torch.Tensor) -> nn.Module:
+    """Make a module of a function ``forward(self, ...)``, with these buffers."""
+    model: nn.Module = type("Net", (nn.Module,), {"forward": forward})()
+    for name, buffer in buffers.items():
+        model.register_buffer(name, buffer)
+    return model
 
 
 def identical(a: Any, b: Any) -> bool:

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
-from support import copied, identical
-
-
-def net(function):
-    class Net(nn.Module):
-        forward = function
-
-    return Net()
+from support import copied, identical, with_forward
 
 
 def writes_and_reads_another(self, x, y):
@@ -44,7 +36,7 @@ def longer(self, x):
 
 @pytest.mark.parametrize("request_", [["x", "add"], ["add"], ["x", "mul_", "add"]])
 def test_V1_V2_an_input_that_is_requested_and_written_stays_what_the_caller_gave(extract, request_):
-    extractor = extract(net(writes_and_reads_another), request_)
+    extractor = extract(with_forward(writes_and_reads_another), request_)
     for _ in range(2):
         given = torch.ones(2)
         features = extractor(given, given)
@@ -69,7 +61,7 @@ def test_V1_V2_an_input_that_is_requested_and_written_stays_what_the_caller_gave
 def test_V2_a_container_that_grows_in_place_grows_for_the_caller(
     extract, function, made, with_input
 ):
-    model = net(function)
+    model = with_forward(function)
     name = "x" if function is longer else "items"
     extractor = extract(model, [*([name] if with_input else []), ""])
     for _ in range(2):

@@ -8,20 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import featuretap
-from support import identical
+from support import identical, with_forward
 
 
 def model_of(function):
-    class Net(nn.Module):
-        forward = function
-
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("kept", torch.tensor([0.0, 1.0, 0.0, 2.0]))
-            self.register_buffer("number", torch.tensor(3))
-            self.own = Writes()
-
-    return Net()
+    model = with_forward(function, kept=torch.tensor([0.0, 1.0, 0.0, 2.0]), number=torch.tensor(3))
+    model.own = Writes()
+    return model
 
 
 class Writes(nn.Module):

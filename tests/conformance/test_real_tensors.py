@@ -6,18 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from support import identical
+from support import identical, with_forward
 
 
 def model_of(function):
-    class Net(nn.Module):
-        forward = function
-
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("kept", torch.tensor([0.0, 1.0, 0.0, 2.0]))
-
-    return Net()
+    return with_forward(function, kept=torch.tensor([0.0, 1.0, 0.0, 2.0]))
 
 
 def through_a_slice(self, x):

@@ -7,10 +7,9 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
 
 import featuretap
-from support import copied, identical
+from support import copied, identical, with_forward
 
 LOG = logging.getLogger(__name__)
 FACTORS = {"2": 2.0, "torch.float32": 3.0, "3": 5.0}
@@ -60,14 +59,7 @@ USED = [
 
 
 def model_of(function):
-    class Net(nn.Module):
-        forward = function
-
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("number", torch.tensor(3))
-
-    return Net()
+    return with_forward(function, number=torch.tensor(3))
 
 
 @pytest.mark.parametrize("function", USED, ids=lambda function: function.__name__)
