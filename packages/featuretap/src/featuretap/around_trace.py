@@ -16,7 +16,7 @@ from .refused import refused_functions
 from .regions import RegionWatch
 from .surroundings import Surroundings
 from .unseen import UnseenOperations
-from .wrapping import patched_everywhere, patched_factories
+from .wrapping import patched_everywhere, patched_functions
 
 __all__ = ["around_trace"]
 
@@ -58,7 +58,7 @@ def around_trace(
         stack.enter_context(reads)
         stack.enter_context(refused_functions(tracer.refusal))
         stack.enter_context(regions)
-        stack.enter_context(patched_factories())
+        stack.enter_context(patched_functions())
         stack.enter_context(patched_everywhere(wrapped))
         stack.enter_context(_compat.indexing_shown())
         stack.enter_context(UnseenOperations(tracer))

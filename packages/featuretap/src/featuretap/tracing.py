@@ -15,7 +15,6 @@ that were looked into) in execution order. Names are given afterwards, in :mod:`
 
 from __future__ import annotations
 
-import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -47,6 +46,7 @@ from .regions import Region
 from .saved import SavedTensors
 from .structures import freeze
 from .untouched import Untouched
+from .wrapping import MATH
 
 __all__ = ["FeatureTracer"]
 
@@ -80,9 +80,10 @@ class FeatureTracer(fx.Tracer):
         autowrap_functions: Iterable[Callable[..., Any]] = (),
         autowrap_modules: Iterable[ModuleType] = (),
     ) -> None:
-        modules = dict.fromkeys([math, *autowrap_modules])
         self._wrapped = tuple(autowrap_functions)
-        super().__init__(autowrap_modules=tuple(modules), autowrap_functions=self._wrapped)
+        # Not ``math`` itself, whose functions fx would then wrap anew for each trace.
+        functions = (*MATH, *self._wrapped)
+        super().__init__(tuple(dict.fromkeys(autowrap_modules)), autowrap_functions=functions)
         self._is_leaf = LeafRule(leaf_modules)
         self._thread = threading.get_ident()
         self._concrete: dict[str, Any] = {}

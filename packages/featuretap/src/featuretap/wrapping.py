@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -20,10 +21,16 @@ from torch import fx, nn
 from . import _compat
 from .faithful import contains
 
-__all__ = ["patched_everywhere", "patched_factories", "reached_operators"]
+__all__ = ["MATH", "patched_everywhere", "patched_functions", "reached_operators"]
 
-_FACTORIES = tuple(
-    "arange empty eye full linspace logspace ones rand randint randn randperm zeros".split()
+_FACTORIES = "arange empty eye full linspace logspace ones rand randint randn randperm zeros"
+_PUBLIC = {name: value for name, value in vars(math).items() if not name.startswith("_")}
+
+#: The functions of Python's ``math``: a stand-in is no number.
+MATH = tuple(filter(callable, _PUBLIC.values()))
+_PATCHED: tuple[tuple[Any, str], ...] = (
+    *((torch, name) for name in _FACTORIES.split()),
+    *((math, name) for name, value in _PUBLIC.items() if callable(value)),
 )
 
 
@@ -79,16 +86,16 @@ def patched_everywhere(functions: tuple[Callable[..., Any], ...]) -> Iterator[No
 
 
 @contextlib.contextmanager
-def patched_factories() -> Iterator[None]:
-    """While entered, ``torch.zeros(a, b)`` and the like take stand-ins, which torch's parser refuses."""
-    originals = {name: getattr(torch, name) for name in _FACTORIES}
+def patched_functions() -> Iterator[None]:
+    """While entered, ``torch.zeros(a, b)`` and ``math.sqrt(a)`` take stand-ins as well."""
+    originals = [(owner, name, getattr(owner, name)) for owner, name in _PATCHED]
     try:
-        for name, function in originals.items():
-            setattr(torch, name, _factory_wrapper(function))
+        for owner, name, function in originals:
+            setattr(owner, name, _kept_wrapper(function))
         yield
     finally:
-        for name, function in originals.items():
-            setattr(torch, name, function)
+        for owner, name, function in originals:
+            setattr(owner, name, function)
 
 
 def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,7 +111,8 @@ def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-_factory_wrapper = functools.lru_cache(maxsize=64)(_wrapper)
+# To make them anew for each trace, as fx would for ``math``, takes a tenth of the trace of a small model.
+_kept_wrapper = functools.lru_cache(maxsize=256)(_wrapper)
 
 
 def _first_proxy(*values: Any) -> fx.Proxy | None:
