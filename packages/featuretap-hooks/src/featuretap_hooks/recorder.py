@@ -18,7 +18,7 @@ from featuretap.facts import written_arguments
 from featuretap.faithful import contains
 from featuretap.modules import ModuleTree
 from featuretap.operations import iterates_a_tensor, name_of
-from featuretap.real_tensors import LOOKS_AT_VALUE
+from featuretap.volatile import LOOKS_AT_VALUE
 
 from ._compat import calling_modules, functorch_level, graph_target, is_checkpointing
 from .compiling import counts, name_of_function

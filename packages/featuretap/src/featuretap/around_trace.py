@@ -21,30 +21,29 @@ from .wrapping import patched_everywhere, patched_functions
 __all__ = ["around_trace"]
 
 
-class _Tracer(RealTensorRecorder, Protocol):
+class _Recorder(RealTensorRecorder, Protocol):
     def check_unseen(self, func: Any, args: Any, kwargs: Any) -> None:
         """Raise if a graph would lose what an operation does."""
-
-    def refusal(self, reason: str) -> Exception:
-        """Make an error for what cannot be recorded."""
 
 
 @contextmanager
 def around_trace(
-    tracer: _Tracer,
     tree: ModuleTree,
     guard: Guard,
     regions: RegionWatch,
     wrapped: tuple[Callable[..., Any], ...],
+    recorder: _Recorder,
+    refuse: Callable[[str], Exception],
 ) -> Iterator[TrainingReads]:
     """While entered, a trace of ``tree.model`` may run; yield what it reads of ``training`` flags.
 
     Args:
-        tracer: who traces.
         tree: the model.
         guard: what the trace may disturb.
         regions: told of ``no_grad``, ``autocast`` and their like.
         wrapped: functions that are recorded as one node.
+        recorder: shown what torch does.
+        refuse: makes an error for what cannot be recorded.
 
     """
     reads = TrainingReads()
@@ -56,11 +55,11 @@ def around_trace(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(reads)
-        stack.enter_context(refused_functions(tracer.refusal))
+        stack.enter_context(refused_functions(refuse))
         stack.enter_context(regions)
         stack.enter_context(patched_functions())
         stack.enter_context(patched_everywhere(wrapped))
         stack.enter_context(_compat.indexing_shown())
-        stack.enter_context(UnseenOperations(tracer))
-        stack.enter_context(RealTensorMode(tracer))
+        stack.enter_context(UnseenOperations(recorder))
+        stack.enter_context(RealTensorMode(recorder))
         yield reads

@@ -17,55 +17,24 @@ import torch
 from torch import fx, nn
 
 from . import _compat
-from .facts import may_draw, written_arguments
+from .facts import may_draw, returns_itself, written_arguments
 from .faithful import contains
 from .held import tensors_in as tensors_held
-from .identity import is_compared_next
-from .inplace import effect_of
 from .modules import ModuleTree
 from .operations import name_of
-from .refused import called_by_model
 from .saved import SavedTensors
-from .sizes import Sizes, tensors_in
-from .texts import TEXT, makes_a_text
+from .sizes import tensors_in
+from .volatile import ASSIGNED, Volatile
 
 if TYPE_CHECKING:
     from .tracing import FeatureTracer
 
-__all__ = ["ASSIGNED", "GENERATOR", "LOOKS_AT_VALUE", "RealTensors"]
+__all__ = ["RealTensors"]
 
-LOOKS_AT_VALUE = frozenset(
-    "item tolist numpy __array__ __bool__ __int__ __float__ __index__ __complex__ "
-    "__contains__ is_nonzero equal allclose".split()
-)
-
-_ESCAPES = frozenset("__dlpack__ __array__ numpy apply_ map_ map2_".split())
-_OF_KIND = frozenset({"dtype", "device"})
-_SWITCHED = frozenset({"requires_grad", "grad", "grad_fn", "is_leaf"})
-_TEXTS = frozenset({"__repr__", "__format__"})
-LOOKED_AT = (
-    "{}() looks at the value of a buffer, a parameter or a random number, or at what is computed of "
-    "these or of the inputs, which may be another one in the next call"
-)
-UNSEEN = (
-    "the forward runs {} in a way that no graph can record (compiled code, a transform of torch.func, a "
-    "tensor made of another by its class), with a tensor whose value may be another one in the next call"
-)
-OF_ANOTHER = (
+_OF_ANOTHER = (
     "the forward makes a tensor in the memory of another in a way that no graph can record "
     "(nn.Parameter(t), t.as_subclass(...), from_dlpack)"
 )
-ESCAPES = "the forward leaves torch by {}(), where a graph does not follow"
-TRANSFORMED = (
-    "the forward runs a transform of torch.func, which no graph can record, on real tensors"
-)
-GENERATOR = "the forward draws from a torch.Generator of its own, which a graph cannot hold"
-COMPARED = "the forward compares .{} of a tensor of the model, which .to() may change"
-FROZEN = (
-    "the forward asks for .{} of a tensor that the model keeps or that was written, which may be "
-    "another one in the next call"
-)
-ASSIGNED = "assignment to an attribute of a tensor cannot be recorded"
 _KINDS = (torch.dtype, torch.device)
 
 
@@ -79,13 +48,11 @@ class RealTensors:
         self._nodes: dict[int, fx.Node] = {}
         self._parameters: dict[int, fx.Proxy] = {}
         self._made: set[int] = set()
-        # Storages whose values may be others in the next call, or are not those of the forward even now.
-        self._volatile: set[int] = set()
+        self._volatile = Volatile(tree, self._made)
         # Of what the forward made, or found outside of the model.
         self._storages: set[int] = set()
         self.by_node: dict[fx.Node, torch.Tensor] = {}
         self._runs = False
-        self._sizes = Sizes()
         # An id means something only as long as its tensor lives.
         self._alive: list[torch.Tensor] = []
         self._read_off: dict[Any, tuple[torch.Tensor, str, Any]] = {}
@@ -107,7 +74,7 @@ class RealTensors:
             name = self._tree.tensor_names.get(id(tensor))
             if name is None:
                 if self._is_of_another(tensor):
-                    raise self._tracer.refusal(OF_ANOTHER)
+                    raise self._tracer.refusal(_OF_ANOTHER)
                 constants = self._tracer.recording.constants
                 name = f"_tensor_constant{len(constants)}"
                 constants[name] = tensor
@@ -123,21 +90,41 @@ class RealTensors:
         held = (kept for module in self._tree.paths.values() for kept in tensors_held(module))
         return all(kept is not tensor for kept in held)
 
-    def run(self, func: Callable[..., Any], args: Any, kwargs: Any, frame: types.FrameType) -> Any:
-        """Run ``func`` for real and record it, if it made or wrote a tensor.
+    # -- what the modes show while tracing ------------------------------------------------------
+
+    def record_function(
+        self, func: Callable[..., Any], args: Any, kwargs: Any, frame: types.FrameType
+    ) -> fx.Proxy | torch.Tensor:
+        """Record a torch function or method called with a Proxy.
+
+        What a method in place returns is the tensor itself, also where that is a real one.
+        """
+        name, tracer = func.__name__, self._tracer
+        if name == "__set__":
+            raise tracer.refusal(ASSIGNED)
+        self._alive += self._volatile.sizes.note_resized(name, args, kwargs)
+        if _compat.is_method(func):
+            proxy = tracer.create_proxy("call_method", name, args, kwargs)
+            # An operator on a real tensor: ``torch.zeros(4) / x``.
+            proxy.node.meta["featuretap_operation"] = name_of(func, frame)
+            is_same = isinstance(args[0], torch.Tensor) and returns_itself(name)
+            return args[0] if is_same else proxy
+        return tracer.create_proxy("call_function", func, args, kwargs)
+
+    def run_real(
+        self, func: Callable[..., Any], args: Any, kwargs: Any, frame: types.FrameType
+    ) -> Any:
+        """Run ``func`` for real and record it, if it made or wrote a tensor: it runs on every call.
 
         Raises:
             torch.fx.proxy.TraceError: if ``func`` looks at a value that may differ in later calls.
 
         """
-        name = getattr(func, "__name__", "")
-        asked = func.__self__.__name__ if name == "__get__" else name  # type: ignore[attr-defined]
-        volatile = [id(tensor) for tensor in tensors_in(args, kwargs) if self._is_volatile(tensor)]
-        reason = self._why_not(name, args, kwargs, volatile)
-        reason = reason or self._why_not_ask(asked, args, frame, volatile)
-        reason = reason or self._sizes.why_not(asked, args, kwargs, volatile)
+        volatile = self._volatile.among(args, kwargs)
+        reason = self._volatile.why_not(func, args, kwargs, frame, volatile)
         if reason is not None:
             raise self._tracer.refusal(reason)
+        name = getattr(func, "__name__", "")
         kind, target, graph_args = _as_graph_call(func, args)
         found = written_arguments(target, graph_args, kwargs)
         written = [argument for argument in found if isinstance(argument, torch.Tensor)]
@@ -147,8 +134,8 @@ class RealTensors:
                     self._saved.save(owner)
                     unseen.enter_context(_compat.preserve_version(owner))
             result = func(*args, **kwargs)
-        if name == "__get__" and isinstance(result, _KINDS):
-            self._read_off[self._key(result)] = (args[0], asked, result)
+        if target is getattr and isinstance(result, _KINDS):
+            self._read_off[self._key(result)] = (args[0], graph_args[1], result)
         if written or contains(torch.Tensor, result):
             drawn = may_draw(target)
             self._saved.drew_random_numbers |= drawn
@@ -157,74 +144,22 @@ class RealTensors:
             if node is not None:
                 node.meta["featuretap_operation"] = name_of(func, frame)
                 self._remember_result(result, node)
-                self._sizes.note(name, args, kwargs, volatile, result)
+                self._volatile.sizes.note(name, args, kwargs, volatile, result)
                 if is_volatile:
-                    self._volatile.update(map(_compat.storage_id, tensors_in(result, written)))
+                    self._volatile.add(tensors_in(result, written))
         return result
 
-    def _why_not(self, name: str, args: Any, kwargs: Any, volatile: list[int]) -> str | None:
-        """Name the reason why a function must not be run, if there is one."""
-        if contains(torch.Generator, args, kwargs):
-            return GENERATOR
-        if name == "__set__":
-            return ASSIGNED
-        if volatile and name in LOOKS_AT_VALUE:
-            return LOOKED_AT.format(name)
-        if name in _ESCAPES:
-            return ESCAPES.format(name)
-        if _compat.functorch_level() is not None:
-            return TRANSFORMED
-        return None
-
-    def _why_not_ask(
-        self, asked: str, args: Any, frame: types.FrameType, volatile: list[int]
-    ) -> str | None:
-        """Name the reason why this must not be asked of ``args[0]``, which may change, if there is one."""
-        if not volatile:
-            return None
-        if asked in _TEXTS:
-            return TEXT if makes_a_text(frame) else None
-        if not called_by_model(frame):
-            return None
-        if asked in _SWITCHED:
-            return FROZEN.format(asked)
-        if asked == "type" and len(args) == 1:
-            return COMPARED.format("type()")
-        if asked in _OF_KIND and is_compared_next(frame):
-            return COMPARED.format(asked)
-        return None
-
-    def why_not_unseen(self, func: Any, args: Any, kwargs: Any) -> str | None:
-        """Name the reason why an operation that is not recorded must not be run, if there is one."""
-        tensors = list(tensors_in(args, kwargs))
-        if func._schema.is_mutable:
-            known = {
-                _compat.storage_id(tensor) for tensor in self._alive
-            } | self._tree.storages.keys()
-            if not known.isdisjoint(map(_compat.storage_id, tensors)):
-                return UNSEEN.format(func)
-        if any(map(self._is_volatile, tensors)) or _compat.is_random(func):
-            return UNSEEN.format(func)
-        return None
+    def check_unseen(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Raise if a graph would lose what an operation does that no torch function stands for."""
+        known = set(map(_compat.storage_id, self._alive)) if func._schema.is_mutable else set()
+        reason = self._volatile.why_not_unseen(func, args, kwargs, known)
+        if reason is not None:
+            raise self._tracer.refusal(reason)
 
     def note_effect(self, node: fx.Node, module: nn.Module | None) -> None:
-        """Note the real tensors that a node writes, or is a view of, and that is recorded without them.
-
-        Args:
-            node: it.
-            module: the module that it calls, if any.
-
-        """
-        if self._runs or self.by_node.keys().isdisjoint(node.all_input_nodes):
-            return
-        effect = effect_of(node, module)
-        for argument in (*effect.writes, *effect.shares):
-            if isinstance(argument, fx.Node) and argument in self.by_node:
-                self._volatile.add(_compat.storage_id(self.by_node[argument]))
-
-    def note_resized(self, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        """Note the real tensors to which a call that is only recorded may give another size."""
-        self._alive += self._sizes.note_resized(getattr(func, "__name__", ""), args, kwargs)
+        """Note what a node, which may call ``module``, does to real tensors that are not run with it."""
+        if self.by_node and not self._runs:
+            self._volatile.add_affected(node, module, self.by_node)
 
     def watch_memory(self) -> None:
         """Keep what the model holds, which a forward may give other memory."""
@@ -265,11 +200,6 @@ class RealTensors:
             self.by_node.pop(self._nodes.pop(key), None)
         for key in [key for key, proxy in self._parameters.items() if proxy.node in erased]:
             del self._parameters[key]
-
-    def _is_volatile(self, tensor: torch.Tensor) -> bool:
-        if id(tensor) not in self._made and id(tensor) in self._tree.tensor_names:
-            return True
-        return bool(self._volatile) and _compat.storage_id(tensor) in self._volatile
 
     def _record(self, call: tuple[str, Any, Any, Any], volatile: bool) -> fx.Node | None:
         kind, target, args, kwargs = call

@@ -19,7 +19,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from types import FrameType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -29,23 +29,22 @@ from . import _compat
 from .around_trace import around_trace
 from .asking import AskedTypes, questions_of
 from .carry_over import Again, CarryOver
-from .facts import returns_itself
 from .faithful import Guard
 from .identity import asks_identity
 from .messages import location_of, untraceable
 from .modules import LeafRule, ModuleTree
-from .operations import name_of
 from .place import Place
 from .placeholders import root_arguments
 from .proxies import FeatureProxy, is_overtaken, known_kind
 from .reading import forward_of
-from .real_tensors import ASSIGNED, GENERATOR, RealTensors
+from .real_tensors import RealTensors
 from .recording import ModuleCall, Recording
 from .refused import why_not_look_into, why_not_record
 from .regions import Region
 from .saved import SavedTensors
 from .structures import freeze
 from .untouched import Untouched
+from .volatile import GENERATOR
 from .wrapping import MATH
 
 __all__ = ["FeatureTracer"]
@@ -129,7 +128,10 @@ class FeatureTracer(fx.Tracer):
         self._carry_over = CarryOver(
             untouched, self.recording, self.refusal, is_careful=self._is_careful
         )
-        with around_trace(self, tree, guard, self._place.regions, self._wrapped) as reads:
+        watched = around_trace(
+            tree, guard, self._place.regions, self._wrapped, self._real, self.refusal
+        )
+        with watched as reads:
             try:
                 self.recording.graph = self.trace(_ROOT)
             except Exception as error:
@@ -313,8 +315,7 @@ class FeatureTracer(fx.Tracer):
         self._place.note_on(node)
         if kind != "output":
             self.recording.add(node)
-        if self._real.by_node:
-            self._real.note_effect(node, called if kind == "call_module" else None)
+        self._real.note_effect(node, called if kind == "call_module" else None)
         if self._asks_identity and asks_identity(node, self._tree.paths):
             raise self.refusal("the forward compares with 'is' what may be None or a constant")
         return node
@@ -327,36 +328,6 @@ class FeatureTracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> FeatureProxy:
         """Wrap ``node`` in a Proxy that knows in-place operators and assignment to items."""
         return FeatureProxy(node, self)
-
-    # -- what RealTensorMode asks for ---------------------------------------------------------
-
-    def record_function(
-        self, func: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType
-    ) -> fx.Proxy | torch.Tensor:
-        """Record a torch function or method called with a Proxy.
-
-        What a method in place returns is the tensor itself, also where that is a real one.
-        """
-        if func.__name__ == "__set__":
-            raise self.refusal(ASSIGNED)
-        self._real.note_resized(func, args, kwargs)
-        if _compat.is_method(func):
-            proxy = self.create_proxy("call_method", func.__name__, args, kwargs)
-            # An operator on a real tensor: ``torch.zeros(4) / x``.
-            proxy.node.meta["featuretap_operation"] = name_of(func, frame)
-            is_same = isinstance(args[0], torch.Tensor) and returns_itself(func.__name__)
-            return args[0] if is_same else proxy
-        return self.create_proxy("call_function", func, args, kwargs)
-
-    def run_real(self, func: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType) -> Any:
-        """Run a torch function on real tensors, and record it to be run again on every call."""
-        return self._real.run(func, args, kwargs, frame)
-
-    def check_unseen(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Raise if a graph would lose what an operation does that no torch function stands for."""
-        reason = self._real.why_not_unseen(func, args, kwargs)
-        if reason is not None:
-            raise self.refusal(reason)
 
     # -- what an extractor asks for when it is traced (see replay.py) --------------------------
 
