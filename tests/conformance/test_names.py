@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import featuretap
-from support import copied, identical
+from support import copied, drawn, identical, with_forward
 from zoo import ZOO, DynamicInside, NestedScopes, ReusedModules
 
 
@@ -222,6 +222,35 @@ def test_N3_N9_operators_on_tensors_made_in_the_forward_are_named_as_they_are_wr
     z[0] += x[1]
     assert torch.equal(features["add_1"], 1 / x + z)
     assert torch.equal(features[""], model(x))
+
+
+def test_N4_N9_a_field_of_a_result_is_named_where_it_is_read(names_of, extract):
+    def forward(self, x):
+        values = x.sort(1).values
+        indices = x.topk(2).indices
+        least = torch.min(x, 1)
+        best, where = x.max(1).values, least.indices
+        return indices + 1, values * 2, where, best
+
+    model, x = with_forward(forward), drawn(3, 4)
+    expected = {
+        "sort": x.sort(1),
+        "getattr": x.sort(1).values,
+        "topk": x.topk(2),
+        "getattr_1": x.topk(2).indices,
+        "min": x.min(1),
+        "max": x.max(1),
+        "getattr_2": x.max(1).values,
+        "getattr_3": x.min(1).indices,
+        "add": x.topk(2).indices + 1,
+        "mul": x.sort(1).values * 2,
+    }
+    assert list(names_of(model, example_args=(x,))) == ["x", *expected]
+    features = extract(model, list(expected), example_args=(x,))(x)
+    for name, value in expected.items():
+        kind = tuple if isinstance(value, tuple) else torch.Tensor
+        assert isinstance(features[name], kind)
+        assert all(map(torch.equal, features[name], value)), name
 
 
 def test_M6_N3_an_extractor_of_fx_runs_operators_as_they_are_written(extract):

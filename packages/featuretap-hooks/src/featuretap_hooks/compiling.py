@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from featuretap.modules import LeafRule, ModuleTree
+from featuretap.modules import LeafRule, ModuleTree, has_own_call
 from featuretap.structures import copy_value
 
 from ._compat import (
@@ -60,6 +60,7 @@ class Program:
         inputs: node name -> index and name of an argument.
         stop: whether the forward ends when everything is there.
         retained: node names whose memory the model may keep, so that the next forward may write it.
+        calls_itself: whether the model has a ``__call__`` of its own, which counts as its forward.
         problem: why it cannot be compiled, if it cannot.
 
     """
@@ -71,6 +72,7 @@ class Program:
     inputs: dict[str, tuple[int, str]] = field(default_factory=dict)
     stop: bool = True
     retained: tuple[str, ...] = ()
+    calls_itself: bool = False
     problem: str = ""
 
 
@@ -116,7 +118,7 @@ class State:
         self.outputs = program.outputs
         self.retained = program.retained
         self.calls: dict[str, int] = {}
-        self.scopes: list[str] = []
+        self.scopes: list[str] = [""] if program.calls_itself else []
         self.seen: dict[str, int] = {}
         self.is_copying = False
 
@@ -218,9 +220,11 @@ def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> di
             state.take(name, args[index] if index < len(args) else kwargs[argument])
         if program.wanted:
             with _PlaceMode(state, program):
-                extractor._model(*args, **kwargs)
+                value = extractor._model(*args, **kwargs)
         else:
-            extractor._model(*args, **kwargs)
+            value = extractor._model(*args, **kwargs)
+        if program.calls_itself:
+            state.wanted_output("", value)
     except CompiledStop:
         pass
     finally:
@@ -297,14 +301,17 @@ def _register(attributes: dict[str, Any], handles: list[Any]) -> None:
     outputs = sorted({path for program in programs.values() for path in program.outputs})
     scopes = any(program.wanted for program in programs.values())
     holder = attributes["_compiled_holder"]
+    hooked = dict(tree.paths)
+    if has_own_call(tree.model):
+        del hooked[""]
     if scopes:
-        for path, module in tree.paths.items():
+        for path, module in hooked.items():
             scope = "?" if path and is_leaf(module, path) else path
             handles.append(module.register_forward_pre_hook(_opener(holder, scope)))
-    for path in outputs:
-        handles.append(tree.paths[path].register_forward_hook(_taker(holder, path)))
+    for path in filter(hooked.__contains__, outputs):
+        handles.append(hooked[path].register_forward_hook(_taker(holder, path)))
     if scopes:
-        for module in tree.paths.values():
+        for module in hooked.values():
             handles.append(module.register_forward_hook(_closer(holder)))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from featuretap.modules import LeafRule, ModuleTree
+from featuretap.modules import LeafRule, ModuleTree, has_own_call
 from featuretap.selection import NodeIndex, Selection, is_glob
 
 from .compiling import Program
@@ -165,6 +165,7 @@ class Watch:
             {name: (arguments.index(given), given) for name, given in self.inputs.items()},
             stop,
             tuple(retained),
+            has_own_call(tree.model),
         )
 
     def part(self, calls: Calls | None, tree: ModuleTree, is_leaf: LeafRule) -> Part:

@@ -155,7 +155,8 @@ class Recorder(Nodes, TorchFunctionMode):
         for module in calling_modules(frame):
             if self._tree.path_of(module) is not None:
                 return module is self._module
-        return False
+        # In a ``__call__`` of the model's own, no module is called yet.
+        return self._module is self._tree.model
 
     def _attribute(self, func: Callable[..., Any], args: Any, frame: types.FrameType) -> Any:
         attribute = func.__self__.__name__  # type: ignore[attr-defined]

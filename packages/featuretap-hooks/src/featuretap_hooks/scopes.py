@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from featuretap.modules import LeafRule
+from featuretap.modules import LeafRule, has_own_call
 
 from ._compat import functorch_level, pop_mode, push_mode
 from .compiling import Places
@@ -26,12 +26,15 @@ class Part(NamedTuple):
         scopes: paths of the modules in whose forwards operations are recorded; ``None`` for all.
         modules: path, module, and how its calls are watched: of these, and of those called there.
         names_inputs: whether tensors among the arguments of the model are nodes of it.
+        calls_itself: whether the model is recorded and has a ``__call__`` of its own, which belongs to
+            its forward as in fx.
 
     """
 
     scopes: frozenset[str] | None
     modules: Sequence[tuple[str, nn.Module, type[_Call]]]
     names_inputs: bool
+    calls_itself: bool = False
 
     @classmethod
     def of(
@@ -45,7 +48,10 @@ class Part(NamedTuple):
         """Find out which of ``modules`` are leaves, and leave out what cannot be hooked."""
         found: list[tuple[str, nn.Module, type[_Call]]] = []
         closed: tuple[str, ...] = ()
+        calls_itself = "" in modules and has_own_call(modules[""])
         for path, module in modules.items():
+            if path == "" and calls_itself:
+                continue
             if closed and path.startswith(closed):
                 continue
             is_closed = path != "" and takes_note(module)
@@ -53,7 +59,7 @@ class Part(NamedTuple):
             if is_closed:
                 closed += (f"{path}.",)
             found.append((path, module, _how(module) if leaf else _Call))
-        return cls(scopes, found, names_inputs)
+        return cls(scopes, found, names_inputs, calls_itself)
 
 
 class Calls:
@@ -144,6 +150,10 @@ class Scopes:
     def watch(self, hooks: ModuleHooks, part: Part) -> None:
         """Open and close a scope at each call of each module of ``part``."""
         hooks.around_each([(module, how(self, path)) for path, module, how in part.modules])
+
+    def run(self, model: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        """Run the ``__call__`` of a model as if it were its forward."""
+        _Call(self, "").call(model, call, args, kwargs)
 
     def open(self, module: nn.Module, path: str, is_leaf: bool, args: Any, kwargs: Any) -> Any:
         """Begin a call."""

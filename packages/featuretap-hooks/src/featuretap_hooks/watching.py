@@ -112,7 +112,10 @@ def _run_watched(
             else:
                 for tensor in args:
                     recorder.mark(tensor)
-            call_uncompiled(model)(*args, **kwargs)
+            if part.calls_itself:
+                scopes.run(model, call_uncompiled(model), args, kwargs)
+            else:
+                call_uncompiled(model)(*args, **kwargs)
     finally:
         scopes.finish()
         sink.when_complete = None  # it knows the recorder, which knows the sink

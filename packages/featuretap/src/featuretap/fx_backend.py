@@ -14,6 +14,7 @@ from .errors import NodeNotFoundError, UntraceableModelError
 from .extractor import ExtractorParts, FeatureExtractor
 from .installing import populate
 from .modes import MODES, Recorded, record_modes, same_operation
+from .modules import signature_of
 from .node_names import NodeNames
 from .pruning import Pruning
 from .recording import Recording
@@ -199,14 +200,14 @@ def _note_flag_exceptions(extractor: FeatureExtractor, recordings: Mapping[str, 
 
 
 def _signature_of(model: nn.Module, fixed: Mapping[str, Mapping[str, Any]]) -> inspect.Signature:
-    """Return the signature of the forward: what was fixed may be left out.
+    """Return the signature of the model: what was fixed may be left out.
 
     Without annotations, which may name types that cannot be pickled.
     """
     values = {**fixed["train"], **fixed["eval"]}
     parameters: list[inspect.Parameter] = []
     may_have_default = True
-    for parameter in reversed(list(inspect.signature(model.forward).parameters.values())):
+    for parameter in reversed(list(signature_of(model).parameters.values())):
         default = parameter.default
         if parameter.name in values and (may_have_default or parameter.kind is _KEYWORD_ONLY):
             default = values[parameter.name]

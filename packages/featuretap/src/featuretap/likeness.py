@@ -14,7 +14,7 @@ import types
 import torch
 from torch import fx, nn
 
-__all__ = ["TENSOR_ATTRIBUTES", "attribute_kind", "kind_of", "may_ask"]
+__all__ = ["TENSOR_ATTRIBUTES", "attribute_kind", "is_field", "kind_of", "may_ask"]
 
 _SIZES = {"shape": torch.Size, "ndim": int, "device": torch.device, "dtype": torch.dtype}
 _INTEGERS = frozenset(
@@ -79,9 +79,19 @@ def attribute_kind(name: str) -> type | None:
     return torch.Tensor if name in TENSOR_ATTRIBUTES else _SIZES.get(name)
 
 
-def _call_kind(node: fx.Node) -> type | None:
+def is_field(node: fx.Node, name: str) -> bool:
+    """Say whether ``name`` is a field of the named tuple that ``node`` is: ``x.max(1).values``."""
+    result = getattr(torch.return_types, _name_of(node), None)
+    return name in getattr(result, "__match_args__", ())
+
+
+def _name_of(node: fx.Node) -> str:
     target = node.target
-    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    return target if isinstance(target, str) else getattr(target, "__name__", "")
+
+
+def _call_kind(node: fx.Node) -> type | None:
+    target, name = node.target, _name_of(node)
     if name == "size":
         return torch.Size if len(node.args) + len(node.kwargs) == 1 else int
     if name in _INTEGERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -13,9 +14,10 @@ from torch import fx, nn
 from . import _compat
 from .naming import join
 
-__all__ = ["LeafRule", "ModuleTree", "signature_of", "stored_tensor"]
+__all__ = ["LeafRule", "ModuleTree", "has_own_call", "signature_of", "stored_tensor"]
 
 _IS_LEAF_FOR_FX = fx.Tracer().is_leaf_module
+_PASSED_ON = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 class LeafRule:
@@ -138,8 +140,21 @@ class ModuleTree:
         return any(type(module).train is not nn.Module.train for module in self.paths.values())
 
 
+def has_own_call(module: nn.Module) -> bool:
+    """Say whether a call of ``module`` is more than torch makes it: its class has a ``__call__``."""
+    return type(module).__call__ is not nn.Module.__call__
+
+
 def signature_of(model: nn.Module) -> inspect.Signature:
-    """Return the signature of ``forward``, also of a traced one, which is no Python function."""
+    """Return what a call of ``model`` takes.
+
+    That is what its ``forward`` takes, also a traced one, which is no Python function, or its own
+    ``__call__``, where that does not just pass on what it is given.
+    """
+    if has_own_call(model):
+        called = inspect.signature(functools.partial(type(model).__call__, model))
+        if {parameter.kind for parameter in called.parameters.values()} != _PASSED_ON:
+            return called
     try:
         return inspect.signature(model.forward)
     except ValueError:

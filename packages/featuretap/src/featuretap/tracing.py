@@ -32,7 +32,7 @@ from .carry_over import Again, CarryOver
 from .faithful import Guard
 from .identity import asks_identity
 from .messages import location_of, untraceable
-from .modules import LeafRule, ModuleTree
+from .modules import LeafRule, ModuleTree, has_own_call
 from .place import Place
 from .placeholders import root_arguments
 from .proxies import FeatureProxy, is_overtaken, known_kind
@@ -166,7 +166,7 @@ class FeatureTracer(fx.Tracer):
 
         def forward() -> None:
             value = self.root(*args, **kwargs)
-            if type(self.root).__call__ is not nn.Module.__call__:
+            if has_own_call(self.root):
                 self.recording.returned_by_call(freeze(value, self._real.node))
 
         return forward, []
