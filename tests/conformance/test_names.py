@@ -224,7 +224,7 @@ def test_N3_N9_operators_on_tensors_made_in_the_forward_are_named_as_they_are_wr
     assert torch.equal(features[""], model(x))
 
 
-def test_N4_N9_a_field_of_a_result_is_named_where_it_is_read(names_of, extract):
+def test_N7_N9_a_field_of_a_result_is_named_where_it_is_first_used(names_of, extract):
     def forward(self, x):
         values = x.sort(1).values
         indices = x.topk(2).indices
@@ -235,15 +235,15 @@ def test_N4_N9_a_field_of_a_result_is_named_where_it_is_read(names_of, extract):
     model, x = with_forward(forward), drawn(3, 4)
     expected = {
         "sort": x.sort(1),
-        "getattr": x.sort(1).values,
         "topk": x.topk(2),
-        "getattr_1": x.topk(2).indices,
         "min": x.min(1),
         "max": x.max(1),
-        "getattr_2": x.max(1).values,
-        "getattr_3": x.min(1).indices,
+        "getattr": x.topk(2).indices,
         "add": x.topk(2).indices + 1,
+        "getattr_1": x.sort(1).values,
         "mul": x.sort(1).values * 2,
+        "getattr_2": x.min(1).indices,
+        "getattr_3": x.max(1).values,
     }
     assert list(names_of(model, example_args=(x,))) == ["x", *expected]
     features = extract(model, list(expected), example_args=(x,))(x)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from featuretap.structures import clone_or_detach, copy_from_region, map_tensors, tensors_of
+from featuretap.structures import clone_or_detach, map_tensors, tensors_of
 
 from ._compat import functorch_level, no_torch_function
 from .going_on import Maker, is_only_name
@@ -165,17 +165,16 @@ class Captures:
         self.kept = [kept for kept in self.kept if kept[0] in lost]
 
     def _copy(self, names: Iterable[str]) -> None:
-        # The forward may be where gradients are off, which the values were not.
-        with no_torch_function(), torch.enable_grad():
+        with no_torch_function():
             for name in names:
-                self.values[name] = copy_from_region(self.values[name])
+                self.values[name] = map_tensors(self.values[name], _copy_of)
 
     def _last(self, name: str, value: Any) -> Any:
         with no_torch_function():
             if name not in self.retained and not self._holds(value):
                 return value
             self._held.add(name)
-            return copy_from_region(value)
+            return map_tensors(value, _copy_of)
 
     def _holds(self, value: Any) -> bool:
         """Say whether a tensor in ``value`` is in the memory of one that the model keeps."""
@@ -195,14 +194,14 @@ class Captures:
             self.values[name] = self._keep(name, tensor)
             return None
         self.values[name] = tensor
-        copy = clone_or_detach(tensor)
+        copy = _copy_of(tensor)
         if self.overwritten is None:
             self._beside.append((name, copy, tensor, copy._version))
         return copy
 
     def _keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if self.overwritten is None:
-            self._beside.append((name, tensor, clone_or_detach(tensor), _version(tensor)))
+            self._beside.append((name, tensor, _copy_of(tensor), _version(tensor)))
             return tensor
         if (
             self.exposed
@@ -212,7 +211,7 @@ class Captures:
             or self._is_stored(tensor)
         ):
             # Inference tensors have no version counter that would tell.
-            return clone_or_detach(tensor)
+            return _copy_of(tensor)
         self.kept.append((name, tensor, tensor._version))
         return tensor
 
@@ -247,6 +246,14 @@ class Captures:
             return set()
         with no_torch_function():
             return {name for name, tensor, version in self.kept if tensor._version != version}
+
+
+def _copy_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor with its gradient, also where the forward has switched gradients off."""
+    if not tensor.requires_grad or torch.is_grad_enabled():
+        return clone_or_detach(tensor)
+    with torch.enable_grad():
+        return clone_or_detach(tensor)
 
 
 def _exchange(tensor: torch.Tensor, copy: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

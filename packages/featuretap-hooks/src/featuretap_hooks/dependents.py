@@ -59,6 +59,8 @@ class Dependents:
         self._writers: dict[int, str] = {}
         # What was written, and what is made of that alone -> the scope that did it.
         self._sized: dict[int, str] = {}
+        # Fields of named tuples that were read, and how often, since they were used last.
+        self._read: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
         self._devices: dict[int, tuple[torch.device, Tracked]] = {}
         self._dtypes: dict[str, dict[torch.dtype, list[Tracked]]] = {}
 
@@ -87,6 +89,25 @@ class Dependents:
         for tensor in _tensors(value):
             if id(tensor) not in self.parameters:
                 self._marked[id(tensor)] = weakref.ref(tensor)
+
+    def note_read(self, tensor: torch.Tensor) -> None:
+        """Mark a field that was read, and becomes a node when it is used."""
+        self.mark(tensor)
+        _, times = self._read.get(id(tensor), (None, 0))
+        self._read[id(tensor)] = (weakref.ref(tensor), times + 1)
+
+    def is_read(self, value: Any) -> bool:
+        """Say whether ``value`` is such a field, and nothing has used it yet."""
+        if not self._read:
+            return False
+        tensor, _ = self._read.get(id(value), (None, 0))
+        return tensor is not None and tensor() is value
+
+    def note_used(self, tensor: torch.Tensor) -> None:
+        """Note that a field that was read is a node now."""
+        found, times = self._read.pop(id(tensor))
+        if times > 1:
+            self._read[id(tensor)] = (found, times - 1)
 
     def mark_written(self, value: Any, scope: str) -> None:
         """Mark every tensor in ``value``, into which ``scope`` has written, and what shares its memory."""
@@ -163,7 +184,8 @@ class Dependents:
     def is_result(self, value: Any) -> bool:
         """Say whether ``value`` is a tensor that was marked, and nothing more."""
         found = self._marked.get(id(value))
-        return found is not None and found() is value and id(value) not in self.parameters
+        is_marked = found is not None and found() is value and id(value) not in self.parameters
+        return is_marked and not self.is_read(value)
 
     def is_marked(self, tensor: torch.Tensor, scope: str) -> bool:
         """Say whether ``tensor``, which ``scope`` uses, depends on an input or a parameter."""

@@ -214,13 +214,19 @@ class Nodes:
             self._dependents.sources(value, self.scope, sources)
         if len(sources) > 1:
             # As in fx: what is read of tensors comes first, a parameter with the operation itself.
-            sources.sort(key=lambda source: not issubclass(type(source), Tracked))
+            sources.sort(key=lambda source: not self._is_read(source))
         for source in sources:
             self._use(source)
         return bool(sources)
 
+    def _is_read(self, source: Any) -> bool:
+        return issubclass(type(source), Tracked) or self._dependents.is_read(source)
+
     def _use(self, source: Any) -> None:
-        if isinstance(source, Tracked):
+        if self._dependents.is_read(source):
+            self._dependents.note_used(source)
+            self._node(self._namer.operation(self.scope, "getattr"), source)
+        elif isinstance(source, Tracked):
             if source._origin.scope != self.scope:
                 self._dependents.foreign.add(self.scope)
             if source._origin.pending and source._origin.recorder is self:
@@ -232,6 +238,14 @@ class Nodes:
             if path is not None and path not in self._read_parameters:
                 self._read_parameters.add(path)
                 self._node(self._namer.operation("", path), source)
+
+    def field(self, value: Any, source: Any) -> Any:
+        """Note that ``value`` was read of the named tuple ``source``: a node once it is used, as in fx."""
+        if not isinstance(value, torch.Tensor) or self._dependents.is_sized(value):
+            return self.derive("getattr", value, source)
+        self.use(source)
+        self._dependents.note_read(value)
+        return value
 
     def derive(self, operation: str, value: Any, *sources: Any) -> Any:
         """Record what was computed from tracked values."""

@@ -44,8 +44,13 @@ _SWITCHES = frozenset(
     "register_forward_pre_hook register_module_forward_hook register_module_forward_pre_hook "
     "use_deterministic_algorithms set_deterministic_debug_mode set_float32_matmul_precision "
     "set_fastpath_enabled set_num_threads set_default_device set_detect_anomaly environ putenv "
-    "set_rng_state set_rng_state_all manual_seed manual_seed_all setstate acquire".split()
+    "set_rng_state set_rng_state_all manual_seed manual_seed_all setstate acquire "
+    "set_autocast_enabled set_autocast_cpu_enabled set_autocast_dtype set_autocast_cpu_dtype "
+    "set_autocast_gpu_dtype set_autocast_cache_enabled set_flags set_flush_denormal set_printoptions "
+    "seterr setLevel chdir setrecursionlimit setswitchinterval".split()
 )
+# The same in two words, which are common names by themselves.
+_SWITCHES_OF = tuple(map(frozenset, (("logging", "disable"), ("gc", "disable"))))
 _SWITCHED = frozenset("data forward requires_grad training".split())
 # Ways to give the parameters of a module other memory.
 _CONVERTS = frozenset("half double bfloat16 apply _apply".split())
@@ -107,6 +112,10 @@ class _Facts(NamedTuple):
     in_place: bool
 
 
+def _switches(names: set[str]) -> bool:
+    return not names.isdisjoint(_SWITCHES) or any(words <= names for words in _SWITCHES_OF)
+
+
 def own_code(modules: Iterable[nn.Module]) -> OwnCode:
     """Read the code of the classes of ``modules``, and of the hooks on them."""
     modules = list(modules)
@@ -147,7 +156,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         frozenset(setters),
         stores_elsewhere or not names.isdisjoint(_SETS),
         fills or not names.isdisjoint(CHANGES_CONTAINERS),
-        sets_back or not names.isdisjoint(_SWITCHES) or not sets.isdisjoint(_SWITCHED),
+        sets_back or _switches(names) or not sets.isdisjoint(_SWITCHED),
         _may_write_weights(modules, names, in_place),
         not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
         frozenset(names),

@@ -172,7 +172,9 @@ class Recorder(Nodes, TorchFunctionMode):
             return self._made(name, value, is_sized=is_sized)
         if is_sized and not isinstance(value, (torch.dtype, torch.device)):
             return value
-        parameter = args[0] if id(args[0]) in self._dependents.parameters else None
+        is_owner_used = not self._dependents.is_read(args[0])
+        is_parameter = id(args[0]) in self._dependents.parameters
+        parameter = args[0] if is_parameter or not is_owner_used else None
         self.has_tracked = True
         tracked = track(value, Origin(self, self.scope, pending=True, parameter=parameter))
         if isinstance(tracked, TrackedConstant):

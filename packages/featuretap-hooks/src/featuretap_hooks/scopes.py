@@ -181,6 +181,9 @@ class Scopes:
 
     def close(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
         """End a call."""
+        if not raised and self.recorder.listening:
+            # What is returned is used, by the forward that returns it.
+            self.recorder.use(value)
         entry = self._close(module)
         if entry is None or raised or entry.name is None:
             return None

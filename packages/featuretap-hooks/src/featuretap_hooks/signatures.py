@@ -18,7 +18,8 @@ _COLLECTED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 def with_signature(plain: Any, owner: object, signature: inspect.Signature) -> Any:
     """Make a ``forward`` of ``owner`` that does what ``plain`` does and shows these arguments."""
-    function = types.FunctionType(plain.__code__, plain.__globals__, "forward")
+    # Dynamo gives up on code that it compiled for too many callers, so each owner has its own.
+    function = types.FunctionType(plain.__code__.replace(), plain.__globals__, "forward")
     function.__doc__ = plain.__doc__
     first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]

@@ -35,7 +35,8 @@ class Switched:
 
     Attributes:
         is_for_a_while: whether something was not as before in the middle, and was again at the end, or
-            a parameter had been touched. Known after :meth:`look_again`.
+            was changed again after the middle, or a parameter had been touched. Known after
+            :meth:`look_again`.
 
     """
 
@@ -46,7 +47,9 @@ class Switched:
         arguments: Any,
         caches: Iterable[tuple[nn.Module, str]] = (),
     ) -> None:
+        self._model = model
         self._untouched = Untouched(model)
+        self._middle: Untouched | None = None
         self._ignored = {(id(module), name) for module, name in caches}
         found = tensors_of(arguments)
         for module in model.modules():
@@ -69,12 +72,18 @@ class Switched:
         self._changes = self._changes_now()
         self._written = set(self._written_now())
         self.is_for_a_while = self._marks_of_now() != self._marks or self._ambient.settings_changed
+        if self._changes:
+            self._middle = Untouched(self._model)
         return not self._changes and not self._written and not self.is_for_a_while
 
     def look_again(self) -> None:
         """Look whether what was changed in the middle is what it was before, now that it is over."""
         self.is_for_a_while |= not self._changes <= self._changes_now()
         self.is_for_a_while |= not self._written.issubset(self._written_now())
+        if self._middle is not None:
+            # A depth that is counted up and down may end as another object than it began.
+            again = self._middle.changes(may_grow=True)
+            self.is_for_a_while |= not self._changes.isdisjoint(again)
 
     def _changes_now(self) -> set[object]:
         arguments = (id(found) for found, content in self._containers if is_changed(found, content))

@@ -38,6 +38,9 @@ class Recorder(Protocol):
     def use(self, value: Any) -> None:
         """Record attributes that something takes, if they are not recorded yet."""
 
+    def field(self, value: Any, source: Any) -> Any:
+        """Note that ``value`` was read of the named tuple ``source``: a node once it is used."""
+
 
 class Origin:
     """Where a tracked value came from.
@@ -212,7 +215,8 @@ class TrackedTuple(_Sequence, tuple):  # type: ignore[type-arg]
         value = getattr(self._plain, name)
         if callable(value):
             return lambda *args: _tell(self, name, value(*args))
-        return _tell(self, "getattr", value)
+        recorder = self._origin.recorder
+        return recorder.field(value, self) if recorder.listening else value
 
 
 class TrackedList(_Sequence, list):  # type: ignore[type-arg]

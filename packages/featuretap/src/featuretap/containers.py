@@ -30,6 +30,9 @@ _PYTHONS_OWN = frozenset({dict, list, set})
 _NUMBERS = frozenset({int, float, complex, str})
 
 
+_ABSENT = object()
+
+
 def copied(container: Any) -> Any:
     """Copy a container, which another thread may be changing, to one of Python's own class."""
     while True:
@@ -101,6 +104,16 @@ def is_changed(container: Any, content: Any) -> bool:
     if isinstance(now, set):
         return bool(now != content)
     return len(now) != len(content) or not _same(list(now), list(content))
+
+
+def has_grown(container: Any, content: Any) -> bool:
+    """Say whether a container holds ``content``, and perhaps more: nothing was taken out or exchanged."""
+    now = copied(container)
+    if isinstance(now, dict):
+        return all(is_same(now.get(key, _ABSENT), value) for key, value in content.items())
+    if isinstance(now, set):
+        return bool(now >= content)
+    return len(now) >= len(content) and _same(list(now)[: len(content)], list(content))
 
 
 def restore_container(container: Any, content: Any) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from .containers import (
     CONTAINERS,
     copied,
+    has_grown,
     is_changed,
     is_same,
     items_of,
@@ -157,8 +158,13 @@ class ModuleContent:
         names = {**before, **now}
         return [n for n in names if not is_same(now.get(n, _MISSING), before.get(n, _MISSING))]
 
-    def changes(self) -> Iterator[Any]:
-        """Yield what is not as it was: of an attribute its name, else which dict and which key."""
+    def changes(self, *, may_grow: bool = False) -> Iterator[Any]:
+        """Yield what is not as it was: of an attribute its name, else which dict and which key.
+
+        Args:
+            may_grow: let containers pass that hold what they held, and more.
+
+        """
         yield from self.changed_names()
         hooks = [(found, without_own(found), kept) for found, kept in self._all_hooks()]
         dicts = [(owner, owner, kept) for owner, kept in (*self.registries, *self.objects)]
@@ -167,8 +173,9 @@ class ModuleContent:
             yield from ((id(owner), n) for n in names if not is_same(now.get(n), before.get(n)))
         empty = ((found, type(found)()) for found in self.empty if found)
         for container, content in (*self.containers, *empty):
-            if is_changed(container, content):
+            if is_changed(container, content) and not (may_grow and has_grown(container, content)):
                 yield id(container)
+        yield from (found.name for found in self.rewinders if found.moved())
 
     def moved_state(
         self,

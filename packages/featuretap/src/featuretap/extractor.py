@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import types
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -170,6 +171,7 @@ class FeatureExtractor(fx.GraphModule):
         )
         cls: Any = type(self)
         cls.forward = forward
+        cls.__call__ = _own_code(FeatureExtractor.__call__)
         cls.__name__ = parts.class_name
         return None
 
@@ -278,6 +280,12 @@ _OWN = frozenset(dir(FeatureExtractor)) | frozenset(
     "_code _lineno_map _moving _options _parts _prologue_start _tracer_cls _tracer_extras "
     "followed meta training".split()
 )
+
+
+def _own_code(function: Any) -> types.FunctionType:
+    """Return the same function with code of its own: dynamo gives up on what too many callers share."""
+    code, name = function.__code__.replace(), function.__name__
+    return types.FunctionType(code, function.__globals__, name, None, function.__closure__)
 
 
 def _from_state(state: dict[str, Any]) -> FeatureExtractor:

@@ -14,7 +14,7 @@ import types
 import torch
 from torch import fx, nn
 
-__all__ = ["TENSOR_ATTRIBUTES", "attribute_kind", "is_field", "kind_of", "may_ask"]
+__all__ = ["TENSOR_ATTRIBUTES", "attribute_kind", "kind_of", "may_ask"]
 
 _SIZES = {"shape": torch.Size, "ndim": int, "device": torch.device, "dtype": torch.dtype}
 _INTEGERS = frozenset(
@@ -26,7 +26,8 @@ _UNSURE = frozenset(
     "max min sort topk median mode kthvalue cummax cummin aminmax frexp unique unique_consecutive "
     "nonzero stride item tolist type numpy svd qr eig eigh slogdet lstsq lu std_mean var_mean "
     "meshgrid broadcast_tensors histogramdd einsum is_contiguous is_floating_point is_complex "
-    "multi_head_attention_forward equal allclose is_nonzero".split()
+    "multi_head_attention_forward equal allclose is_nonzero gradient unravel_index atleast_1d atleast_2d "
+    "atleast_3d broadcast_shapes svd_lowrank pca_lowrank lobpcg lstm gru rnn_tanh rnn_relu".split()
 )
 _TUPLES = frozenset(
     "chunk split split_with_sizes tensor_split unbind hsplit vsplit dsplit unsafe_chunk".split()
@@ -79,32 +80,26 @@ def attribute_kind(name: str) -> type | None:
     return torch.Tensor if name in TENSOR_ATTRIBUTES else _SIZES.get(name)
 
 
-def is_field(node: fx.Node, name: str) -> bool:
-    """Say whether ``name`` is a field of the named tuple that ``node`` is: ``x.max(1).values``."""
-    result = getattr(torch.return_types, _name_of(node), None)
-    return name in getattr(result, "__match_args__", ())
-
-
-def _name_of(node: fx.Node) -> str:
-    target = node.target
-    return target if isinstance(target, str) else getattr(target, "__name__", "")
-
-
 def _call_kind(node: fx.Node) -> type | None:
-    target, name = node.target, _name_of(node)
+    target = node.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
     if name == "size":
         return torch.Size if len(node.args) + len(node.kwargs) == 1 else int
     if name in _INTEGERS:
         return int
     if name in _TUPLES:
         return tuple
+    if node.kwargs.get("return_indices"):
+        return None
     if name == "where" and len(node.args) + len(node.kwargs) == 1:
         return tuple
     is_torchs = isinstance(target, str) or str(getattr(target, "__module__", "")).startswith(
         "torch."
     )
     is_builtin = getattr(torch, name, None) is target or getattr(torch._C._nn, name, None) is target
-    return torch.Tensor if (is_torchs or is_builtin) and name not in _UNSURE else None
+    # A named tuple is called after what returns it: ``linalg_eigh``.
+    is_unsure = name in _UNSURE or hasattr(torch.return_types, name)
+    return torch.Tensor if (is_torchs or is_builtin) and not is_unsure else None
 
 
 def _item_kind(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:

@@ -19,7 +19,7 @@ from . import _compat
 from .asking import mentions_legacy_types, who_asks
 from .facts import CHANGE_IN_PLACE
 from .identity import is_asked_of_next
-from .likeness import TENSOR_ATTRIBUTES, attribute_kind, is_field, kind_of, may_ask
+from .likeness import TENSOR_ATTRIBUTES, attribute_kind, kind_of, may_ask
 from .operations import is_call
 from .refused import called_by_model
 from .texts import TEXT, makes_a_text
@@ -109,15 +109,10 @@ class FeatureProxy(fx.Proxy):
         if k in _CHANGED_IN_PLACE:
             tracer: Any = self.tracer
             tracer.read_later.append(weakref.ref(attribute))
-        if self._is_tensor_of_its_own(k) and called_by_model(frame):
-            # From now on, unlike a size, which stays the same until it is used.
+        if k in TENSOR_ATTRIBUTES and called_by_model(frame):
+            # A tensor of its own from now on, unlike a size, which stays the same until it is used.
             _ = attribute.node
         return attribute
-
-    def _is_tensor_of_its_own(self, name: str) -> bool:
-        return name in TENSOR_ATTRIBUTES or (
-            type(self) is FeatureProxy and is_field(self.node, name)
-        )
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:

@@ -24,6 +24,7 @@ from .held import tensors_in
 from .inplace import NO_EFFECT, Effect, StorageClasses, effect_of, is_known, leaves_trace
 from .other_names import OtherNames
 from .recording import ModuleCall, Point, Recording
+from .regions import autocast_only
 from .structures import copy_from_region, copy_value, map_nodes, nodes_in, thaw
 
 __all__ = ["Pruning"]
@@ -251,6 +252,9 @@ class Pruning:
             return value
         copied = graph.call_function(copy, (value,))
         copied.meta = {"featuretap_name": point.name}
+        around = autocast_only(copied.prev.meta.get("featuretap_regions", ()))
+        if around:
+            copied.meta["featuretap_regions"] = around
         is_lasting = not storages.isdisjoint(self._lasting)
         if is_lasting or not self._names.is_alone(point.value, math.floor(point.position)):
             return copied

@@ -94,8 +94,20 @@ def names_in(forward: Forward) -> frozenset[str]:
 @functools.lru_cache(maxsize=1024)
 def _code_of(forward: Forward) -> _Code:
     reader = _Reader(forward.kind)
-    instructions = tuple(reader.function(forward.function))
+    functions = (_own_call(forward.kind), forward.function)
+    instructions = tuple(found for function in functions for found in reader.function(function))
     return _Code(instructions, tuple(filter(None, reader.seen.values())))
+
+
+def _own_call(kind: type) -> Any:
+    """Return the ``__call__`` that the user gave a class of modules, which runs around the forward."""
+    for base in kind.__mro__:
+        # Not through the attribute: while fx traces, that of ``nn.Module`` is another one.
+        if base is nn.Module:
+            break
+        if "__call__" in vars(base) and is_users(base):
+            return vars(base)["__call__"]
+    return None
 
 
 def is_users(kind: type) -> bool:

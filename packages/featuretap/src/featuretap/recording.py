@@ -113,11 +113,6 @@ class Recording:
             del self.auto_leaves[path]
         return set(erased)
 
-    def returned_by_call(self, value: Any) -> None:
-        """Let the output be what the model's own ``__call__`` made of that of its forward."""
-        call = next(e for e in self.events if isinstance(e, ModuleCall) and not e.path)
-        call.value, call.position = value, len(self.events) - 1
-
     # -- modes ----------------------------------------------------------------------------------
 
     @property

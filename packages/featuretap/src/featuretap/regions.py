@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
 
 from . import _compat
 
-__all__ = ["Region", "RegionWatch"]
+__all__ = ["Region", "RegionWatch", "autocast_only"]
 
 
 class Region(NamedTuple):
@@ -38,6 +39,15 @@ def _region_of(manager: Any, number: int) -> Region:
     if isinstance(manager, torch.inference_mode):
         return Region(torch.inference_mode, (("mode", manager.mode),), number)
     return Region(type(manager), (), number)
+
+
+def autocast_only(regions: tuple[Region, ...]) -> tuple[Region, ...]:
+    """Return the outermost regions, as far as all of them are of ``autocast``.
+
+    What copies a value may stay in these. To leave one would end it: the next operation would cast its
+    weights anew.
+    """
+    return tuple(takewhile(lambda region: region.enter is torch.autocast, regions))
 
 
 _WATCHED: tuple[type, ...] = (

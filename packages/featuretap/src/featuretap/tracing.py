@@ -165,9 +165,10 @@ class FeatureTracer(fx.Tracer):
         args, kwargs = root_arguments(self, self._tree.signature, self._concrete)
 
         def forward() -> None:
-            value = self.root(*args, **kwargs)
             if has_own_call(self.root):
-                self.recording.returned_by_call(freeze(value, self._real.node))
+                self.call_module(self.root, self.root, tuple(args), kwargs)
+            else:
+                self.root(*args, **kwargs)
 
         return forward, []
 
@@ -191,6 +192,8 @@ class FeatureTracer(fx.Tracer):
             raise fx.proxy.TraceError(
                 f"{type(m).__name__} was made inside forward and is no submodule of the model"
             )
+        if not path and self._place.scopes and has_own_call(m):
+            return forward(*args, **kwargs)
         if not path and _compat.is_compiled_in_place(m):
             forward = m._call_impl
         around = self._place.enter(path, type(m), len(self.recording.events))

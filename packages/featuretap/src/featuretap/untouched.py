@@ -65,10 +65,17 @@ class Untouched:
                 return changed
         return ""
 
-    def changes(self) -> set[Any]:
-        """Return keys for what is not as it was, to be compared with those of another moment."""
+    def changes(self, *, may_grow: bool = False) -> set[Any]:
+        """Return keys for what is not as it was, to be compared with those of another moment.
+
+        Args:
+            may_grow: let containers of the modules pass that hold what they held, and more.
+
+        """
         return {
-            (key, change) for key, content in self._modules.items() for change in content.changes()
+            (key, change)
+            for key, content in self._modules.items()
+            for change in content.changes(may_grow=may_grow)
         }.union(self._outside.changes())
 
     @cached_property
