@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils import _pytree
 
 import featuretap
+from support import drawn, identical, with_forward
 
 FX_ONLY = pytest.mark.only("fx", why="hooks record nothing, and refuse nothing")
 X = torch.ones(2, 4)
@@ -246,3 +248,15 @@ def test_V1_a_copied_feature_is_of_the_class_of_the_value(extract):
         features = extractor(given)
         assert {type(value) for value in features.values()} == {Tagged}
         assert (features["sub"] < 0).any()
+
+
+def test_V2_fields_of_named_tuples_are_not_looked_for_on_tensors(extract, names_of):
+    def forward(self, x):
+        found = torch.linalg.eigh(x.T @ x)
+        sign, size = torch.linalg.slogdet(x.T @ x + torch.eye(4))
+        _, where = F.max_pool1d(x[None], 2, return_indices=True)
+        return found.eigenvectors * sign + size, found.eigenvalues, where
+
+    model, x = with_forward(forward), drawn(5, 4)
+    assert "linalg_eigh" in list(names_of(model, example_args=(x,)))
+    assert identical(extract(model, "")(x)[""], model(x))

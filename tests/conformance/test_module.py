@@ -141,6 +141,18 @@ def test_M4_trap36_torch_compile_takes_the_whole_extractor(extract, name):
     assert identical(compiled(*args)[""], model(*args))
 
 
+@pytest.mark.skipif(
+    not hasattr(torch, "compiler"), reason="dynamo makes an OrderedDict: since torch 2.1"
+)
+def test_M4_as_many_extractors_as_one_likes_are_compiled(extract):
+    """Dynamo compiles one piece of code for eight callers, and then gives up."""
+    for width in range(1, 11):
+        model = nn.Sequential(nn.Linear(width, 4), nn.ReLU())
+        x = torch.ones(2, width)
+        compiled = torch.compile(extract(model, "0"), fullgraph=True, backend="eager")
+        assert identical(compiled(x)["0"], model[0](x))
+
+
 def test_M4_trap34_a_compiled_extractor_follows_train_and_eval(extract):
     model = TrainEvalBranch().train()
     compiled = torch.compile(extract(model, "inner"), backend="eager")

@@ -11,7 +11,7 @@ from torch import nn
 
 import featuretap
 from stateful import net
-from support import snapshot
+from support import drawn, here, snapshot
 
 
 def freezes_for_a_while(self, x):
@@ -232,6 +232,53 @@ def test_V3_detach_in_place_takes_no_gradient_from_a_feature_before_it(extract):
         features = extractor(torch.ones(3, 4))
         assert features["mul"].requires_grad
         assert not features["detach_"].requires_grad
+
+
+def clamps_without_gradients(self, x):
+    y = self.lin(x)
+    with torch.no_grad():
+        z = y.clamp_(-1, 1)
+    return self.drop(z)
+
+
+def passes_on_without_gradients(self, x):
+    y = self.lin(x)
+    with torch.no_grad():
+        z = y.contiguous()
+    return self.drop(z)
+
+
+@pytest.mark.parametrize(
+    ("function", "node"),
+    [(clamps_without_gradients, "clamp_"), (passes_on_without_gradients, "contiguous")],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+@pytest.mark.parametrize("beside", [[], ["drop"], ["lin"], [""]])
+def test_V3_V1_a_feature_has_the_gradient_of_its_value_whatever_else_is_asked_for(
+    extract, function, node, beside
+):
+    model, x = net(function).eval(), torch.ones(3, 4)
+    expected = torch.autograd.grad(model.lin(x).sum(), model.lin.weight)
+    extractor = extract(model, [node, *beside])
+    for _ in range(3):
+        feature = extractor(x)[node]
+        assert all(map(torch.equal, torch.autograd.grad(feature.sum(), model.lin.weight), expected))
+
+
+def test_V3_a_copy_does_not_end_an_autocast_region(extract):
+    def function(self, x):
+        with torch.autocast(here().type, dtype=torch.bfloat16):
+            for _ in range(3):
+                x = F.relu(self.lin(x), inplace=True)
+        return x
+
+    model, x = net(function), drawn(16, 4)
+    weight = model.lin.weight
+    expected = torch.autograd.grad(model(x).float().pow(2).sum(), weight)
+    extractor = extract(model, ["lin", "lin_1", ""])
+    for _ in range(2):
+        found = torch.autograd.grad(extractor(x)[""].float().pow(2).sum(), weight)
+        assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.only("hooks", why="a graph inside of a graph has its own test")

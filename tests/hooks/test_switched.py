@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
+import logging
 import os
 import threading
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -90,6 +93,127 @@ def partial_of_the_instance(around):
     model = Net()
     model.forward = functools.partial(step, model)
     return model
+
+
+class Depth:
+    """Counts from a default of its class."""
+
+    value = 0
+
+    def change(self, by):
+        self.value += by
+
+
+def counts_in_an_object(self, by):
+    self.depth.change(by)
+    return self.depth.value
+
+
+def counts_in_a_counter(self, by):
+    self.counter["a"] += by
+    return self.counter["a"]
+
+
+def counts_in_an_array(self, by):
+    self.array[0] += by
+    return float(self.array[0])
+
+
+def counts_in_bytes(self, by):
+    self.bytes[0] += by
+    return self.bytes[0]
+
+
+@pytest.mark.parametrize(
+    "count", [counts_in_an_object, counts_in_a_counter, counts_in_an_array, counts_in_bytes]
+)
+@pytest.mark.parametrize("example", [False, True])
+def test_M5_V1_what_is_counted_up_and_down_is_down_after_an_early_end(count, example):
+    def forward(self, x):
+        y = self.lin(x) * count(self, 1)
+        z = self.norm(y)
+        count(self, -1)
+        return self.out(z)
+
+    model = type("Counts", (Net,), {"forward": forward})()
+    model.depth, model.counter = Depth(), collections.Counter()
+    model.array, model.bytes = numpy.zeros(1), bytearray(1)
+    extractor = create_feature_extractor(model, ["mul"], example_args=(X,) if example else None)
+    for _ in range(4):
+        assert torch.equal(extractor(X)["mul"], model.lin(X))
+    assert (model.depth.value, model.counter["a"], model.array[0], model.bytes[0]) == (0, 0, 0, 0)
+
+
+def test_C1_what_is_only_added_to_a_list_does_not_keep_a_forward_from_ending():
+    ran = []
+
+    def forward(self, x):
+        self.seen.append(1)
+        y = self.lin(x)
+        self.seen.append(2)
+        ran.append(1)
+        return self.out(y)
+
+    model = type("Appends", (Net,), {"forward": forward})()
+    model.seen = []
+    extractor = create_feature_extractor(model, ["lin"])
+    extractor(X)
+    ran.clear()
+    extractor(X)
+    assert not ran
+
+
+@contextlib.contextmanager
+def without_logging():
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def other_errors_of_numpy():
+    old = numpy.seterr(divide="ignore")
+    yield
+    numpy.seterr(**old)
+
+
+@contextlib.contextmanager
+def without_mkldnn():
+    torch.backends.mkldnn.set_flags(False)
+    yield
+    torch.backends.mkldnn.set_flags(True)
+
+
+@contextlib.contextmanager
+def with_autocast():
+    torch.set_autocast_cpu_enabled(True)
+    yield
+    torch.set_autocast_cpu_enabled(False)
+
+
+def settings():
+    return (
+        logging.root.manager.disable,
+        numpy.geterr(),
+        torch._C._get_mkldnn_enabled(),
+        torch.is_autocast_cpu_enabled(),
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*autocast_cpu_enabled.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    "switched", [without_logging, other_errors_of_numpy, without_mkldnn, with_autocast]
+)
+def test_M5_a_setting_of_the_process_is_back_after_an_early_end(switched):
+    def forward(self, x):
+        with switched():
+            return self.run(x)
+
+    model, before = type("Switches", (Net,), {"forward": forward})(), settings()
+    extractor = create_feature_extractor(model, ["lin"])
+    for _ in range(2):
+        extractor(X)
+        assert settings() == before
 
 
 @pytest.mark.parametrize("make", [bare_decorator, callable_in_a_list, partial_of_the_instance])
