@@ -162,6 +162,43 @@ def test_M4_trap34_a_compiled_extractor_follows_train_and_eval(extract):
     assert identical(compiled(x)["inner"], x - 2)
 
 
+class FreezesItself(nn.Module):
+    """Keeps its norm in eval mode, and its layer without gradients while it is trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin, self.norm = linear(), nn.BatchNorm1d(4)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        self.lin.requires_grad_(not mode)
+        return self
+
+    def forward(self, x):
+        return self.norm(self.lin(x))
+
+
+@pytest.mark.parametrize("switched", [True, False, None])
+def test_M2_M5_a_train_method_that_freezes_is_respected_and_leaves_nothing(
+    extract, names_of, switched
+):
+    model, x = FreezesItself(), torch.randn(3, 4)
+    if switched is not None:
+        model.train(switched)
+    before = snapshot(model)
+    names_of(model, example_args=(x,))
+    extractor = extract(model, ["lin", ""], example_args=(x,))
+    assert snapshot(model) == before
+    real = copy.deepcopy(model)
+    for mode in (True, False, True):
+        real.train(mode)
+        extractor.train(mode)
+        assert identical(extractor(x)[""], real(x))
+        assert not model.norm.training
+        assert model.norm.num_batches_tracked == 0
+
+
 def paths_in(program):
     stacks = [node.meta.get("nn_module_stack") or {} for node in program.graph.nodes]
     return {path for stack in stacks for path, _ in stack.values()}

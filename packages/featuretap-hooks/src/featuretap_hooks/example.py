@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from featuretap import UntraceableModelError
 from featuretap.alignment import aligned
-from featuretap.ambient import Ambient, Gradients
+from featuretap.ambient import Ambient, GradientFlags, Gradients
 from featuretap.backends import Options
 from featuretap.errors import FAILS_ON_EXAMPLE
 from featuretap.facts import written_arguments
@@ -171,7 +171,8 @@ def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Excepti
     tree = ModuleTree(model)
     args, kwargs = options.example_args or (), options.example_kwargs or {}
     seen: dict[str, Seen | Exception] = {}
-    untouched = Untouched(model)
+    # A ``train`` of the model's own may freeze parameters.
+    untouched, gradients = Untouched(model), GradientFlags(tree.parameters.values())
     try:
         for mode in MODES:
             if model.training != (mode == "train"):
@@ -181,8 +182,10 @@ def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Excepti
             except Exception as error:
                 seen[mode] = error
             untouched.restore()
+            gradients.restore()
     finally:
         untouched.restore()
+        gradients.restore()
     failures = [found for found in seen.values() if isinstance(found, Exception)]
     if len(failures) == len(MODES):
         raise UntraceableModelError(f"{FAILS_ON_EXAMPLE}: {failures[-1]}") from failures[-1]

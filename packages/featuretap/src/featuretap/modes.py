@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from torch import fx, nn
 
 from .alignment import aligned
+from .ambient import GradientFlags
 from .backends import Options
 from .errors import UntraceableModelError
 from .modules import ModuleTree
@@ -38,6 +41,9 @@ def record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
     recording = recordings[first]
     if isinstance(recording, Recording) and recording.serves_both_modes:
         return {**recordings, second: recording}
+    if isinstance(recording, Recording) and tree.has_own_train_method:
+        with _switched(tree, first, untouched):
+            recording.note_flags()
     other = recordings[second] = _record_other(tree, second, untouched, options)
     if isinstance(recording, Recording) and isinstance(other, Recording):
         recording.other, other.other = other, recording
@@ -49,13 +55,22 @@ def record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
 
 def _record_other(tree: ModuleTree, mode: str, untouched: Untouched, options: Options) -> Recorded:
     if tree.has_own_train_method:
-        try:
-            tree.model.train(mode == "train")
+        with _switched(tree, mode, untouched):
             return _record(tree, Untouched(tree.model), options)
-        finally:
-            untouched.restore()
     with untouched.in_mode(tree.model, mode == "train"):
         return _record(tree, untouched, options)
+
+
+@contextmanager
+def _switched(tree: ModuleTree, mode: str, untouched: Untouched) -> Iterator[None]:
+    """Switch a model by its own method, which may freeze modules and parameters, until it is left."""
+    gradients = GradientFlags(tree.parameters.values())
+    try:
+        tree.model.train(mode == "train")
+        yield
+    finally:
+        untouched.restore()
+        gradients.restore()
 
 
 def _record(tree: ModuleTree, untouched: Untouched, options: Options) -> Recorded:

@@ -90,7 +90,8 @@ class Recording:
         self.read_training = False
         self.other: Recording | None = None
         self.mode = "train" if model.training else "eval"
-        self.training = frozenset(path for path, module in tree.paths.items() if module.training)
+        self.training = self._flagged()
+        self._switched = self.training
 
     # -- while tracing ------------------------------------------------------------------------
 
@@ -126,11 +127,23 @@ class Recording:
             return lambda module: mode == "train"
         return lambda module: (self.tree.path_of(module) or "") in self.training
 
+    def _flagged(self) -> frozenset[str]:
+        return frozenset(path for path, module in self.tree.paths.items() if module.training)
+
+    def note_flags(self) -> None:
+        """Note the flags of now: those that the model's own ``train`` sets in this mode."""
+        self._switched = self._flagged()
+
     def flag_exceptions(self, mode: str) -> Set[str]:
-        """Return the paths of the modules whose flag in ``mode`` is the opposite of it."""
+        """Return the paths of the modules whose flag in ``mode`` is the opposite of it.
+
+        They were so when the model was traced, or its own ``train`` makes them so.
+        """
         if self.mode != mode:
             return frozenset()
-        return self.tree.paths.keys() - self.training if mode == "train" else self.training
+        if mode == "train":
+            return self.tree.paths.keys() - (self.training & self._switched)
+        return self.training | self._switched
 
     # -- names ----------------------------------------------------------------------------------
 
