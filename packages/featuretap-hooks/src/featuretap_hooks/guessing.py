@@ -113,8 +113,8 @@ def input_names(tree: ModuleTree) -> dict[str, str]:
 
 @cache
 def _operations() -> frozenset[str]:
-    """Names of everything in torch that may be a node."""
-    spaces: list[Any] = [torch, torch.Tensor, torch.nn.functional, operator, math]
+    """Names of everything in torch that may be a node, and of what lists and dicts can do."""
+    spaces: list[Any] = [torch, torch.Tensor, torch.nn.functional, operator, math, list, dict]
     spaces += [torch.fft, torch.linalg, torch.special, *namespaces_of_operators()]
     names = {operation_name(name) for space in spaces for name in dir(space)}
     return frozenset({*names, "getattr", "getitem"})

@@ -20,6 +20,7 @@ from torch import nn
 from featuretap.naming import operation_name
 from featuretap.operations import is_call
 
+from ._compat import map_as_plain
 from .instructions import compares
 
 __all__ = ["Origin", "Tracked", "plain", "track"]
@@ -219,15 +220,44 @@ class TrackedTuple(_Sequence, tuple):  # type: ignore[type-arg]
         return recorder.field(value, self) if recorder.listening else value
 
 
+def _changed_too(kind: type, name: str) -> Callable[..., Any]:
+    """Return a method that changes a tracked container and the one that it stands for."""
+    function = getattr(kind, name)
+    operation = operation_name(getattr(operator, name, name))
+    is_statement = name in ("__setitem__", "__delitem__")
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        function(self._plain, *plain(args), **plain(kwargs))
+        value = function(self, *args, **kwargs)
+        return value if is_statement else _tell(self, operation, value, *args, *kwargs.values())
+
+    return method
+
+
 class TrackedList(_Sequence, list):  # type: ignore[type-arg]
-    """A ``list`` that came from the model."""
+    """A ``list`` that came from the model, or that was given to it."""
+
+    _plain: Any
+
+    for _name in "append extend insert pop remove clear sort reverse".split():
+        locals()[_name] = _changed_too(list, _name)
+    for _name in "__setitem__ __delitem__ __iadd__ __imul__".split():
+        locals()[_name] = _changed_too(list, _name)
 
 
 class TrackedDict(Tracked, dict):  # type: ignore[type-arg]
-    """A ``dict`` that came from the model."""
+    """A ``dict`` that came from the model, or that was given to it."""
+
+    _plain: Any
+
+    for _name in "pop popitem setdefault update clear __setitem__ __delitem__ __ior__".split():
+        locals()[_name] = _changed_too(dict, _name)
 
     def __getitem__(self, key: Any) -> Any:
         return _tell(self, "getitem", dict.__getitem__(self, key), key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return _tell(self, "get", dict.get(self, key, default), key)
 
 
 for _kind in (_Number, TrackedTuple, TrackedList, TrackedDict):
@@ -243,6 +273,7 @@ class TrackedConstant(Tracked):
 
 
 _CONTAINERS: dict[Any, Any] = {list: TrackedList, dict: TrackedDict}
+_HOLDERS = frozenset({TrackedTuple, TrackedList, TrackedDict})
 _COPIES_ITSELF = frozenset({int, float, tuple, list, dict})
 
 
@@ -257,6 +288,7 @@ def track(value: Any, origin: Origin) -> Any:
         tracked._plain = value
     elif kind in _CONTAINERS:
         tracked = _CONTAINERS[kind](value)
+        tracked._plain = value
     elif kind in (torch.device, torch.dtype):
         tracked = TrackedConstant(value)
     else:
@@ -281,14 +313,13 @@ def plain(value: Any) -> Any:
         return int.__int__(value)
     if kind is TrackedFloat:
         return float.__float__(value)
-    if kind is TrackedTuple:
+    if kind in _HOLDERS:
         return value._plain
     if kind is TrackedConstant:
         return value.value
-    if kind is TrackedList or kind is list:
-        items = list(map(plain, list.__iter__(value)))
-        changed = any(a is not b for a, b in zip(items, list.__iter__(value), strict=True))
-        return items if changed or kind is TrackedList else value
+    if kind is list:
+        items = list(map(plain, value))
+        return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
     if kind is tuple:
         for item in value:
             if plain(item) is not item:
@@ -296,10 +327,15 @@ def plain(value: Any) -> Any:
         return value
     if kind is dict and not value:
         return value
-    if kind is TrackedDict or kind is dict:
-        pairs = {key: plain(item) for key, item in dict.items(value)}
-        changed = any(a is not b for a, b in zip(pairs.values(), dict.values(value), strict=True))
-        return pairs if changed or kind is TrackedDict else value
+    if kind is dict:
+        pairs = {key: plain(item) for key, item in value.items()}
+        changed = any(a is not b for a, b in zip(pairs.values(), value.values(), strict=True))
+        return pairs if changed else value
     if kind is slice:
         return slice(plain(value.start), plain(value.stop), plain(value.step))
     return value
+
+
+# ``tree_map`` goes by the very type of a container.
+for _holder in _HOLDERS:
+    map_as_plain(_holder, plain)
