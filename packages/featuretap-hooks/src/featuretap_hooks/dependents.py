@@ -178,6 +178,7 @@ class Dependents:
 
     def forget(self) -> None:
         """Let go of what was remembered: the forward is over."""
+        self._read.clear()
         self._devices.clear()
         self._dtypes.clear()
 
