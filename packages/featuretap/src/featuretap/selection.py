@@ -196,8 +196,8 @@ def _not_found(entry: str, index: NodeIndex, problem: str) -> NodeNotFoundError:
     if leaf is not None:
         return NodeNotFoundError(
             f"{problem}: it is inside of {leaf!r}, a leaf module, which is one node. Did you mean "
-            f"{leaf!r}? It is looked into if it is a leaf by your leaf_modules alone and you leave it "
-            "out there; backend='hooks' looks into more than fx",
+            f"{leaf!r}? A layer of torch.nn is one node on each backend; a module of your leaf_modules "
+            "is looked into if you leave it out there, and one that fx cannot trace by backend='hooks'",
             entry,
             [leaf],
         )
