@@ -240,14 +240,17 @@ def _module_outputs(
     values: dict[str, Any] = {}
     with ExitStack() as stack:
         for path, module in ModuleTree(model).paths.items():
-            if path not in names:
+            if path not in names or path == "":
                 continue
 
             def end(_m: Any, _a: Any, value: Any, path: str = path) -> None:
                 values.setdefault(path, copy_value(value))
 
             stack.callback(module.register_forward_hook(end).remove)
-        model(*args, **kwargs)
+        output = model(*args, **kwargs)
+    if "" in names:
+        # Not by a hook: the model may have a ``__call__`` of its own.
+        values[""] = copy_value(output)
     return values
 
 
