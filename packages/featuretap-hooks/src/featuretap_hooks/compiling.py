@@ -37,6 +37,7 @@ __all__ = [
     "Places",
     "Program",
     "counts",
+    "problem_of",
     "run_compiled",
     "run_uncompiled",
 ]
@@ -93,9 +94,7 @@ BROKEN = (
     "torch.compile breaks the graph in the forward of which this extractor takes operations, or runs "
     "others than were watched before (inside of a torch.autograd.Function, for one)"
 )
-
-
-TOO_OLD = "torch.compile of operations needs torch 2.7 or newer"
+_TOO_OLD = "torch.compile of operations needs torch 2.7 or newer"
 
 
 class BrokenGraphError(RuntimeError):
@@ -220,9 +219,9 @@ def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> di
             state.take(name, args[index] if index < len(args) else kwargs[argument])
         if program.wanted:
             with _PlaceMode(state, program):
-                value = extractor._model(*args, **kwargs)
+                value = _call(extractor._model, program, args, kwargs)
         else:
-            value = extractor._model(*args, **kwargs)
+            value = _call(extractor._model, program, args, kwargs)
         if program.calls_itself:
             state.wanted_output("", value)
     except CompiledStop:
@@ -234,13 +233,28 @@ def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> di
     return state.values
 
 
+def _call(model: Any, program: Program, args: Any, kwargs: Any) -> Any:
+    if program.calls_itself:
+        # Older dynamo goes to the forward of a module that is called inside of another.
+        return type(model).__call__(model, *args, **kwargs)
+    return model(*args, **kwargs)
+
+
 @run_by_dynamo
-def compiles_operations(_key: str) -> bool:
+def _compiles_operations(_key: str) -> bool:
     """Say whether operations may be compiled: dynamo must follow what is raised where it goes astray.
 
     Older dynamo calls nothing that takes no argument.
     """
     return dynamo_follows_exceptions()
+
+
+def problem_of(extractor: Any, program: Program) -> str:
+    """Say why dynamo must not trace this forward; ``""`` if it may."""
+    if program.wanted and not program.problem:
+        # Not asked by the function that breaks the graph: dynamo of torch 2.4 would call the answer there.
+        return "" if _compiles_operations(extractor._compiled_holder.key) else _TOO_OLD
+    return program.problem
 
 
 def run_uncompiled(extractor: Any, problem: str, args: Any, kwargs: Any) -> Any:

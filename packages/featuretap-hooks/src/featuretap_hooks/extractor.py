@@ -17,10 +17,9 @@ from featuretap.modules import ModuleTree
 from ._compat import dynamo_callback, is_compiling, is_jit_tracing
 from .captures import Captures, Stop
 from .compiling import (
-    TOO_OLD,
     BrokenGraphError,
     Holder,
-    compiles_operations,
+    problem_of,
     run_compiled,
     run_uncompiled,
 )
@@ -142,9 +141,7 @@ class HooksExtractor(Forwards):
     def _compiled(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         """Do the same in code that dynamo traces."""
         program = self._programs[self._mode]
-        problem = program.problem
-        if not problem and program.wanted and not compiles_operations(self._compiled_holder.key):
-            problem = TOO_OLD
+        problem = problem_of(self, program)
         if problem:
             uncompiled: OrderedDict[str, Any] = run_uncompiled(self, problem, args, kwargs)
             return uncompiled
