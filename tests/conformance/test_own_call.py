@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from featuretap import create_feature_extractor
+from featuretap import UntraceableModelError, create_feature_extractor
 from support import drawn, here, identical
 
 
@@ -104,3 +104,31 @@ def test_M4_compiled_the_output_is_what_the_own_call_returns(backend, model, nod
     assert all(identical(compiled[name], expected[name]) for name in nodes)
     if "" in nodes:
         assert identical(compiled[""], model(x))
+
+
+class Counts(nn.Module):
+    """Counts its calls, outside of its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.calls = nn.Linear(4, 4, device=here()), 0
+
+    def __call__(self, x):
+        self.calls += 1
+        return super().__call__(x) * self.calls
+
+    def forward(self, x):
+        return self.lin(x)
+
+
+def test_V2_an_own_call_of_a_submodule_that_counts_is_refused_or_counts(backend, extract):
+    model, x = nn.Sequential(Counts(), nn.ReLU()), drawn(3, 4)
+    if backend == "fx":
+        with pytest.raises(UntraceableModelError, match="calls"):
+            extract(model, ["1", ""])
+        return
+    extractor = extract(model, ["1", ""])
+    for calls in range(1, 4):
+        expected = (model[0].lin(x) * calls).relu()
+        assert identical(extractor(x)["1"], expected)
+    assert model[0].calls == 3

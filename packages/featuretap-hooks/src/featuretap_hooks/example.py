@@ -19,7 +19,7 @@ from featuretap.backends import Options
 from featuretap.errors import FAILS_ON_EXAMPLE
 from featuretap.facts import written_arguments
 from featuretap.faithful import RandomState, foreign_random_state
-from featuretap.held import tensors_in
+from featuretap.held import rewinders_in, tensors_in
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.outside import tensors_outside
 from featuretap.reading import forward_of
@@ -141,6 +141,8 @@ def watch_example(
         stack.callback(Untouched(model).restore)
         stack.callback(Gradients(tree.parameters.values()).restore)
         stack.callback(Ambient().restore)
+        for found in rewinders_in((args, kwargs)):
+            stack.callback(found.rewind)
         stack.enter_context(_SaveWritten(tree, saved))
         run_watched(
             Findings(tree, options),

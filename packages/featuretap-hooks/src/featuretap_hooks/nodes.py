@@ -153,9 +153,10 @@ class Nodes:
         for name, value in arguments.items():
             self._node(self._namer.operation("", name), value)
             self._dependents.mark(value)
-            has_items = isinstance(value, tuple) or type(value) in (list, dict)
+            # Lists and dicts are the caller's own, and their type is often asked for.
+            is_tuple = isinstance(value, tuple)
             is_number = type(value) in (int, float) and name not in fixed
-            watched[name] = self._track(value) if has_items or is_number else value
+            watched[name] = self._track(value) if is_tuple or is_number else value
         return watched
 
     def mark(self, value: Any) -> None:

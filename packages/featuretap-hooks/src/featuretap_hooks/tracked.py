@@ -70,6 +70,10 @@ class Tracked:
 
     _origin: Origin
 
+    def __new__(cls, *args: Any) -> Any:
+        """Make the plain thing, as a forward expects that says ``type(sizes)(...)``."""
+        return _PLAIN_KINDS[cls](*args) if cls in _PLAIN_KINDS else object.__new__(cls)
+
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         return type(plain(self))
@@ -235,7 +239,7 @@ def _changed_too(kind: type, name: str) -> Callable[..., Any]:
 
 
 class TrackedList(_Sequence, list):  # type: ignore[type-arg]
-    """A ``list`` that came from the model, or that was given to it."""
+    """A ``list`` that came from the model."""
 
     _plain: Any
 
@@ -246,7 +250,7 @@ class TrackedList(_Sequence, list):  # type: ignore[type-arg]
 
 
 class TrackedDict(Tracked, dict):  # type: ignore[type-arg]
-    """A ``dict`` that came from the model, or that was given to it."""
+    """A ``dict`` that came from the model."""
 
     _plain: Any
 
@@ -274,20 +278,25 @@ class TrackedConstant(Tracked):
 
 _CONTAINERS: dict[Any, Any] = {list: TrackedList, dict: TrackedDict}
 _HOLDERS = frozenset({TrackedTuple, TrackedList, TrackedDict})
+_PLAIN_KINDS: dict[Any, Any] = {
+    **{tracked: kind for kind, tracked in (*_NUMBERS.items(), *_CONTAINERS.items())},
+    TrackedTuple: tuple,
+}
 _COPIES_ITSELF = frozenset({int, float, tuple, list, dict})
 
 
 def track(value: Any, origin: Origin) -> Any:
     """Return ``value`` so that it tells ``origin`` what is done with it, if it is of a kind that can."""
-    kind = type(value)
+    kind: Any = type(value)
     tracked: Any
     if kind in _NUMBERS:
-        tracked = _NUMBERS[kind](value)
+        tracked = kind.__new__(_NUMBERS[kind], value)
     elif isinstance(value, tuple) and not isinstance(value, Tracked) and _is_result(kind):
-        tracked = TrackedTuple(value)
+        tracked = tuple.__new__(TrackedTuple, value)
         tracked._plain = value
     elif kind in _CONTAINERS:
-        tracked = _CONTAINERS[kind](value)
+        tracked = kind.__new__(_CONTAINERS[kind])
+        kind.__init__(tracked, value)
         tracked._plain = value
     elif kind in (torch.device, torch.dtype):
         tracked = TrackedConstant(value)

@@ -29,6 +29,7 @@ __all__ = [
     "items_of",
     "kept_tensors",
     "rewinder",
+    "rewinders_in",
     "tensors_in",
 ]
 
@@ -147,6 +148,15 @@ def rewinder(value: Any) -> Rewinder | None:
     if slots and not isinstance(value, (nn.Module, type)) and not hasattr(value, "__dict__"):
         return _slotted(value, slots)
     return None
+
+
+def rewinders_in(value: Any) -> Iterator[Rewinder]:
+    """Yield how to put back what moves in ``value``, tuples, lists and dicts included."""
+    if isinstance(value, (tuple, list, dict)):
+        for item in list(value.values() if isinstance(value, dict) else value):
+            yield from rewinders_in(item)
+    elif (found := rewinder(value)) is not None:
+        yield found
 
 
 def copied_iterator(value: Iterator[Any]) -> Iterator[Any] | None:

@@ -14,7 +14,7 @@ import types
 import torch
 from torch import fx, nn
 
-__all__ = ["TENSOR_ATTRIBUTES", "attribute_kind", "kind_of", "may_ask"]
+__all__ = ["TENSOR_ATTRIBUTES", "attribute_kind", "is_tuple", "kind_of", "may_ask"]
 
 _SIZES = {"shape": torch.Size, "ndim": int, "device": torch.device, "dtype": torch.dtype}
 _INTEGERS = frozenset(
@@ -78,6 +78,19 @@ def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
 def attribute_kind(name: str) -> type | None:
     """Return the type of an attribute of a tensor, ``None`` if that is not certain."""
     return torch.Tensor if name in TENSOR_ATTRIBUTES else _SIZES.get(name)
+
+
+# Of these a tensor alone is the result, where no dimension is given.
+_MAY_REDUCE = frozenset("max min median nanmedian".split())
+
+
+def is_tuple(value: object) -> bool:
+    """Say whether ``value`` is a node that certainly stands for a tuple of tensors."""
+    if not isinstance(value, fx.Node) or value.op not in ("call_function", "call_method"):
+        return False
+    name = value.target if isinstance(value.target, str) else getattr(value.target, "__name__", "")
+    is_named = hasattr(torch.return_types, name) and name not in _MAY_REDUCE
+    return name in _TUPLES or is_named
 
 
 def _call_kind(node: fx.Node) -> type | None:

@@ -110,6 +110,14 @@ def _own_call(kind: type) -> Any:
     return None
 
 
+@functools.lru_cache(maxsize=1024)
+def set_by_call(kind: Any) -> frozenset[str]:
+    """Return the attributes that the ``__call__`` of a class of modules sets, if it has one of its own."""
+    reader = _Reader(kind)
+    steps = steps_of(reader.function(_own_call(kind)))
+    return frozenset(step.argument for step in steps if step.sets_attribute)
+
+
 def is_users(kind: type) -> bool:
     """Say whether a class is neither of a library that is known here nor of Python's own."""
     return is_users_module(kind.__module__)

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import _compat
 from .faithful import contains
+from .likeness import is_tuple
 from .put_back import is_own_hook
 from .trace_left import fills_what_it_is_given, is_of_a_library
 
@@ -44,6 +45,7 @@ _FILLS = (
     "a list or dict is given to {}, which is one node and fills it: the graph would not see that"
 )
 _SWITCHES = "the forward switches gradients on or off by a value that is not known when tracing"
+_REPEATS = "the forward multiplies a tuple, as tree_map does that takes a stand-in for no tuple"
 _CACHED = "the forward caches parametrizations, which a graph would compute at each use"
 _STATE = {
     "is_grad_enabled": _ASKS,
@@ -164,6 +166,8 @@ def why_not_record(
         name = getattr(target, "__name__", "")
         if name == "_set_grad_enabled":
             return _SWITCHES
+        if name in ("mul", "imul") and any(map(is_tuple, args)):
+            return _REPEATS
         if not is_of_a_library(target):
             return _why_not_call(target, name, args, kwargs)
     return None

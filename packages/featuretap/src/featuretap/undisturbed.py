@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from .ambient import Ambient
 from .faithful import RandomState, foreign_random_state
-from .held import tensors_in
+from .held import rewinders_in, tensors_in
 from .modules import ModuleTree
 from .saved import SavedTensors, refuse_unmade
 from .untouched import Untouched
@@ -19,10 +20,14 @@ __all__ = ["undisturbed"]
 
 
 @contextmanager
-def undisturbed(*modules: nn.Module) -> Iterator[None]:
+def undisturbed(*modules: nn.Module, given: Any = ()) -> Iterator[None]:
     """Put back what is changed inside: flags, attributes, hooks, tensors, random state, gradient mode.
 
     Every tensor of the modules is copied meanwhile.
+
+    Args:
+        modules: the model, and others that run.
+        given: arguments, in which arrays and random generators are put back.
 
     Raises:
         ValueError: if a lazy module has not made its parameters yet.
@@ -43,6 +48,8 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
         stack.callback(saved.restore)
         for content in untouched:
             stack.callback(content.restore)
+        for moved in rewinders_in(given):
+            stack.callback(moved.rewind)
         yield
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from .content import ModuleContent, content_of
 from .outside import Outside
-from .reading import Forward, forward_of
+from .reading import Forward, forward_of, set_by_call
 from .state import sets_elsewhere
 
 __all__ = ["Untouched"]
@@ -92,7 +92,12 @@ class Untouched:
     def given(self, module: nn.Module) -> list[str]:
         """Name the attributes of ``module`` that were set before its call."""
         content = self._modules.get(id(module)) if self.sets_elsewhere else None
-        return content.changed_names() if content is not None else []
+        if content is None:
+            return []
+        # What its own ``__call__`` sets is set by nobody else.
+        kind: Any = type(module)
+        own = set_by_call(kind)
+        return [name for name in content.changed_names() if name not in own]
 
     def moved_state(self, module: nn.Module, given: Container[str] = ()) -> str:
         """Name what was changed in ``module`` and the next call of its forward would read.

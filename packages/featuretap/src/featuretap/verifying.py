@@ -134,7 +134,7 @@ def compare_with_forward(
     names_to_keys: dict[str, str] = dict(extractor.return_nodes)  # type: ignore[arg-type]
 
     def run(call: Callable[..., Any]) -> dict[str, Any]:
-        with undisturbed(model, extractor):
+        with undisturbed(model, extractor, given=(args, kwargs)):
             if model.training != extractor.training:
                 model.train(extractor.training)
             values = call(*copy_value(tuple(args)), **copy_value(dict(kwargs)))
