@@ -93,33 +93,48 @@ def refused_functions(refuse: Refuse) -> Iterator[None]:
     """While entered, calls of this thread that a graph would lose raise what ``refuse(reason)`` makes."""
     patched: list[tuple[Any, str, Any]] = []
     thread = threading.get_ident()
-
-    def patch(owner: Any, name: str, new: Any) -> None:
-        patched.append((owner, name, vars(owner)[name]))
-        setattr(owner, name, new)
-
+    outer = _REFUSING.get(thread)
+    _REFUSING[thread] = refuse
     try:
-        patch(torch.autograd.Function, "apply", _apply(refuse))
-        for owner, name, reason in _ENTERED:
-            entered = vars(owner)[name]
-            patch(owner, name, _refused(entered, reason, refuse, thread, called_by_model))
-        for mode in (TorchFunctionMode, _compat.TorchDispatchMode):
-            patch(mode, "__enter__", _own_mode(vars(mode)["__enter__"], refuse, thread))
-        for name in _compat.settings_of_kernels():
-            setter = getattr(torch._C, name)
-            patch(torch._C, name, _refused(setter, _CHOOSES, refuse, thread, lambda _: True))
-        for name in _compat.SWAPS_TENSORS:
-            swap = getattr(torch._C, name)
-            patch(torch._C, name, _refused(swap, _SWAPS, refuse, thread, lambda _: True))
-        for name, reason in _STATE.items():
-            for owner in (torch, torch.random):
-                if name in vars(owner):
-                    function = vars(owner)[name]
-                    patch(owner, name, _refused(function, reason, refuse, thread, called_by_model))
+        for owner, name, refused in _lost_calls():
+            original = vars(owner)[name]
+            patched.append((owner, name, original))
+            setattr(owner, name, refused(original))
         yield
     finally:
         for owner, name, original in reversed(patched):
             setattr(owner, name, original)
+        if outer is None:
+            del _REFUSING[thread]
+        else:
+            _REFUSING[thread] = outer
+
+
+# The threads that trace -> what makes the error.
+_REFUSING: dict[int, Refuse] = {}
+
+
+@functools.cache
+def _lost_calls() -> list[tuple[Any, str, Callable[[Any], Any]]]:
+    """Return owner and name of each function, and what makes the one that stands for it."""
+    swaps, settings = _compat.SWAPS_TENSORS, _compat.settings_of_kernels()
+    asked = ((torch, _STATE), (torch.random, _STATE))
+    return [
+        (torch.autograd.Function, "apply", _apply),
+        *((owner, name, _refused(reason, called_by_model)) for owner, name, reason in _ENTERED),
+        *(
+            (mode, "__enter__", _own_mode)
+            for mode in (TorchFunctionMode, _compat.TorchDispatchMode)
+        ),
+        *((torch._C, name, _refused(_CHOOSES, _by_anyone)) for name in settings),
+        *((torch._C, name, _refused(_SWAPS, _by_anyone)) for name in swaps),
+        *(
+            (owner, name, _refused(reason, called_by_model))
+            for owner, reasons in asked
+            for name, reason in reasons.items()
+            if name in vars(owner)
+        ),
+    ]
 
 
 def why_not_look_into(module: nn.Module) -> str | None:
@@ -187,23 +202,27 @@ def _catches_exceptions(code: types.CodeType | None) -> bool:
     )
 
 
-def _apply(refuse: Refuse) -> classmethod[Any, ..., Any]:
-    original = vars(torch.autograd.Function)["apply"]
+# Each stand-in is made once, for to make them anew takes a part of the trace of a small model that shows.
 
+
+@functools.lru_cache(maxsize=64)
+def _apply(original: classmethod[Any, ..., Any]) -> classmethod[Any, ..., Any]:
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         if _compat.is_bookkeeping_of_checkpoints(cls):
             return args[0]
-        if contains(fx.Proxy, args, kwargs):
+        refuse = _REFUSING.get(threading.get_ident())
+        if refuse is not None and contains(fx.Proxy, args, kwargs):
             raise refuse(f"the backward of the autograd.Function {cls.__name__} would be lost")
         return original.__get__(None, cls)(*args, **kwargs)
 
     return classmethod(apply)
 
 
-def _own_mode(enter: Callable[..., Any], refuse: Refuse, thread: int) -> Callable[..., Any]:
+@functools.lru_cache(maxsize=64)
+def _own_mode(enter: Callable[..., Any]) -> Callable[..., Any]:
     def entered(mode: Any) -> Any:
-        is_ours = type(mode).__module__.partition(".")[0] in _OURS
-        if threading.get_ident() == thread and not is_ours:
+        refuse = _REFUSING.get(threading.get_ident())
+        if refuse is not None and not _is_ours(type(mode).__module__):
             raise refuse(_MODE)
         return enter(mode)
 
@@ -211,15 +230,20 @@ def _own_mode(enter: Callable[..., Any], refuse: Refuse, thread: int) -> Callabl
 
 
 def _refused(
-    function: Callable[..., Any],
-    reason: str,
-    refuse: Refuse,
-    thread: int,
-    matters: Callable[[types.FrameType], bool],
-) -> Callable[..., Any]:
-    def refused(*args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() == thread and matters(sys._getframe(1)):
-            raise refuse(reason.format(f"torch.{function.__name__.removeprefix('_set_')}"))
-        return function(*args, **kwargs)
+    reason: str, matters: Callable[[types.FrameType], bool]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    @functools.lru_cache(maxsize=64)
+    def stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
+        def refused(*args: Any, **kwargs: Any) -> Any:
+            refuse = _REFUSING.get(threading.get_ident())
+            if refuse is not None and matters(sys._getframe(1)):
+                raise refuse(reason.format(f"torch.{function.__name__.removeprefix('_set_')}"))
+            return function(*args, **kwargs)
 
-    return refused
+        return refused
+
+    return stand_in
+
+
+def _by_anyone(_: types.FrameType) -> bool:
+    return True
