@@ -13,6 +13,7 @@ from torch import nn
 
 from featuretap import create_feature_extractor
 
+from .hook_libraries import baukit_style
 from .models import classifier
 from .peers import Extract, Features, Steps, Truncated, features_steps, resnet_steps, vit_steps
 from .timing import Benchmark, Peer, compare
@@ -91,12 +92,16 @@ def test_forward_on_a_gpu(
     extractor = create_feature_extractor(model, [node], backend=backend)
     ours = prepared(extractor, x, mode)
     truncated = prepared(Truncated(steps(model), [node]).eval(), x, mode)
+    peers = {"truncated": Peer(truncated, TARGET)}
+    if (backend, mode) == ("hooks", "eager"):
+        # A batch of one waits for Python: what the least that a hook can do costs then.
+        peers["plain hooks, stopped"] = Peer(partial(baukit_style(model, [node]), x))
     compare(
         benchmark,
         TOPIC,
         f"{name}, {mode}, batch {batch}, {backend}",
         ours,
-        {"truncated": Peer(truncated, TARGET)},
+        peers,
         rounds=40,
         calls=10 if batch == 1 else 2,
         device=device,
