@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 import types
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -88,14 +89,19 @@ def is_tuple(value: object) -> bool:
     """Say whether ``value`` is a node that certainly stands for a tuple of tensors."""
     if not isinstance(value, fx.Node) or value.op not in ("call_function", "call_method"):
         return False
-    name = value.target if isinstance(value.target, str) else getattr(value.target, "__name__", "")
+    name = _called(value)
     is_named = hasattr(torch.return_types, name) and name not in _MAY_REDUCE
     return name in _TUPLES or is_named
 
 
+def _called(node: fx.Node) -> str:
+    """Return the name of the function or method that ``node`` calls."""
+    target: Any = node.target
+    return target if isinstance(target, str) else getattr(target, "__name__", "")
+
+
 def _call_kind(node: fx.Node) -> type | None:
-    target = node.target
-    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    target, name = node.target, _called(node)
     if name == "size":
         return torch.Size if len(node.args) + len(node.kwargs) == 1 else int
     if name in _INTEGERS:
