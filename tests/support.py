@@ -23,11 +23,14 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=generator, device="cpu").to(here())
 
 
-def with_forward(forward: Callable[..., Any], **buffers: torch.Tensor) -> nn.Module:
-    """Make a module of a function ``forward(self, ...)``, with these buffers."""
+def with_forward(forward: Callable[..., Any], **parts: torch.Tensor | nn.Module) -> nn.Module:
+    """Make a module of a function ``forward(self, ...)``, with these buffers and children."""
     model: nn.Module = type("Net", (nn.Module,), {"forward": forward})()
-    for name, buffer in buffers.items():
-        model.register_buffer(name, buffer)
+    for name, part in parts.items():
+        if isinstance(part, nn.Module):
+            model.add_module(name, part)
+        else:
+            model.register_buffer(name, part)
     return model
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import enum
+
 import pytest
 import torch
+from torch import nn
 
 from support import copied, identical, with_forward
 
@@ -72,3 +75,31 @@ def test_V2_a_container_that_grows_in_place_grows_for_the_caller(
         assert identical(copied(given), copied(expected))
         if with_input:
             assert identical(copied(features[name]), copied(made()))
+
+
+class Way(enum.Enum):
+    """Which way a forward goes."""
+
+    LEFT = 1
+    RIGHT = 2
+
+
+def by_member(self, x, way=Way.LEFT):
+    return self.layer(x) * 2 if way is Way.LEFT else x + 1
+
+
+def by_dtype(self, x, dtype=torch.float32):
+    return self.layer(x) * 2 if dtype is torch.float32 else x + 1
+
+
+@pytest.mark.parametrize("forward", [by_member, by_dtype])
+def test_V2_a_default_that_is_compared_by_identity_chooses_the_branch(backend, extract, forward):
+    model, x = with_forward(forward, layer=nn.Linear(4, 4)), torch.ones(2, 4)
+    extractor = extract(model, "")
+    assert identical(extractor(x)[""], model(x))
+    other = Way.RIGHT if forward is by_member else torch.float64
+    if backend == "fx":
+        with pytest.raises(ValueError, match="made for"):
+            extractor(x, other)
+    else:
+        assert identical(extractor(x, other)[""], model(x, other))

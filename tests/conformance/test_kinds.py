@@ -260,3 +260,49 @@ def test_V2_fields_of_named_tuples_are_not_looked_for_on_tensors(extract, names_
     model, x = with_forward(forward), drawn(5, 4)
     assert "linalg_eigh" in list(names_of(model, example_args=(x,)))
     assert identical(extract(model, "")(x)[""], model(x))
+
+
+def test_N9_a_change_of_class_is_a_node_and_hides_none(extract, names_of):
+    def forward(self, x):
+        first = x.as_subclass(Tagged) * 2
+        return first.as_subclass(torch.Tensor) + self.layer(x) * 3
+
+    model = with_forward(forward, layer=nn.Linear(4, 4))
+    names = list(names_of(model, example_args=(X,)))
+    assert names == ["x", "as_subclass", "mul", "as_subclass_1", "layer", "mul_1", "add"]
+    features = extract(model, ["mul", "mul_1", "as_subclass_1"])(X)
+    assert type(features["mul"]) is Tagged
+    assert identical(features["mul_1"], model.layer(X) * 3)
+    assert identical(features["as_subclass_1"], X * 2)
+    assert "as_subclass" not in vars(torch.Tensor)
+
+
+def asks_for_a_list(self, x):
+    found = self.neck([x, x + 1])
+    return self.layer(found[1] if isinstance(found, (list, tuple)) else found)
+
+
+def asks_for_none(self, x):
+    weights = self.neck(None)
+    return self.layer(x) if weights is None else x * 2
+
+
+def asks_for_a_size(self, x):
+    return self.layer(x) if isinstance(self.neck(x.shape), tuple) else x * 2
+
+
+def asks_for_a_tensor(self, x):
+    found = self.neck(self.neck(self.layer(x)))
+    return found * 2 if isinstance(found, torch.Tensor) else x
+
+
+@pytest.mark.parametrize(
+    "forward", [asks_for_a_list, asks_for_none, asks_for_a_size, asks_for_a_tensor]
+)
+def test_V2_what_an_identity_returns_is_of_the_kind_that_it_was_given(backend, extract, forward):
+    model = with_forward(forward, layer=nn.Linear(4, 4), neck=nn.Identity())
+    if backend == "fx" and forward in (asks_for_a_list, asks_for_none):
+        with pytest.raises(featuretap.UntraceableModelError):
+            extract(model, "")
+    else:
+        assert identical(extract(model, "")(X)[""], model(X))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -308,3 +310,13 @@ def test_C1_a_leaf_that_keeps_nothing_and_is_not_needed_does_not_run():
         model, eval_return_nodes=["dropout"], train_return_nodes=["lin"], backend="fx"
     )
     assert [name for name, _ in extractor.named_children()] == ["lin"]
+
+
+def test_C2_the_example_is_not_kept_alive(extract):
+    example = torch.ones(2, 4)
+    extractor = extract(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), "1", example_args=(example,))
+    kept = weakref.ref(example)
+    del example
+    gc.collect()
+    assert kept() is None
+    assert extractor(torch.ones(2, 4))["1"].shape == (2, 4)

@@ -109,3 +109,30 @@ def test_N1_a_compiled_function_is_one_node():
         for _ in range(2):
             assert identical(extractor(X)["free"], free(X + 1))
     assert model.own is own
+
+
+class CompiledMethod(nn.Module):
+    """Calls a method that is compiled in the first forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    @torch.compile(backend="eager")
+    def act(self, x):
+        return x.sin() + self.lin.bias
+
+    def forward(self, x):
+        return self.act(self.lin(x)) * 2
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_V2_a_method_that_is_compiled_is_one_node():
+    torch.compiler.reset()
+    model, method = CompiledMethod(), vars(CompiledMethod)["act"]
+    names = list(names_of(model, example_args=(X,)))
+    assert names == ["x", "lin", "act", "mul"]
+    features = create(model, ["act", "mul"])(X)
+    assert identical(features["mul"], model(X))
+    assert identical(features["act"], model.act(model.lin(X)))
+    assert vars(CompiledMethod)["act"] is method

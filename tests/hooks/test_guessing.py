@@ -6,10 +6,12 @@ import types
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import featuretap
 import featuretap_hooks
+from support import identical
 
 create = featuretap_hooks.create_feature_extractor
 X = torch.ones(2, 4)
@@ -70,3 +72,17 @@ def test_E1_functions_that_a_library_registers_later_are_nodes():
         registered = torch.fx._symbolic_trace._wrapped_fns_to_patch
         for key in [key for key in registered if "registered_late" in key]:
             del registered[key]
+
+
+class UsesTorchvisionsFunctions(nn.Module):
+    def forward(self, boxes):
+        area = torchvision.ops.box_area(boxes)
+        return area + torchvision.ops.box_convert(boxes, "xyxy", "xywh").sum()
+
+
+def test_N9_functions_of_torchvision_are_taken_on_trust():
+    model, boxes = UsesTorchvisionsFunctions(), torch.rand(3, 4)
+    features = create(model, ["box_area", "box_convert"])(boxes)
+    assert identical(features["box_area"], torchvision.ops.box_area(boxes))
+    with pytest.raises(featuretap.NodeNotFoundError):
+        create(model, ["box_iou"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -82,3 +84,12 @@ def test_N6_the_root_may_be_of_torchscript(make):
     assert names_of(model, example_args=(X,)) == ["x"]
     for args in (None, (X,)):
         assert identical(create(model, "", example_args=args)(X)[""], model(X))
+
+
+def test_M3_an_extractor_made_with_an_example_can_be_copied():
+    model = nn.Sequential(
+        torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU())), nn.Linear(4, 4)
+    )
+    extractor = create(model, ["1"], example_args=(X,))
+    assert identical(copy.deepcopy(extractor)(X)["1"], model(X))
+    assert extractor.state_dict().keys() == model.state_dict().keys()

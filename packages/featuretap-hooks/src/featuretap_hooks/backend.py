@@ -65,7 +65,7 @@ class HooksBackend:
             guess = Guess(ModuleTree(model), LeafRule(options.leaf_modules), options)
             for mode, plan in plans.items():
                 plan.guess(guess, mode)
-        return HooksExtractor(model, plans, options, part=part)
+        return HooksExtractor(model, plans, options.without_example(), part=part)
 
     def _resolve(
         self, model: nn.Module, plans: Mapping[str, Plan], options: Options

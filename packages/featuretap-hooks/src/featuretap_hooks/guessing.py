@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Set
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,8 @@ from featuretap.naming import Namer, operation_name
 from ._compat import functions_wrapped_for_fx, namespaces_of_operators, registered_operators
 from .fast_paths import takes_note
 from .index import Point, canonical, read_parameter
+from .mentioned import mentioned_names
+from .patching import operations_at, places
 
 __all__ = ["Guess"]
 
@@ -34,6 +36,8 @@ class Guess:
 
     def __init__(self, tree: ModuleTree, is_leaf: LeafRule, options: Options) -> None:
         self._tree = tree
+        self._options = options
+        self._of_places: Set[str] | None = None
         self._is_leaf = is_leaf
         self._functions = {operation_name(function) for function in options.autowrap_functions}
         for module in options.autowrap_modules:
@@ -94,10 +98,18 @@ class Guess:
         if scope not in tree.paths or (scope and self._is_leaf(tree.paths[scope], scope)):
             return False
         names = {operation, _COUNTER.sub("", operation)}
-        return any(not names.isdisjoint(known()) for known in (self._known, _registered))
+        known: list[Callable[[], Set[str]]] = [self._known, _registered, self._replaced]
+        return any(not names.isdisjoint(found()) for found in known)
 
     def _known(self) -> frozenset[str]:
         return _operations() | self._functions
+
+    def _replaced(self) -> Set[str]:
+        """Names of the functions that are one node where the forwards look them up."""
+        if self._of_places is None:
+            mentioned = mentioned_names(self._tree.paths.values())
+            self._of_places = operations_at(places(self._tree, self._options, mentioned))
+        return self._of_places
 
 
 def input_names(tree: ModuleTree) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import torch
 from torch import nn
 
 from featuretap.naming import join
@@ -55,4 +56,5 @@ def _part(module: nn.Module, path: str, ran: Collection[str]) -> nn.Module | Non
 
 def _runs_as_one(module: nn.Module) -> bool:
     """Whether ``module`` uses the parameters of its children without calling them."""
-    return isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoderLayer))
+    kinds = (nn.MultiheadAttention, nn.TransformerEncoderLayer, torch.jit.ScriptModule)
+    return isinstance(module, kinds)

@@ -26,7 +26,7 @@ from ._compat import control_flow, functions_wrapped_for_fx, is_compiled_functio
 from .fast_paths import without_modes
 from .recorder import Recorder
 
-__all__ = ["Namespace", "RecordingFunctions", "active_recorder", "places"]
+__all__ = ["Namespace", "RecordingFunctions", "active_recorder", "operations_at", "places"]
 
 _LOCK = threading.Lock()
 _ACTIVE = threading.local()
@@ -41,6 +41,30 @@ class Place(NamedTuple):
     name: str
     original: Any
     wrapper: Any
+
+
+class _Methods(dict[str, Any]):
+    """The methods of a class, by the means of a dict."""
+
+    def __init__(self, owner: type) -> None:
+        super().__init__()
+        self._owner = owner
+
+    def items(self) -> Any:
+        return vars(self._owner).items()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return vars(self._owner).get(name, default)
+
+    def update(self, values: Any) -> None:  # type: ignore[override]
+        for name, value in values.items():
+            setattr(self._owner, name, value)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self._owner, name, value)
+
+    def pop(self, name: str, _default: Any = None) -> None:
+        delattr(self._owner, name)
 
 
 class Namespace:
@@ -152,7 +176,11 @@ def places(tree: ModuleTree, options: Options, mentioned: Collection[str]) -> li
     found = list(functions_wrapped_for_fx())
     for namespace in globals_.values():
         found += _named(namespace, whole)
-    for namespace in (*globals_.values(), *map(vars, tree.paths.values())):
+    classes = {
+        kind for m in tree.paths.values() for kind in type(m).__mro__ if not _is_torchs(kind)
+    }
+    spaces = (*globals_.values(), *map(vars, tree.paths.values()), *map(_Methods, classes))
+    for namespace in spaces:
         found += _compiled(namespace)
     # Most models call few of these, and exchanging the others would take as long as some layers.
     found = [(namespace, name) for namespace, name in found if name in mentioned]
@@ -163,10 +191,31 @@ def places(tree: ModuleTree, options: Options, mentioned: Collection[str]) -> li
     namespaces = {id(namespace): namespace for namespace, _ in found}
     for namespace, name in found:
         names.setdefault(id(namespace), set()).add(name)
-    return [
+    together = [
         Namespace(namespace, [_place(namespace, name) for name in sorted(names[key])])
         for key, namespace in namespaces.items()
     ]
+    return [*together, *map(_method, _UNSEEN & set(mentioned))]
+
+
+def operations_at(found: Iterable[Namespace]) -> set[str]:
+    """Return what the functions at these places are called."""
+    wrappers = (place.wrapper for namespace in found for place in namespace.places)
+    return {operation_name(_original(wrapper)) for wrapper in wrappers if wrapper is not None}
+
+
+# Methods of tensors that no torch-function mode is shown.
+_UNSEEN = frozenset({"as_subclass"})
+
+
+def _method(name: str) -> Namespace:
+    methods, method = _Methods(torch.Tensor), getattr(torch.Tensor, name)
+    # They are inherited; what is there stands for one while a forward in another thread is recorded.
+    return Namespace(methods, [Place(methods, name, _MISSING, _wrapper(_original(method)))])
+
+
+def _is_torchs(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in ("torch", "builtins")
 
 
 def _place(namespace: dict[str, Any], name: str) -> Place:

@@ -7,7 +7,7 @@ user writes in ``backend=`` and whose object follows :class:`Backend`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
@@ -47,6 +47,10 @@ class Options:
     suppress_diff_warning: bool = False
     early_stop: bool = True
     missing: str = "error"
+
+    def without_example(self) -> Options:
+        """Return the same for what lives longer than the arguments of the example."""
+        return replace(self, example_args=None, example_kwargs=None)
 
     @property
     def has_example(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -28,17 +29,35 @@ def identical(a: Any, b: Any, within: frozenset[tuple[int, int]] = frozenset()) 
         return True
     kind: Any = type(a)
     if kind.__eq__ is object.__eq__:
+        if kind is object or isinstance(a, _NOTHING_INSIDE):
+            return False
         # It only says whether it is the same object: what it holds is compared.
         if (id(a), id(b)) in within:
             return True
         within |= {(id(a), id(b))}
-        a, b = getattr(a, "__dict__", {}), getattr(b, "__dict__", {})
+        a, b = _held_by(a), _held_by(b)
     parts, others = _parts(a), _parts(b)
     if parts is None or others is None:
         return parts is others and _is_equal(a, b)
     return [k for k, _ in parts] == [k for k, _ in others] and all(
         identical(x, y, within) for (_, x), (_, y) in zip(parts, others, strict=True)
     )
+
+
+def _held_by(value: Any) -> Any:
+    """Return what an object holds, as pickle would take it, and of a function what it is made of."""
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != _EMPTY]
+        return value.__code__, cells, value.__defaults__, value.__kwdefaults__
+    kind: Any = type(value)
+    try:
+        return kind.__reduce_ex__(value, 2)
+    except Exception:  # nothing to be compared: a lock, an iterator, a user's own method that fails
+        return None
+
+
+_EMPTY = types.CellType()
+_NOTHING_INSIDE = (type, types.ModuleType, torch.layout)
 
 
 def _is_equal(a: Any, b: Any) -> bool:

@@ -33,11 +33,15 @@ class ModuleContent:
 
     Containers and plain objects are put back in place, so that whoever else holds them sees the
     restored content.
+
+    Attributes:
+        hidden: modules that are attributes and no children, as the model of an extractor is.
+
     """
 
     __slots__ = (
-        *("containers", "current", "empty", "hooks", "no_hooks", "objects", "registries"),
-        *("rewinders", "values"),
+        *("containers", "current", "empty", "hidden", "hooks", "no_hooks", "objects"),
+        *("registries", "rewinders", "values"),
     )
 
     def __init__(self, module: nn.Module) -> None:
@@ -49,6 +53,7 @@ class ModuleContent:
         self.containers: list[tuple[Any, Any]] = []
         self.objects: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.rewinders: list[Rewinder] = []
+        self.hidden: list[nn.Module] = []
         get = values.get
         self.registries = [(found, copied(found)) for found in map(get, _REGISTRIES) if found]
         # Most registries are empty, and need no copy and no comparison one by one.
@@ -66,7 +71,9 @@ class ModuleContent:
             kind = type(value)
             if kind in _LEAVES or (kind is tuple and _LEAVES.issuperset(map(type, value))):
                 continue
-            if isinstance(value, Iterator):
+            if isinstance(value, nn.Module):
+                self.hidden.append(value)
+            elif isinstance(value, Iterator):
                 self._add_iterator(name, value, may_read(forward_of(module), name))
             else:
                 self._add(value, 0)
@@ -265,6 +272,7 @@ class _ScriptContent(ModuleContent):
     def __init__(self, module: nn.Module) -> None:
         self.current, self.values = {}, {}
         self.containers, self.objects, self.registries, self.rewinders = [], [], [], []
+        self.hidden = []
         self.no_hooks, self.empty = (), ()
         registries = (vars(module).get(name) for name in _HOOKS)
         self.hooks = [(found, without_own(found)) for found in registries if found is not None]

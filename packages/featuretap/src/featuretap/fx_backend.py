@@ -52,7 +52,7 @@ class FxBackend:
         """Make an extractor of ``requests``; with example inputs, prove it on them."""
         quiet = options.suppress_diff_warning
         extractor = assemble(model, record_modes(model, options), requests, quiet=quiet)
-        extractor._options = options
+        extractor._options = options.without_example()
         if options.has_example:
             prove(extractor, model, options, lambda: _of_everything(model, options))
         return extractor

@@ -56,6 +56,17 @@ def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
         modules: the modules by their paths.
 
     """
+    # Kept, for the kind of ``x + self.identity(x)`` is twice that of ``x``, and so on.
+    if _KIND not in node.meta:
+        node.meta[_KIND] = _kind_of(node, modules)
+    kind: type | None = node.meta[_KIND]
+    return kind
+
+
+_KIND = "featuretap_kind"
+
+
+def _kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
     if node.op == "placeholder":
         return torch.Tensor
     if node.op == "get_attr":
@@ -64,6 +75,9 @@ def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
         module = modules.get(str(node.target))
         if module is None or not type(module).__module__.startswith("torch.nn.modules."):
             return None
+        if isinstance(module, nn.Identity):
+            given = node.args[0] if node.args else None
+            return kind_of(given, modules) if isinstance(given, fx.Node) else None
         # Not through the attribute, which most have not: that is slow, and fx would see it.
         unsure = isinstance(module, _RETURNS_TUPLES) or vars(module).get("return_indices")
         return None if unsure else torch.Tensor

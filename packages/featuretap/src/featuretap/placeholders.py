@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .errors import UntraceableModelError
+from .identity import may_ask_identity
+from .reading import forward_of
 from .recording import FixedArgument, Recording
 
 if TYPE_CHECKING:
@@ -16,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_argument_names", "root_arguments"]
 
-_FIXED_DEFAULTS = (type(None), bool, str)
+_FIXED_DEFAULTS = (type(None), bool, str, enum.Enum)
+# Mostly handed on to torch, which may be done with a stand-in, and seldom compared.
+_CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
 
 
 def root_arguments(
@@ -24,11 +29,14 @@ def root_arguments(
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return the positional and keyword arguments to call the model with.
 
-    An argument whose default is ``None``, a flag or a string chooses a branch, so it is fixed to its
-    default: a stand-in would always take the other branch. The others are placeholders.
+    An argument whose default is ``None``, a flag, a string or a member of an ``Enum`` chooses a branch,
+    so it is fixed to its default: a stand-in would always take the other branch. So is a dtype where
+    the forward asks ``is`` of anything. The others are placeholders.
     """
     check_argument_names(signature, concrete)
     recording = tracer.recording
+    asks = may_ask_identity(forward_of(tracer.root))
+    fixed = (*_FIXED_DEFAULTS, *_CONSTANTS) if asks else _FIXED_DEFAULTS
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_POSITIONAL:
             raise tracer.refusal(f"the forward takes any number of arguments, *{name}")
@@ -37,7 +45,7 @@ def root_arguments(
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             continue  # taken to be empty, which each call checks
-        if name in concrete or isinstance(parameter.default, _FIXED_DEFAULTS):
+        if name in concrete or isinstance(parameter.default, fixed):
             value = concrete.get(name, parameter.default)
             recording.fixed_arguments[name] = value
             recording.events.append(FixedArgument(name, value))

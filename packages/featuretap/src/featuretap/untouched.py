@@ -28,7 +28,18 @@ class Untouched:
         self._modules: dict[int, ModuleContent] = {
             id(module): content_of(module) for module in self._parts
         }
+        for content in list(self._modules.values()):
+            for hidden in content.hidden:
+                self._add(hidden)
         self._outside = Outside(self._forwards)
+
+    def _add(self, hidden: nn.Module) -> None:
+        """Keep a model that is no child, whose modes its holder may switch."""
+        for module in hidden.modules():
+            if id(module) not in self._modules:
+                content = self._modules[id(module)] = content_of(module)
+                for other in content.hidden:
+                    self._add(other)
 
     def restore(self, subtree: nn.Module | None = None) -> None:
         """Undo what happened since this object was made, to all modules or to one subtree."""

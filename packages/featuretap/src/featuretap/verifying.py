@@ -217,9 +217,7 @@ def _watched(
     if "hooks" not in available_backends():
         return partial(_module_outputs, model, names), set()
     backend = load_backend("hooks")
-    plain = replace(
-        options, example_args=None, example_kwargs=None, concrete_args={}, missing="skip"
-    )
+    plain = replace(options.without_example(), concrete_args={}, missing="skip")
     while names:
         request: dict[Any, str | None] = dict.fromkeys(names)
         requests = {"train": request, "eval": request}
