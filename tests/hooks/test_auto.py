@@ -202,3 +202,16 @@ def test_API_auto_serves_by_hooks_where_each_argument_would_be_its_default():
         create(model, ["lin"], backend="fx")
     given = create(model, ["pixel_values"], backend="fx", concrete_args={"pixel_values": None})
     assert given()["pixel_values"] is None
+
+
+def test_E1_a_name_that_fx_alone_lists_says_why_fx_cannot_serve_it():
+    class AsksWhetherItIsTheSame(nn.Module):
+        def forward(self, x):
+            # Of a stand-in, the answer is no.
+            return x * 2 if x.contiguous() is x else x + 1
+
+    model = AsksWhetherItIsTheSame()
+    assert "add" in featuretap.get_graph_node_names(model)
+    with pytest.raises(featuretap.NodeNotFoundError, match="'add' is no node") as caught:
+        create(model, ["add"], example_args=(X,))
+    assert "records another forward than the real one" in str(caught.value.__cause__)

@@ -198,10 +198,11 @@ def _serve(
         return answer
     try:
         answer = ask(load_backend("hooks"), model)
-    except NodeNotFoundError:
-        if unknown is None:
-            raise
-        raise unknown from None
+    except NodeNotFoundError as error:
+        if unknown is not None:
+            raise unknown from None
+        # A name that fx lists and has recorded wrongly is none of the real forward.
+        raise error from (answer if isinstance(answer, Exception) else None)
     reason = reason.partition(" Ways out: ")[0]
     message = f"fx cannot serve this request, the hooks backend does. {reason}"
     warn(message, FallbackWarning)
