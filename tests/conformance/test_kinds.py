@@ -306,3 +306,46 @@ def test_V2_what_an_identity_returns_is_of_the_kind_that_it_was_given(backend, e
             extract(model, "")
     else:
         assert identical(extract(model, "")(X)[""], model(X))
+
+
+def of_a_cell(self, x):
+    found = self.cell(x)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def of_a_loss(self, x):
+    found = self.loss(x, torch.zeros(2, dtype=torch.long))
+    return found.output if hasattr(found, "output") else x
+
+
+def of_a_native_layer(self, x):
+    found = torch.native_layer_norm(x, (4,), None, None, 1e-5)
+    return found[0] if isinstance(found, tuple) else x
+
+
+def of_pooling(self, x):
+    found = F.max_pool1d_with_indices(x, 2)
+    return found[0] if isinstance(found, tuple) else x
+
+
+def of_autograd(self, x):
+    weight = self.cell.weight_hh
+    found = torch.autograd.grad((weight * 2).sum(), weight)
+    return found[0] * x.sum() if isinstance(found, tuple) else x
+
+
+def of_a_sign(self, x):
+    return x * 2 if x.is_signed() is True else x
+
+
+@pytest.mark.parametrize(
+    "forward", [of_a_cell, of_a_loss, of_a_native_layer, of_pooling, of_autograd, of_a_sign]
+)
+def test_V2_what_may_be_no_tensor_is_taken_for_none(backend, extract, forward):
+    parts = {"cell": nn.LSTMCell(4, 4), "loss": nn.AdaptiveLogSoftmaxWithLoss(4, 10, [3], 1.0)}
+    model = with_forward(forward, **parts)
+    if backend == "fx":
+        with pytest.raises(featuretap.UntraceableModelError):
+            extract(model, "")
+    else:
+        assert identical(extract(model, "")(X)[""], model(X))

@@ -8,12 +8,15 @@ and refused where it is not.
 
 from __future__ import annotations
 
+import functools
 import operator
 import types
 from typing import Any
 
 import torch
 from torch import fx, nn
+
+from . import _compat
 
 __all__ = ["TENSOR_ATTRIBUTES", "attribute_kind", "is_tuple", "kind_of", "may_ask"]
 
@@ -37,7 +40,12 @@ _ARITHMETIC = frozenset(
     getattr(operator, name)
     for name in "add sub mul truediv floordiv mod pow neg pos iadd isub imul itruediv ifloordiv".split()
 )
-_RETURNS_TUPLES = (nn.RNNBase, nn.MultiheadAttention)
+_RETURNS_TUPLES = (
+    nn.RNNBase,
+    nn.LSTMCell,
+    nn.MultiheadAttention,
+    nn.AdaptiveLogSoftmaxWithLoss,
+)
 
 
 def may_ask(frame: types.FrameType, *functions: str) -> bool:
@@ -126,13 +134,41 @@ def _call_kind(node: fx.Node) -> type | None:
         return None
     if name == "where" and len(node.args) + len(node.kwargs) == 1:
         return tuple
-    is_torchs = isinstance(target, str) or str(getattr(target, "__module__", "")).startswith(
-        "torch."
-    )
+    is_torchs = isinstance(target, str) or getattr(target, "__module__", "") in _OF_TENSORS
     is_builtin = getattr(torch, name, None) is target or getattr(torch._C._nn, name, None) is target
     # A named tuple is called after what returns it: ``linalg_eigh``.
-    is_unsure = name in _UNSURE or hasattr(torch.return_types, name)
+    is_unsure = name in _UNSURE or hasattr(torch.return_types, name) or _may_be_no_tensor(name)
+    if not is_builtin and not isinstance(target, str):
+        # Functions in Python that return the tensor alone of an operator that is called alike.
+        is_unsure = is_unsure and name not in _FIRST_ALONE
     return torch.Tensor if (is_torchs or is_builtin) and not is_unsure else None
+
+
+# Where functions are that return a tensor, if nothing here says otherwise.
+_OF_TENSORS = (
+    *("torch.nn.functional", "torch.functional", "torch._tensor", "torch._jit_internal"),
+    *("torch.linalg", "torch.special", "torch.fft"),
+)
+_FIRST_ALONE = frozenset(
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d embedding_bag fractional_max_pool2d "
+    "fractional_max_pool3d".split()
+)
+
+
+@functools.cache
+def _may_be_no_tensor(name: str) -> bool:
+    """Say whether an operator of this name, given a tensor, may return anything but one tensor."""
+    if name.endswith("_with_indices"):
+        return True
+    schemas = [s for s in _compat.aten_schemas(name) if s.arguments and _is_tensor(s.arguments[0])]
+    # With the condition alone ``where`` is a tuple, which was looked at before.
+    return name != "where" and not all(
+        len(schema.returns) == 1 and _is_tensor(schema.returns[0]) for schema in schemas
+    )
+
+
+def _is_tensor(argument: Any) -> bool:
+    return str(argument.type) == "Tensor"
 
 
 def _item_kind(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
