@@ -338,8 +338,32 @@ def of_a_sign(self, x):
     return x * 2 if x.is_signed() is True else x
 
 
+def of_a_pointer(self, x):
+    pointer = x.data_ptr()
+    return x * 2 if isinstance(pointer, int) else x
+
+
+def of_a_power(self, x):
+    share = x.dim() ** -1
+    return x * 2 if isinstance(share, float) else x
+
+
+def of_a_layout(self, x):
+    layout = x.layout
+    return x * 2 if layout is torch.strided else x
+
+
+def of_a_dtype(self, x):
+    kind = self.cell(x)[0].dtype
+    return x * 2 if torch.float32 is kind else x
+
+
 @pytest.mark.parametrize(
-    "forward", [of_a_cell, of_a_loss, of_a_native_layer, of_pooling, of_autograd, of_a_sign]
+    "forward",
+    [
+        *(of_a_cell, of_a_loss, of_a_native_layer, of_pooling, of_autograd, of_a_sign),
+        *(of_a_pointer, of_a_power, of_a_layout, of_a_dtype),
+    ],
 )
 def test_V2_what_may_be_no_tensor_is_taken_for_none(backend, extract, forward):
     parts = {"cell": nn.LSTMCell(4, 4), "loss": nn.AdaptiveLogSoftmaxWithLoss(4, 10, [3], 1.0)}

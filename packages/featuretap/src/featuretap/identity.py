@@ -145,10 +145,22 @@ def _tested(code: types.CodeType, by: frozenset[str]) -> frozenset[str]:
 def _sides(before: list[dis.Instruction], by: frozenset[str]) -> Iterable[dis.Instruction]:
     """Return what may load the sides of a comparison, given what runs before it."""
     if by is _IDENTITY:
-        return before[-2:]
+        return [found for found in _last_two(before) if not found.opname.startswith("LOAD_ATTR")]
     loads = list(itertools.takewhile(lambda i: i.opname.startswith(_OTHER_SIDE), reversed(before)))
     with_none = any(i.opname == "LOAD_CONST" and i.argval is None for i in loads)
     return () if with_none else loads
+
+
+def _last_two(before: list[dis.Instruction]) -> Iterator[dis.Instruction]:
+    """Yield the last instruction of each of two values, of which ``torch.strided`` takes two."""
+    at = len(before) - 1
+    for _ in range(2):
+        if at < 0:
+            return
+        yield before[at]
+        while at > 0 and before[at].opname.startswith("LOAD_ATTR"):
+            at -= 1
+        at -= 1
 
 
 def _stored(instructions: Sequence[dis.Instruction]) -> Iterator[str]:

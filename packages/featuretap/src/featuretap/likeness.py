@@ -31,6 +31,8 @@ _UNSURE = frozenset(
     "nonzero stride item tolist type numpy svd qr eig eigh slogdet lstsq lu std_mean var_mean "
     "meshgrid broadcast_tensors histogramdd einsum is_contiguous is_floating_point is_complex "
     "multi_head_attention_forward equal allclose is_nonzero gradient unravel_index atleast_1d atleast_2d "
+    "data_ptr const_data_ptr dim_order is_shared module_load register_hook storage storage_type "
+    "register_post_accumulate_grad_hook untyped_storage reinforce "
     "atleast_3d broadcast_shapes svd_lowrank pca_lowrank lobpcg lstm gru rnn_tanh rnn_relu".split()
 )
 _TUPLES = frozenset(
@@ -189,6 +191,10 @@ def _result_kind(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
     kinds = [kind_of(a, modules) if isinstance(a, fx.Node) else type(a) for a in node.args]
     if any(kind in (torch.Tensor, nn.Parameter) for kind in kinds):
         return torch.Tensor
+    if node.target is operator.pow and kinds == [int, int]:
+        # With a negative exponent it is a float.
+        exponent = node.args[1]
+        return int if isinstance(exponent, int) and exponent >= 0 else None
     if all(kind in (int, float) for kind in kinds):
         return float if float in kinds or "truediv" in str(node.target) else int
     return None
