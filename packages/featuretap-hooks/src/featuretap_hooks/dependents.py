@@ -184,9 +184,15 @@ class Dependents:
 
     def is_result(self, value: Any) -> bool:
         """Say whether ``value`` is a tensor that was marked, and nothing more."""
-        found = self._marked.get(id(value))
-        is_marked = found is not None and found() is value and id(value) not in self.parameters
-        return is_marked and not self.is_read(value)
+        key = id(value)
+        found = self._marked.get(key)
+        if found is None or found() is not value or key in self.parameters:
+            return False
+        return not self._read or not self.is_read(value)
+
+    def is_settled_result(self, value: Any) -> bool:
+        """Say the same where nothing was written into what the model keeps."""
+        return not self._writers and self.is_result(value)
 
     def is_marked(self, tensor: torch.Tensor, scope: str) -> bool:
         """Say whether ``tensor``, which ``scope`` uses, depends on an input or a parameter."""

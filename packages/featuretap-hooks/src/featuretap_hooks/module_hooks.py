@@ -113,18 +113,27 @@ class ModuleHooks:
 
     def around_each(self, watchers: Iterable[tuple[nn.Module, Around]]) -> None:
         """Have each watcher see each call of its module."""
-        wrapped, thread, may_wrap = [], self._thread, self._may_wrap
-        for module, watcher in watchers:
-            own = module.__dict__.get("forward")
-            is_plain = may_wrap and (own is None or type(own) is _Wrapper)
-            name: str | None = "forward"
-            if not (is_plain and is_called_plainly(module)):
-                name = sees_hooks(module, self._root)
+        thread, may_wrap, others = self._thread, self._may_wrap, []
+        with _LOCK:
+            for module, watcher in watchers:
+                attributes = module.__dict__
+                wrapper = attributes.get("forward")
+                is_new = wrapper is None
+                is_plain = may_wrap and (is_new or type(wrapper) is _Wrapper)
+                if not (is_plain and is_called_plainly(attributes)):
+                    others.append((module, watcher))
+                    continue
+                if is_new:
+                    wrapper = attributes["forward"] = _Wrapper(module, "forward", None)
+                seen = (thread, watcher.call)
+                wrapper.watchers += (seen,)
+                self._wrapped.append((wrapper, seen))
+        for module, watcher in others:
+            name = sees_hooks(module, self._root)
             if name is None:
                 self._hook(module, watcher)
             else:
-                wrapped.append((module, name, (thread, watcher.call)))
-        self._wrap(wrapped)
+                self._wrap([(module, name, (thread, watcher.call))])
 
     def _hook(self, module: nn.Module, watcher: Around) -> None:
         thread = self._thread
@@ -286,16 +295,15 @@ class _Wrapper:
             return self._forward(*args, **kwargs)
         if frame.f_locals["self"] is not self.module:
             return self._of(frame.f_locals["self"])(*args, **kwargs)
-        here, outermost, run = get_ident(), None, self._forward
-        for thread, call in self.watchers:
-            if thread == here:
-                # Who came later is further outside.
-                if outermost is not None:
-                    run = partial(_run, outermost, self.module, run)
-                outermost = call
-        if outermost is None:
-            return run(*args, **kwargs)
-        return outermost(self.module, run, args, kwargs)
+        here, run, watchers = get_ident(), self._forward, self.watchers
+        if len(watchers) == 1:
+            thread, call = watchers[0]
+            return call(self.module, run, args, kwargs) if thread == here else run(*args, **kwargs)
+        # Who came later is further outside.
+        calls = [call for thread, call in watchers if thread == here]
+        for call in calls[:-1]:
+            run = partial(_run, call, self.module, run)
+        return calls[-1](self.module, run, args, kwargs) if calls else run(*args, **kwargs)
 
     def _of(self, other: nn.Module) -> Callable[..., Any]:
         """Return the same of a shallow copy, which was made while somebody watched the module."""

@@ -211,14 +211,19 @@ class Nodes:
     def takes_part(self, values: Iterable[Any]) -> bool:
         """Whether what uses these values depends on the model; if so, they become nodes."""
         sources: list[Any] = []
+        is_result, has_results = self._dependents.is_settled_result, False
         for value in values:
-            self._dependents.sources(value, self.scope, sources)
+            # Most are, and need nothing more.
+            if type(value) is torch.Tensor and is_result(value):
+                has_results = True
+            else:
+                self._dependents.sources(value, self.scope, sources)
         if len(sources) > 1:
             # As in fx: what is read of tensors comes first, a parameter with the operation itself.
             sources.sort(key=lambda source: not self._is_read(source))
         for source in sources:
             self._use(source)
-        return bool(sources)
+        return has_results or bool(sources)
 
     def _is_read(self, source: Any) -> bool:
         return issubclass(type(source), Tracked) or self._dependents.is_read(source)

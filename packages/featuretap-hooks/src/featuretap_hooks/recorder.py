@@ -133,8 +133,10 @@ class Recorder(Nodes, TorchFunctionMode):
 
     def _is_memory(self, value: Any) -> bool:
         """Say whether ``value`` is of the model or of constants, and no result of the forward."""
-        sources = self._dependents.sources(value, self.scope, [])
-        return not sources or self._dependents.is_sized(value)
+        depends = self._dependents.is_result(value) or self._dependents.sources(
+            value, self.scope, []
+        )
+        return not depends or self._dependents.is_sized(value)
 
     def _note(
         self, notes: Notes, func: Callable[..., Any], args: Any, value: Any, name: str | None

@@ -120,12 +120,23 @@ class Scopes:
         self.opened: list[_Open] = []
         self.is_on = False
         self.calls = calls
+        self._hooks: ModuleHooks | None = None
 
     def let_go(self, hooks: ModuleHooks) -> None:
-        """Watch no more: the rest of the forward is of no interest."""
-        self._scopes = frozenset()
+        """Watch no more from the next call or return of a module on: the rest is of no interest.
+
+        Not now, for torch puts the mode back when it has seen to the operation that was the last.
+        """
+        self._hooks = hooks
         self.recorder.finish()
-        hooks.let_go()
+
+    def end(self) -> None:
+        """Have the recorder off for good, and watch no calls any more."""
+        self._scopes = frozenset()
+        self._switch(False)
+        if self._hooks is not None:
+            self._hooks.let_go()
+            self._hooks = None
 
     def finish(self) -> None:
         """Be told that the forward is over, whatever happened."""
@@ -145,6 +156,8 @@ class Scopes:
 
     def _follow(self, scope: str | None) -> None:
         """Have the recorder on while the forward of a wanted scope runs."""
+        if self._hooks is not None:
+            self.end()
         self._switch(scope is not None and (self._scopes is None or scope in self._scopes))
 
     def watch(self, hooks: ModuleHooks, part: Part) -> None:
@@ -158,6 +171,9 @@ class Scopes:
     def open(self, module: nn.Module, path: str, is_leaf: bool, args: Any, kwargs: Any) -> Any:
         """Begin a call."""
         recorder = self.recorder
+        if not recorder.is_live:
+            self.end()
+            return None
         outer = self.opened[-1] if self.opened else None
         is_leaf_call = is_leaf and (outer is None or outer.scope is not None)
         name: str | None
@@ -250,6 +266,9 @@ class _LayerCall(_LeafCall):
     def call(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         scopes = self._scopes
         recorder, opened = scopes.recorder, scopes.opened
+        if not recorder.is_live:
+            scopes.end()
+            return forward(*args, **kwargs)
         if functorch_level() != recorder.level or (opened and opened[-1].scope is None):
             return super().call(module, forward, args, kwargs)
         name = recorder.enter_leaf(self._path, args, kwargs)
