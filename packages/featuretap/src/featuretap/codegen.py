@@ -163,7 +163,7 @@ def _body(graph: fx.Graph | str, fixed: Mapping[str, Any], more: str, names: _Na
         else:
             block = [*holders.needed_by(node), _statement(node, local, names, holders)]
         if node in dropped:
-            block.append(f"{' = '.join(dropped[node])} = None")
+            block.append(f"del {', '.join(dropped[node])}")
         inside = node.meta.get("featuretap_regions", ()) if node.op != "placeholder" else ()
         if not inside and not regions:
             lines += block
@@ -228,7 +228,10 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 class _Holders:
-    """Locals for the modules that hold what a graph calls, one each instead of a chain of look-ups."""
+    """Locals for the modules that hold what a graph calls, instead of a chain of look-ups at each call.
+
+    One for each depth, for a local for each module takes longer to compile.
+    """
 
     def __init__(self, graph: fx.Graph, prefix: str) -> None:
         uses: dict[str, int] = {}
@@ -240,23 +243,27 @@ class _Holders:
                     uses[path] = uses.get(path, 0) + 1
                     if uses[path] > 1:
                         break  # the holders of this holder have counted it already
-        numbered = enumerate(owner for owner, count in uses.items() if count > 1)
-        self._names = {owner: f"{prefix}M{number}" for number, owner in numbered}
-        self._made: set[str] = set()
+        self._names = {
+            owner: f"{prefix}M{owner.count('.') + bool(owner)}"
+            for owner, count in uses.items()
+            if count > 1
+        }
+        self._now: dict[str, str] = {}
 
     def needed_by(self, node: fx.Node) -> list[str]:
-        """Return the assignments that must come before ``node``, if it is the first of a holder."""
+        """Return the assignments that must come before ``node``, which calls what a holder holds."""
         if node.op != "call_module":
             return []
         lines: list[str] = []
         owner = str(node.target)
         while owner:
             owner = owner.rpartition(".")[0]
-            if owner in self._made:
-                break
-            if owner in self._names:
-                self._made.add(owner)
-                lines.insert(0, f"{self._names[owner]} = {self._look_up(owner)}")
+            name = self._names.get(owner)
+            if name is not None:
+                if self._now.get(name) == owner:
+                    break
+                self._now[name] = owner
+                lines.insert(0, f"{name} = {self._look_up(owner)}")
         return lines
 
     def module(self, path: str) -> str:

@@ -25,15 +25,13 @@ _INTEGERS = frozenset(
     "dim ndimension numel nelement element_size storage_offset get_device".split()
 )
 TENSOR_ATTRIBUTES = frozenset("T mT H mH data grad real imag".split())
-# Their results are tuples, lists, or depend on the arguments.
+# Their results are no tensors, or depend on the arguments, and torch's schemas do not say so.
 _UNSURE = frozenset(
-    "max min sort topk median mode kthvalue cummax cummin aminmax frexp unique unique_consecutive "
-    "nonzero stride item tolist type numpy svd qr eig eigh slogdet lstsq lu std_mean var_mean "
-    "meshgrid broadcast_tensors histogramdd einsum is_contiguous is_floating_point is_complex "
-    "multi_head_attention_forward equal allclose is_nonzero gradient unravel_index atleast_1d atleast_2d "
-    "data_ptr const_data_ptr dim_order is_shared module_load register_hook storage storage_type "
-    "register_post_accumulate_grad_hook untyped_storage reinforce "
-    "atleast_3d broadcast_shapes svd_lowrank pca_lowrank lobpcg lstm gru rnn_tanh rnn_relu".split()
+    "atleast_1d atleast_2d atleast_3d broadcast_shapes broadcast_tensors const_data_ptr data_ptr "
+    "dim_order eig eigh einsum is_shared lobpcg lstsq lu meshgrid module_load "
+    "multi_head_attention_forward nonzero numpy pca_lowrank qr register_hook "
+    "register_post_accumulate_grad_hook reinforce storage storage_type svd_lowrank tolist type unique "
+    "unravel_index untyped_storage".split()
 )
 _TUPLES = frozenset(
     "chunk split split_with_sizes tensor_split unbind hsplit vsplit dsplit unsafe_chunk".split()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -25,21 +25,17 @@ class Untouched:
 
     def __init__(self, model: nn.Module) -> None:
         self._parts = list(model.modules())
-        self._modules: dict[int, ModuleContent] = {
-            id(module): content_of(module) for module in self._parts
-        }
-        for content in list(self._modules.values()):
-            for hidden in content.hidden:
-                self._add(hidden)
+        self._modules: dict[int, ModuleContent] = {}
+        self._add(self._parts)
         self._outside = Outside(self._forwards)
 
-    def _add(self, hidden: nn.Module) -> None:
-        """Keep a model that is no child, whose modes its holder may switch."""
-        for module in hidden.modules():
+    def _add(self, modules: Iterable[nn.Module]) -> None:
+        """Keep modules, and models that they hold and that are no children: their modes may be switched."""
+        for module in modules:
             if id(module) not in self._modules:
                 content = self._modules[id(module)] = content_of(module)
-                for other in content.hidden:
-                    self._add(other)
+                for hidden in content.hidden:
+                    self._add(hidden.modules())
 
     def restore(self, subtree: nn.Module | None = None) -> None:
         """Undo what happened since this object was made, to all modules or to one subtree."""
