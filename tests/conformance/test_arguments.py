@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import featuretap
 from support import copied, identical, with_forward
 
 
@@ -103,3 +104,45 @@ def test_V2_a_default_that_is_compared_by_identity_chooses_the_branch(backend, e
             extractor(x, other)
     else:
         assert identical(extractor(x, other)[""], model(x, other))
+
+
+class Chooses(nn.Module):
+    """Which layer runs is an argument, and whether the result is doubled."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x, layer="a", double=False):
+        x = self.a(x) if layer == "a" else self.b(x)
+        return x * 2 if double else x
+
+
+@pytest.mark.parametrize("example", [None, (torch.ones(2, 4),)])
+@pytest.mark.parametrize("fixed", [{"layer": "b"}, {"layer": "b", "double": True}])
+def test_C2_an_argument_that_was_fixed_is_fixed_on_each_backend(backend, extract, fixed, example):
+    model, x = Chooses().eval(), torch.randn(2, 4)
+    given = {"concrete_args": fixed, "example_args": example}
+    names = featuretap.get_graph_node_names(
+        model, backend=backend, concrete_args=fixed, example_args=(x,)
+    )
+    assert list(names) == ["x", "layer", "double", "b", *(["mul"] if "double" in fixed else [])]
+    extractor = extract(model, ["b", ""], **given)
+    for _ in range(2):
+        features = extractor(x)
+        assert identical(features["b"], model.b(x))
+        assert identical(features[""], model(x, **fixed))
+        assert identical(extractor(x, **fixed)[""], model(x, **fixed))
+    assert identical(copied(extractor)(x)[""], model(x, **fixed))
+    report = featuretap.verify(extractor, model, x)
+    assert report.equal, report
+
+
+@pytest.mark.parametrize("given", ["x", "y"])
+def test_C2_of_optional_arguments_those_that_are_not_fixed_are_inputs(extract, given):
+    def first_of(self, x=None, y=None):
+        return self.lin(y if x is None else x) + 1
+
+    model, x = with_forward(first_of, lin=nn.Linear(4, 4)), torch.randn(2, 4)
+    extractor = extract(model, ["add"], concrete_args={"y" if given == "x" else "x": None})
+    assert identical(extractor(**{given: x})["add"], model(**{given: x}))

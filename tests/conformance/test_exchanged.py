@@ -217,3 +217,40 @@ def test_V3_backward_hooks_act_on_the_feature_of_their_module(extract, register)
     for _ in range(2):
         (gradient,) = torch.autograd.grad(extractor(X)["1"].sum(), model[0].weight)
         assert identical(gradient, expected)
+
+
+class GivesUp(nn.Module):
+    """Sets another tensor in each call, as old-style ``weight_norm`` does."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin, self.shift = linear(1), torch.ones(4)
+
+    def forward(self, x):
+        self.shift = None  # something else may get its place
+        y = self.lin(x)
+        self.shift = torch.ones(4)
+        return y
+
+
+@pytest.mark.only("hooks", "fx refuses a forward that sets attributes and reads them")
+@pytest.mark.parametrize("early_stop", [True, False])
+@pytest.mark.parametrize("inner", [GivesUp, lambda: nn.utils.weight_norm(nn.Linear(4, 4))])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_N2_what_gets_the_place_of_a_tensor_that_was_given_up_is_a_value_of_its_own(
+    extract, inner, early_stop
+):
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(inner())
+
+        def forward(self, x):
+            y = self.inner(x).cos()
+            return (y + x).cos()
+
+    for example in (None, (X,)) * 5:
+        model = Outer()
+        extractor = extract(model, ["cos"], example_args=example, early_stop=early_stop)
+        for number in range(4):
+            assert identical(extractor(X * number)["cos"], model.inner(X * number).cos())

@@ -177,3 +177,11 @@ def test_V4_another_kind_of_value_is_said_in_words(one, other, words):
     check = verifying._check("a", one, {"a": other}, {"a"})
     assert (check.equal, check.difference, check.note) == (False, None, words)
     assert verifying._check("a", one, {"a": one}, {"a"}).equal
+
+
+def test_V4_the_rows_of_a_report_are_in_execution_order(extract):
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Sequential(nn.Tanh()))
+    other = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Sequential(nn.Tanh()))
+    report = featuretap.verify(extract(model, ["0", "1.0", ""]), other, X)
+    assert report.first_difference.node == "0"
+    assert [line.split()[0] for line in str(report).splitlines()[2:]] == ["0", "1.0", "(output)"]

@@ -118,6 +118,28 @@ def test_V5_trap40_a_node_that_was_not_reached_is_an_error_that_names_the_neares
         create(model, "often", missing="ignore")
 
 
+def test_V5_a_module_that_the_example_does_not_reach_is_a_module_all_the_same():
+    class Either(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4))
+
+        def forward(self, x):
+            return (self.a(x) if x.sum() > 0 else self.b(x)).relu()
+
+    model, x = Either(), torch.ones(2, 4)
+    for node in ("b", "b.0"):
+        with pytest.raises(featuretap.NodeNotReachedError, match=f"did not reach '{node}'"):
+            create(model, ["a", node], example_args=(x,))
+        extractor = create(model, ["a", node], missing="skip", example_args=(x,))
+        assert list(dict(extractor.named_parameters())) == list(dict(model.named_parameters()))
+        for _ in range(2):
+            assert list(extractor(x)) == ["a"]
+            assert identical(extractor(-x)[node], model.b(-x))
+    with pytest.raises(featuretap.NodeNotFoundError, match="'c' is no node of the model"):
+        create(model, ["c"], missing="skip", example_args=(x,))
+
+
 def test_N4_trap42_calls_in_a_loop_of_unknown_length():
     class Loop(nn.Module):
         def __init__(self):

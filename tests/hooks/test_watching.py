@@ -67,6 +67,42 @@ def test_M5_a_copy_that_is_called_while_the_original_is_watched_has_its_own_weig
     assert torch.equal(model.seen, torch.zeros(2, 4))
 
 
+class Momentum(nn.Module):
+    """Makes its teacher of the student, in the first call, and calls it first."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.student = nn.Linear(4, 4)
+        self.teacher = None
+        self.way = way
+
+    def forward(self, x):
+        if self.teacher is None:
+            self.teacher = self.way(self.student)
+        return self.teacher(x + 1) - self.student(x)
+
+
+@pytest.mark.parametrize("early_stop", [True, False])
+@pytest.mark.parametrize("way", [copy.copy, deep, pickled])
+def test_V1_what_a_copy_returns_is_no_value_of_the_original(way, early_stop):
+    model = Momentum(way)
+    extractor = create_feature_extractor(model, ["student"], early_stop=early_stop)
+    for _ in range(3):
+        assert torch.equal(extractor(X)["student"], model.student(X))
+        hooks = model.teacher._forward_hooks, model.teacher._forward_pre_hooks
+        assert list(map(len, hooks)) == [0, 0]
+        pickle.dumps(model)
+
+
+def test_M5_a_copy_that_is_called_later_has_no_hooks_from_then_on():
+    model = Inside(deep)
+    create_feature_extractor(model, ["lin"], early_stop=False)(X)
+    model = pickled(model)
+    assert torch.equal(model.seen(X), model.lin(X))
+    assert not model.seen._forward_hooks
+    assert not model.seen._forward_pre_hooks
+
+
 def test_M5_a_watched_forward_has_its_signature_its_code_and_its_module():
     def look(module):
         forward = module.forward

@@ -35,7 +35,7 @@ def get_graph_node_names(
         model: the model.
         tracer_kwargs: ``leaf_modules``, ``autowrap_functions``, ``autowrap_modules``.
         suppress_diff_warning: say nothing of nodes that exist in one mode only.
-        concrete_args: for fx; the real forward has no use for it.
+        concrete_args: name -> value of arguments of ``forward`` that a call does not give.
         example_args: positional arguments of a call of the model.
         example_kwargs: keyword arguments of that call.
         backend: ``"hooks"``, ``"fx"`` or ``"auto"``.
@@ -85,7 +85,7 @@ def create_feature_extractor(
         eval_return_nodes: the same for eval mode alone.
         tracer_kwargs: ``leaf_modules``, ``autowrap_functions``, ``autowrap_modules``.
         suppress_diff_warning: say nothing of names that differ between modes.
-        concrete_args: for fx; the real forward has no use for it.
+        concrete_args: name -> value of arguments of ``forward`` that a call does not give.
         example_args: positional arguments of a call of the model. With them names are checked now,
             and modules that run after the last requested node are left out of the parameters.
         example_kwargs: keyword arguments of that call.

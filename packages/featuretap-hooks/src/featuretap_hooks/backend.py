@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from featuretap import NodeNames
+from featuretap import NodeNames, NodeNotFoundError
 from featuretap.alignment import warn_of_two_operations
 from featuretap.backends import Options, load_backend
 from featuretap.extractor import FeatureExtractor
@@ -18,9 +18,11 @@ from featuretap.placeholders import check_argument_names
 from .example import MODES, Seen, watch_modes
 from .extractor import HooksExtractor
 from .guessing import Guess
+from .index import Index
 from .module_hooks import is_wrapped
 from .parts import needed_part
 from .plan import Plan
+from .reaching import not_reached
 
 __all__ = ["HooksBackend", "backend"]
 
@@ -74,6 +76,7 @@ class HooksBackend:
         found = watch_modes(model, options)
         same = plans["train"].request is plans["eval"].request
         ran: set[str] = set()
+        is_whole = False
         for mode, seen in found.items():
             if isinstance(seen, Seen):
                 other = found["eval" if mode == "train" else "train"]
@@ -81,15 +84,44 @@ class HooksBackend:
                 if seen.drew and another is not None:
                     # LayerDrop: what was left out this time may run the next.
                     seen.index.other = another.index
-                plans[mode].resolve(seen.index, mode, another.index if another else None)
+                seen.index.may_miss = options.missing == "skip"
+                _resolve(
+                    plans[mode],
+                    seen.index,
+                    mode,
+                    another.index if another else None,
+                    ModuleTree(model),
+                )
                 plans[mode].calls = seen.calls
                 keys = plans[mode].keys or ()
+                # Of what the example did not reach, nobody knows after what it runs.
+                is_whole = is_whole or any(map(seen.index.misses, keys))
                 ran |= seen.ran_before(keys)
                 if seen.drew and another is not None:
                     ran |= another.ran_before(keys)
         if same and not options.suppress_diff_warning:
             _warn_of_two_meanings(found, plans)
-        return needed_part(model, ran) if options.early_stop else None
+        return None if is_whole or not options.early_stop else needed_part(model, ran)
+
+
+def _resolve(plan: Plan, index: Index, mode: str, other: Index | None, tree: ModuleTree) -> None:
+    """Look the request of ``plan`` up in a watched forward.
+
+    Raises:
+        NodeNotReachedError: if it names a module that this forward did not call.
+        NodeNotFoundError: if it names what is no node in any other way.
+
+    """
+    try:
+        plan.resolve(index, mode, other)
+    except NodeNotFoundError as error:
+        name = error.name
+        parts = name.split(".")
+        is_inside = any(".".join(parts[:n]) in index.names for n in range(1, len(parts)))
+        is_elsewhere = is_inside or (other is not None and other.find(name) is not None)
+        if name in tree.paths and _is_called(tree, name) and not is_elsewhere:
+            raise not_reached(tree.model, {name}, list(index.names)) from None
+        raise
 
 
 def _warn_of_two_meanings(found: Mapping[str, Seen | Exception], plans: Mapping[str, Plan]) -> None:

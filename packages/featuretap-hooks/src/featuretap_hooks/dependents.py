@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class Dependents:
 
     Args:
         parameters: names of the model's parameters by id; these depend from the start.
-        stored: ids of the model's other tensors, which do not.
+        stored: the model's other tensors by id, which do not; they count while they live, too.
         storages: finds the tensors that the model holds, by the storage they are in.
         unknown_depend: only a part of the forward is seen, so that a tensor of unknown origin may
             depend on the inputs. It is taken to; ``foreign`` says, for a forward seen as a whole, where
@@ -40,7 +40,7 @@ class Dependents:
     def __init__(
         self,
         parameters: Mapping[int, str],
-        stored: Collection[int],
+        stored: Mapping[int, weakref.ref[torch.Tensor]],
         storages: Callable[[], dict[int, list[torch.Tensor]]],
         *,
         unknown_depend: bool,
@@ -48,6 +48,8 @@ class Dependents:
         self.parameters = parameters
         self.foreign: set[str] = set()
         self._stored = stored
+        # Kept, so that nothing else gets their place while this forward runs.
+        self._exchanged: list[torch.Tensor] = []
         self._storages = storages
         self.unknown_depend = unknown_depend
         self._marked: dict[int, weakref.ref[torch.Tensor]] = {}
@@ -74,9 +76,14 @@ class Dependents:
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in self.parameters:
                 self.parameters = {**self.parameters, id(parameter): join(path, name)}
+                self._exchanged.append(parameter)
         for buffer in module._buffers.values():
-            if id(buffer) not in self._stored:
-                self._stored = {*self._stored, id(buffer)}
+            if buffer is not None and not self._is_stored(buffer):
+                self._stored = {**self._stored, id(buffer): weakref.ref(buffer)}
+
+    def _is_stored(self, tensor: torch.Tensor) -> bool:
+        found = self._stored.get(id(tensor))
+        return found is not None and found() is tensor
 
     def mark(self, value: Any) -> None:
         """Mark every tensor in ``value``."""
@@ -116,7 +123,7 @@ class Dependents:
         others = self._views_of(written)
         self.mark(others)
         written += others
-        self._writers.update((id(t), scope) for t in written if id(t) in self._stored)
+        self._writers.update((id(t), scope) for t in written if self._is_stored(t))
         self._sized.update((id(t), scope) for t in written)
 
     def _views_of(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -204,7 +211,7 @@ class Dependents:
             if self._writers and self._writers.get(key, scope) != scope:
                 self.foreign.add(scope)
             return True
-        if key in self._stored:
+        if self._is_stored(tensor):
             return False
         made, maker = self._independent.get(key, (None, None))
         if made is None or made() is not tensor or maker != scope:

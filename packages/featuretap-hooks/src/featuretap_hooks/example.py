@@ -22,6 +22,7 @@ from featuretap.faithful import RandomState, foreign_random_state
 from featuretap.held import rewinders_in, tensors_in
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.outside import tensors_outside
+from featuretap.placeholders import positions_of, with_fixed
 from featuretap.reading import forward_of
 from featuretap.saved import SavedTensors, refuse_unmade
 from featuretap.structures import copy_value
@@ -172,6 +173,7 @@ def watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exceptio
 def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exception]:
     tree = ModuleTree(model)
     args, kwargs = options.example_args or (), options.example_kwargs or {}
+    kwargs = with_fixed(options.concrete_args, positions_of(tree.signature), args, kwargs)
     seen: dict[str, Seen | Exception] = {}
     # A ``train`` of the model's own may freeze parameters.
     untouched, gradients = Untouched(model), GradientFlags(tree.parameters.values())

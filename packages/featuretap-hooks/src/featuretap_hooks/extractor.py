@@ -6,6 +6,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree
+from featuretap.placeholders import positions_of, with_fixed
 
 from ._compat import dynamo_callback, is_compiling, is_jit_tracing
 from .captures import Captures, Stop
@@ -62,6 +64,9 @@ class HooksExtractor(Forwards):
         state["_model"], state["_plans"], state["_options"] = model, dict(plans), options
         state["_part"] = part
         state["_found"] = Findings(ModuleTree(model), options)
+        concrete, positions = options.concrete_args, positions_of(self._found.tree.signature)
+        # No container: ``torch.export`` opens those among the attributes.
+        state["_complete"] = partial(with_fixed, concrete, positions) if concrete else None
         # The registries themselves are shared, so that ``to`` and ``half`` reach the model.
         state["_parameters"], state["_buffers"] = model._parameters, model._buffers
         state["_non_persistent_buffers_set"] = model._non_persistent_buffers_set
@@ -128,6 +133,8 @@ class HooksExtractor(Forwards):
             NodeNotReachedError: if the forward did not reach a requested node.
 
         """
+        if self._complete is not None:
+            kwargs = self._complete(args, kwargs)
         if is_compiling():
             run = self._compiled if torch.compiler.is_dynamo_compiling() else self._exported
             return run(args, kwargs)
@@ -210,6 +217,7 @@ class HooksExtractor(Forwards):
             "early_stop": options.early_stop,
             "missing": options.missing,
             "leaf_modules": options.leaf_modules,
+            "concrete_args": options.concrete_args,
             "autowrap_functions": options.autowrap_functions,
             "autowrap_modules": [module.__name__ for module in options.autowrap_modules],
         }
@@ -222,6 +230,7 @@ def _rebuild(state: dict[str, Any]) -> HooksExtractor:
         early_stop=state["early_stop"],
         missing=state["missing"],
         leaf_modules=state["leaf_modules"],
+        concrete_args=state["concrete_args"],
         autowrap_functions=state["autowrap_functions"],
         autowrap_modules=tuple(map(importlib.import_module, state["autowrap_modules"])),
     )

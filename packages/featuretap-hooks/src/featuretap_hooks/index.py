@@ -31,12 +31,14 @@ class Index:
 
     Attributes:
         other: of a forward in the other mode, whose nodes this one may reach another time.
+        may_miss: whether modules count that this forward did not reach.
 
     """
 
     def __init__(self, tree: ModuleTree) -> None:
         self._tree = tree
         self.other: Index | None = None
+        self.may_miss = False
         self.when_complete: Callable[[], None] | None = None
         self._types: dict[str, type] = {}
         self.names: dict[str, Point] = {}
@@ -74,7 +76,16 @@ class Index:
         if point is None and self.other is not None:
             found = self.other.names.get(name) or self.other.calls.get(name)
             point = found and found._replace(position=len(self))
+        if point is None and self.misses(name):
+            point = Point(name, len(self))
         return point or self.names.get(read_parameter(name, self._tree))
+
+    def misses(self, name: str) -> bool:
+        """Say whether ``name`` is a module that no forward reached, and that counts all the same."""
+        if not self.may_miss or name not in self._tree.paths:
+            return False
+        reached = [self, self.other] if self.other is not None else [self]
+        return not any(name in index.names or name in index.calls for index in reached)
 
     def names_of_type(self, kind: type) -> list[str]:
         """Return the name of every call of a module of type ``kind``, in execution order."""

@@ -38,6 +38,7 @@ from ._compat import (
     is_compiling,
     remove_hooks,
 )
+from .copied_hooks import OwnHook
 
 __all__ = ["Around", "ModuleHooks", "is_wrapped", "sees_hooks", "unwatched"]
 
@@ -96,10 +97,10 @@ class ModuleHooks:
         if name is not None:
             self._wrap([(module, name, (self._thread, _Only(call, fail).call))])
             return
-        thread = self._thread
+        thread, is_proxied = self._thread, is_compiling()
 
-        def hook(_module: nn.Module, _args: Any, value: Any) -> Any:
-            if get_ident() == thread:
+        def hook(called: nn.Module, _args: Any, value: Any) -> Any:
+            if get_ident() == thread and (called is module or is_proxied):
                 if value is not None or exc_info()[1] is None:
                     return call(value)
                 fail()
@@ -117,7 +118,7 @@ class ModuleHooks:
         with _LOCK:
             for module, watcher in watchers:
                 attributes = module.__dict__
-                wrapper = attributes.get("forward")
+                wrapper: Any = attributes.get("forward")
                 is_new = wrapper is None
                 is_plain = may_wrap and (is_new or type(wrapper) is _Wrapper)
                 if not (is_plain and is_called_plainly(attributes)):
@@ -136,18 +137,20 @@ class ModuleHooks:
                 self._wrap([(module, name, (thread, watcher.call))])
 
     def _hook(self, module: nn.Module, watcher: Around) -> None:
-        thread = self._thread
+        thread, is_proxied = self._thread, is_compiling()
         handling: list[BaseException | None] = []
 
-        # Another thread that runs the module may be between the two registries that these are in.
-        def before(module: nn.Module, args: Any, kwargs: Any = None) -> Any:
-            if get_ident() != thread:
+        # Another thread that runs the module may be between the two registries that these are in, and a
+        # shallow copy shares them.
+        def before(called: nn.Module, args: Any, kwargs: Any = None) -> Any:
+            if get_ident() != thread or not (called is module or is_proxied):
                 return None
             handling.append(exc_info()[1])
             return watcher.before(module, args, kwargs)
 
-        def after(module: nn.Module, _args: Any, value: Any) -> Any:
-            if get_ident() != thread or not handling:
+        def after(called: nn.Module, _args: Any, value: Any) -> Any:
+            is_other = get_ident() != thread or not (called is module or is_proxied)
+            if is_other or not handling:
                 return None
             # While something else is handled than when the call began, the forward raised.
             return watcher.after(module, value, raised=exc_info()[1] is not handling.pop())
@@ -158,6 +161,8 @@ class ModuleHooks:
         self, module: nn.Module, before: Callable[..., Any] | None, after: Callable[..., Any]
     ) -> None:
         key = HookKey()
+        if not is_compiling():
+            before, after = before and OwnHook(before), OwnHook(after)
         self._hooked.append((module, key, before, after))
         add_hooks(module, key, before, after)
 

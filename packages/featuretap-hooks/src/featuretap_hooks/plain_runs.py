@@ -27,6 +27,7 @@ from ._compat import (
     storage_id,
 )
 from .captures import Captures, Stop
+from .copied_hooks import OwnHook
 from .findings import Findings
 from .module_hooks import sees_hooks
 from .plan import Plan
@@ -71,9 +72,9 @@ def run_plain(
     key, thread = HookKey(), get_ident()
     failed: set[str] = set()
 
-    def taker(path: str) -> Hook:
-        def hook(module: nn.Module, _args: Any, value: Any) -> Any:
-            if get_ident() != thread or path in failed:
+    def taker(path: str, module: nn.Module) -> Hook:
+        def hook(called: nn.Module, _args: Any, value: Any) -> Any:
+            if get_ident() != thread or path in failed or called is not module:
                 return None
             if value is None and exc_info()[1] is not None:
                 failed.add(path)
@@ -81,20 +82,27 @@ def run_plain(
             return captures.take(path, value, module)
 
         if is_usual and path not in captures.retained:
-            return _keeper(captures, path, thread, failed, hook)
+            return _keeper(captures, path, module, thread, failed, hook)
         return hook
 
     is_usual = captures.stored.is_settled and not modes_are_on()
     try:
         for path, module in outputs:
-            add_hooks(module, key, None, taker(path))
+            add_hooks(module, key, None, OwnHook(taker(path, module)))
         captures.take("", call_uncompiled(model)(*args, **kwargs))
     finally:
         for _, module in outputs:
             remove_hooks(module, key, before=False)
 
 
-def _keeper(captures: Captures, path: str, thread: int, failed: set[str], otherwise: Hook) -> Hook:
+def _keeper(
+    captures: Captures,
+    path: str,
+    module: nn.Module,
+    thread: int,
+    failed: set[str],
+    otherwise: Hook,
+) -> Hook:
     """Return a hook that does what :meth:`.Captures.take` does with a tensor that is kept as it is.
 
     In one function: what ran before the convolutions of a layer is in no cache of the processor any more
@@ -103,9 +111,10 @@ def _keeper(captures: Captures, path: str, thread: int, failed: set[str], otherw
     missing, values, kept, level = captures.missing, captures.values, captures.kept, captures.level
     storages, is_copied = captures.stored.storages, path in (captures.overwritten or ())
 
-    def hook(module: nn.Module, args: Any, value: Any) -> Any:
+    def hook(called: nn.Module, args: Any, value: Any) -> Any:
         if (
             type(value) is not torch.Tensor
+            or called is not module
             or path not in missing
             or path in failed
             or get_ident() != thread
@@ -113,7 +122,7 @@ def _keeper(captures: Captures, path: str, thread: int, failed: set[str], otherw
             or value.is_inference()
             or storage_id(value) in storages
         ):
-            return otherwise(module, args, value)
+            return otherwise(called, args, value)
         if len(missing) == 1 and captures.stops:
             missing.clear()
             captures.ended = True
@@ -121,7 +130,7 @@ def _keeper(captures: Captures, path: str, thread: int, failed: set[str], otherw
             captures.unproven.add(path)
             raise Stop(captures)
         if is_copied:
-            return otherwise(module, args, value)
+            return otherwise(called, args, value)
         missing.discard(path)
         values[path] = value
         kept.append((path, value, value._version))

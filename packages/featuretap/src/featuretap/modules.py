@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
@@ -91,18 +92,27 @@ class ModuleTree:
     def tensor_names(self) -> dict[int, str]:
         """Names of everything that holds a tensor, by identity: parameters, buffers, attributes."""
         names = dict(self.parameter_names)
-        for name, buffer in self._stored("_buffers"):
-            names.setdefault(id(buffer), name)
-        for path, module in self.paths.items():
-            for attribute, value in list(vars(module).items()):
-                if isinstance(value, torch.Tensor):
-                    names.setdefault(id(value), join(path, attribute))
+        for name, tensor in self._others():
+            names.setdefault(id(tensor), name)
         return names
 
     @cached_property
-    def other_tensors(self) -> frozenset[int]:
-        """Buffers and tensors that are plain attributes, by identity."""
-        return frozenset(self.tensor_names.keys() - self.parameter_names.keys())
+    def other_tensors(self) -> dict[int, weakref.ref[torch.Tensor]]:
+        """Buffers and tensors that are plain attributes, by identity, which counts while they live.
+
+        Old-style ``weight_norm`` sets another tensor in each call, and what a later one computes may get
+        the place of the earlier.
+        """
+        others = (tensor for _, tensor in self._others() if id(tensor) not in self.parameter_names)
+        return {id(tensor): weakref.ref(tensor) for tensor in others}
+
+    def _others(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield buffers, and tensors that are attributes."""
+        yield from self._stored("_buffers")
+        for path, module in self.paths.items():
+            for attribute, value in list(vars(module).items()):
+                if isinstance(value, torch.Tensor):
+                    yield join(path, attribute), value
 
     @cached_property
     def storages(self) -> dict[int, list[torch.Tensor]]:

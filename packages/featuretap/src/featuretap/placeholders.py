@@ -17,7 +17,7 @@ from .recording import FixedArgument, Recording
 if TYPE_CHECKING:
     from .tracing import FeatureTracer
 
-__all__ = ["check_argument_names", "root_arguments"]
+__all__ = ["check_argument_names", "positions_of", "root_arguments", "with_fixed"]
 
 _FIXED_DEFAULTS = (type(None), bool, str, enum.Enum)
 # Mostly handed on to torch, which may be done with a stand-in, and seldom compared.
@@ -31,20 +31,23 @@ def root_arguments(
 
     An argument whose default is ``None``, a flag, a string or a member of an ``Enum`` chooses a branch,
     so it is fixed to its default: a stand-in would always take the other branch. So is a dtype where
-    the forward asks ``is`` of anything. The others are placeholders.
+    the forward asks ``is`` of anything. The others are placeholders, and so are those that default to
+    ``None`` where nothing else would be an input, if the user has named what is fixed.
     """
     check_argument_names(signature, concrete)
     recording = tracer.recording
     asks = may_ask_identity(forward_of(tracer.root))
-    fixed = (*_FIXED_DEFAULTS, *_CONSTANTS) if asks else _FIXED_DEFAULTS
+    fixed: tuple[type, ...] = (*_FIXED_DEFAULTS, *(_CONSTANTS if asks else ()))
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_POSITIONAL:
             raise tracer.refusal(f"the forward takes any number of arguments, *{name}")
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            continue  # taken to be empty, which each call checks
+    # What further keyword arguments there are is taken to be none, which each call checks.
+    named = {n: p for n, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD}
+    if concrete and all(n in concrete or isinstance(p.default, fixed) for n, p in named.items()):
+        fixed = tuple(kind for kind in fixed if kind is not type(None))
+    for name, parameter in named.items():
         if name in concrete or isinstance(parameter.default, fixed):
             value = concrete.get(name, parameter.default)
             recording.fixed_arguments[name] = value
@@ -62,9 +65,28 @@ def root_arguments(
     if not recording.placeholders and not concrete and None in recording.fixed_arguments.values():
         raise tracer.refusal(
             f"each argument has a default, and is taken to be that ({_shown(recording)}), so that there "
-            "is no input; say in concrete_args which are"
+            "is no input; name in concrete_args those that are fixed: the others that default to None "
+            "are inputs then"
         )
     return args, kwargs
+
+
+def positions_of(signature: inspect.Signature) -> dict[str, int]:
+    """Return the place of each argument that a call may give by its place."""
+    places = enumerate(signature.parameters.values())
+    return {p.name: n for n, p in places if p.kind is p.POSITIONAL_OR_KEYWORD}
+
+
+def with_fixed(
+    concrete: Mapping[str, Any],
+    positions: Mapping[str, int],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the keyword arguments of a call, and the fixed ones that the call does not give."""
+    given = len(args)
+    fixed = {n: value for n, value in concrete.items() if positions.get(n, given) >= given}
+    return {**fixed, **kwargs}
 
 
 def _shown(recording: Recording) -> str:

@@ -14,7 +14,8 @@ from torch import nn
 from .backends import Options, available_backends, load_backend
 from .comparing import describe, identical, largest_difference
 from .errors import FAILS_ON_EXAMPLE, DifferentValuesError, NodeNotFoundError, UntraceableModelError
-from .modules import ModuleTree
+from .modules import ModuleTree, signature_of
+from .placeholders import positions_of, with_fixed
 from .structures import copy_value
 from .undisturbed import undisturbed
 from .wrappers import look_through
@@ -132,6 +133,8 @@ def compare_with_forward(
 
     """
     names_to_keys: dict[str, str] = dict(extractor.return_nodes)  # type: ignore[arg-type]
+    if options.concrete_args:
+        kwargs = with_fixed(options.concrete_args, positions_of(signature_of(model)), args, kwargs)
 
     def run(call: Callable[..., Any]) -> dict[str, Any]:
         with undisturbed(model, extractor, given=(args, kwargs)):
@@ -145,7 +148,10 @@ def compare_with_forward(
     real = run(watched)
     try:
         features = run(extractor)
-        checks = [_check(name, features[key], real, seen) for name, key in names_to_keys.items()]
+        # The same value may be under several keys, and modules inside of others end before these.
+        order = {key: place for place, key in enumerate(features)}
+        came = sorted(names_to_keys.items(), key=lambda pair: order.get(pair[1], 0))
+        checks = [_check(name, features[key], real, seen) for name, key in came]
     except Exception as error:
         note = f"the extractor raises {type(error).__name__}: {error}"
         checks = [Check(name, False, None, note) for name in names_to_keys]
