@@ -54,8 +54,9 @@ def get_graph_node_names(
         model: any module; what ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel``
             returned is looked through.
         tracer_kwargs: ``leaf_modules`` (module types or instances that are not looked into),
-            ``autowrap_functions`` (functions that are one node each, wherever a name of a module stands for them) and
-            ``autowrap_modules`` (Python modules whose functions are). Each is any iterable.
+            ``autowrap_functions`` (functions that are one node each where they are called by a global
+            name or as ``module.name``) and ``autowrap_modules`` (Python modules whose functions are).
+            Each is any iterable.
         suppress_diff_warning: do not warn if the two modes have different nodes.
         concrete_args: arguments of ``forward`` to fix: name -> value.
         example_args: positional arguments of an example call, for backends that run the model.
