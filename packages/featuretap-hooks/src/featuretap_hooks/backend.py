@@ -118,6 +118,8 @@ def _resolve(plan: Plan, index: Index, mode: str, other: Index | None, tree: Mod
         name = error.name
         parts = name.split(".")
         is_inside = any(".".join(parts[:n]) in index.names for n in range(1, len(parts)))
+        # Of a module whose other methods run, the path is no node.
+        is_inside |= any(found.startswith(f"{name}.") for found in index.names)
         is_elsewhere = is_inside or (other is not None and other.find(name) is not None)
         if name in tree.paths and _is_called(tree, name) and not is_elsewhere:
             raise not_reached(tree.model, {name}, list(index.names)) from None
