@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from featuretap.placeholders import check_argument_names
 from .example import MODES, Seen, watch_modes
 from .extractor import HooksExtractor
 from .guessing import Guess
-from .index import Index
 from .module_hooks import is_wrapped
 from .parts import needed_part
 from .plan import Plan
@@ -85,13 +84,12 @@ class HooksBackend:
                     # LayerDrop: what was left out this time may run the next.
                     seen.index.other = another.index
                 seen.index.may_miss = options.missing == "skip"
-                _resolve(
-                    plans[mode],
-                    seen.index,
-                    mode,
-                    another.index if another else None,
-                    ModuleTree(model),
-                )
+                try:
+                    plans[mode].resolve(seen.index, mode, another.index if another else None)
+                except NodeNotFoundError as error:
+                    if _is_unreached(model, error.name, found.values()):
+                        raise not_reached(model, {error.name}, list(seen.index.names)) from None
+                    raise
                 plans[mode].calls = seen.calls
                 keys = plans[mode].keys or ()
                 # Of what the example did not reach, nobody knows after what it runs.
@@ -104,26 +102,19 @@ class HooksBackend:
         return None if is_whole or not options.early_stop else needed_part(model, ran)
 
 
-def _resolve(plan: Plan, index: Index, mode: str, other: Index | None, tree: ModuleTree) -> None:
-    """Look the request of ``plan`` up in a watched forward.
-
-    Raises:
-        NodeNotReachedError: if it names a module that this forward did not call.
-        NodeNotFoundError: if it names what is no node in any other way.
-
-    """
-    try:
-        plan.resolve(index, mode, other)
-    except NodeNotFoundError as error:
-        name = error.name
-        parts = name.split(".")
-        is_inside = any(".".join(parts[:n]) in index.names for n in range(1, len(parts)))
-        # Of a module whose other methods run, the path is no node.
-        is_inside |= any(found.startswith(f"{name}.") for found in index.names)
-        is_elsewhere = is_inside or (other is not None and other.find(name) is not None)
-        if name in tree.paths and _is_called(tree, name) and not is_elsewhere:
-            raise not_reached(tree.model, {name}, list(index.names)) from None
-        raise
+def _is_unreached(model: nn.Module, name: str, found: Iterable[Seen | Exception]) -> bool:
+    """Say whether ``name`` is a module that no forward came to, and that is in no leaf."""
+    tree = ModuleTree(model)
+    if name not in tree.paths or not _is_called(tree, name):
+        return False
+    parts = name.split(".")
+    above = {".".join(parts[:depth]) for depth in range(1, len(parts))}
+    indices = [seen.index for seen in found if isinstance(seen, Seen)]
+    # Of a module whose other methods run, the path is no node.
+    recorded = [node for index in indices for node in (*index.names, *index.calls)]
+    return not any(node == name or node.startswith(f"{name}.") for node in recorded) and not any(
+        above & index.names.keys() for index in indices
+    )
 
 
 def _warn_of_two_meanings(found: Mapping[str, Seen | Exception], plans: Mapping[str, Plan]) -> None:
