@@ -255,9 +255,11 @@ class ModuleContent:
         if self.hooks or any(self.no_hooks):
             return False
         for now, before in ((self.current, self.values), *self.registries):
+            # A list first: another thread that watches the module sets and deletes meanwhile.
+            values = list(now.values())
             if (
-                len(now) != len(before)
-                or not all(map(operator.is_, now.values(), before.values()))
+                len(values) != len(before)
+                or not all(map(operator.is_, values, before.values()))
                 or list(now) != list(before)
             ):
                 return False
