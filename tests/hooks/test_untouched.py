@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import random
 import sys
 import threading
-import warnings
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-import featuretap
 import featuretap_hooks
 from featuretap.put_back import is_own_hook
 from featuretap.undisturbed import undisturbed
@@ -179,28 +176,3 @@ def test_M5_attributes_are_put_back_one_by_one():
     assert model.in_features == 4
     assert not hasattr(model, "new")
     assert model._parameters is registry
-
-
-class HoldsAnExtractor(nn.Module):
-    """Its child has a model inside that is no child of it."""
-
-    def __init__(self):
-        super().__init__()
-        inner = nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.ReLU())
-        self.extractor = create(inner, None, ["0"], ["0", "1"], example_args=(X,))
-
-    def forward(self, x):
-        return sum(self.extractor(x).values())
-
-
-@pytest.mark.parametrize("chosen", ["fx", "hooks", "auto"])
-@pytest.mark.parametrize("example", [None, (X,)])
-def test_M5_listing_leaves_the_mode_of_an_extractor_inside(chosen, example):
-    model = HoldsAnExtractor().eval()
-    inner = model.extractor._model
-    expected = model(X)
-    with contextlib.suppress(featuretap.UntraceableModelError), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        featuretap.get_graph_node_names(model, backend=chosen, example_args=example)
-    assert not any(part.training for part in (*model.modules(), *inner.modules()))
-    assert identical(model(X), expected)

@@ -14,7 +14,7 @@ from torch import nn
 
 from featuretap.faithful import contains
 from featuretap.modules import ModuleTree
-from featuretap.naming import Namer
+from featuretap.naming import Namer, join
 
 from ._compat import functorch_level
 from .dependents import Dependents
@@ -99,11 +99,16 @@ class Nodes:
         """Let an extractor inside the model have the nodes inside it, by the names it knows.
 
         Returns:
-            Whether that is possible: only where everything is recorded, and in its first call.
+            Whether that is possible: only where everything is recorded, in its first call, and if no part
+            of it has another path or was called before, so that names here are names there.
 
         """
         path = self._tree.path_of(extractor)
         if path is None or self._confined or not self.listening or path in self._shared:
+            return False
+        if any(self._tree.path_of(m) != join(path, p) for p, m in extractor.named_modules()):
+            return False
+        if path and self._namer.has_named_in(path):
             return False
         self._shared[path] = sink
         return True

@@ -102,6 +102,10 @@ class Namer:
             return path
         return self._suffixed(path)
 
+    def has_named_in(self, path: str) -> bool:
+        """Say whether something inside of the module at ``path`` has a name already."""
+        return any(name.startswith(f"{path}.") for name in self._used)
+
     def _suffixed(self, base: str) -> str:
         for count in itertools.count(self._next.get(base, 1)):
             name = f"{base}_{count}"
