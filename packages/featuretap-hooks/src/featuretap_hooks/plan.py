@@ -140,7 +140,8 @@ class Watch:
         if others and calls is None:
             return Program(
                 problem="torch.compile needs to know where the requested operations are: call the "
-                "extractor once before, or pass example_args to create_feature_extractor"
+                "extractor once before, in train() and in eval() if it is used in both, or pass "
+                "example_args to create_feature_extractor"
             )
         seen = calls or Calls()
         outputs = {path: {0: path} for path in self.outputs}

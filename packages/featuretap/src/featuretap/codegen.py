@@ -18,13 +18,10 @@ from typing import Any
 
 from torch import fx
 
-from .comparing import identical
-from .errors import NodeNotFoundError
+from .checks import check_empty, check_fixed, mode_missing
 from .symbols import written_operator
 
 __all__ = ["compile_forward"]
-
-_SIMPLE = (type(None), bool, int, float, str)
 
 
 def compile_forward(
@@ -77,8 +74,8 @@ class _Names:
         self.own = own
         self.namespace: dict[str, Any] = {
             "OrderedDict": OrderedDict,
-            "_check_fixed": _check_fixed,
-            "_check_empty": _check_empty,
+            "_check_fixed": check_fixed,
+            "_check_empty": check_empty,
         }
         self._by_id: dict[int, str] = {id(OrderedDict): "OrderedDict"}
 
@@ -92,35 +89,6 @@ class _Names:
             self._by_id[id(value)] = name
             self.namespace[name] = value
         return name
-
-
-def _check_fixed(name: str, given: Any, fixed: Any) -> None:
-    """Refuse an argument that differs from the value it had when the model was traced."""
-    if given is fixed:
-        return
-    if type(given) is type(fixed) and (
-        given == fixed if isinstance(fixed, _SIMPLE) else identical(given, fixed)
-    ):
-        return
-    raise ValueError(
-        f"this extractor was made for {name}={fixed!r} and cannot serve {name}={given!r}: the branches "
-        f"of the forward that {name} chooses were fixed when the model was traced. Create another "
-        f"extractor with concrete_args={{{name!r}: ...}}, or use backend='hooks'"
-    )
-
-
-def _check_empty(name: str, given: Mapping[str, Any]) -> None:
-    """Refuse keyword arguments that the model takes beyond those it names."""
-    if given:
-        raise ValueError(
-            f"this extractor was made without further keyword arguments (**{name}) and cannot serve "
-            f"{', '.join(given)}: what the forward does with them was not there to be traced. Use "
-            "backend='hooks'"
-        )
-
-
-def _mode_missing(why: str) -> None:
-    raise NodeNotFoundError(why)
 
 
 def _indent(lines: list[str], levels: int = 1) -> list[str]:
@@ -145,7 +113,7 @@ def _parameters(signature: inspect.Signature, names: _Names) -> str:
 
 def _body(graph: fx.Graph | str, fixed: Mapping[str, Any], more: str, names: _Names) -> list[str]:
     if isinstance(graph, str):
-        return [f"{names.of(_mode_missing)}({graph!r})", "return None"]
+        return [f"{names.of(mode_missing)}({graph!r})", "return None"]
     lines = [
         f"_check_fixed({name!r}, {name}, {_literal(value, names)})" for name, value in fixed.items()
     ]
