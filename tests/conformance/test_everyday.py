@@ -46,6 +46,33 @@ def test_V3_gradients_of_the_output_reach_a_feature_that_is_overwritten(extract,
         assert identical(features[node].grad, gradient)
 
 
+class WritesData(nn.Module):
+    """A layer keeps for its gradient what is then written through a view, so that autograd sees nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = linear(1)
+
+    def forward(self, x):
+        y = x * 1
+        z = self.lin(y)
+        w = y.view(4, -1)
+        w.data.add_(1)
+        return z.sum() * w
+
+
+@pytest.mark.parametrize("node", ["mul", "lin", "view", "mul_1"])
+def test_V3_what_is_asked_for_does_not_change_the_gradients_of_the_output(extract, node):
+    model, x = WritesData(), drawn(4, 4)
+    expected = torch.autograd.grad(model(x).sum(), model.lin.weight)
+    values = {"mul": x, "lin": model.lin(x), "view": x, "mul_1": model(x)}
+    extractor = extract(model, [node, ""])
+    for _ in range(3):
+        features = extractor(x)
+        assert identical(torch.autograd.grad(features[""].sum(), model.lin.weight), expected)
+        assert identical(features[node].detach(), values[node].detach())
+
+
 class TwoNames(nn.Module):
     """What is written in place is known by another name, which must see it."""
 

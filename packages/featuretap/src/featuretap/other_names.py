@@ -52,12 +52,18 @@ class OtherNames:
             return False
         if value.op == "placeholder":  # the caller knows it, too
             return False
-        older = [
-            node for node in self._alike[self._storage.of(value)] if self._made[node] < position
-        ]
+        alike = self._alike[self._storage.of(value)]
+        older = [node for node in alike if self._made[node] < position]
+        # What autograd keeps of these is written then, too, and it does not see that.
+        if older and any(_is_data(node) and self._made[node] > position for node in alike):
+            return False
         return all(
             node.op.startswith("call_")
             and node.target not in self._opaque
             and self._used.get(node, -1) <= position
             for node in older
         )
+
+
+def _is_data(node: fx.Node) -> bool:
+    return node.target is getattr and node.args[1] == "data"
