@@ -112,3 +112,8 @@ class Reads(nn.Module):
 def net(function):
     torch.manual_seed(0)
     return type("Stateful", (Net,), {"forward": function})()
+
+
+def counts(self, x):
+    self.count += 1
+    return self.lin(x) * self.count

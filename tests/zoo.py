@@ -46,6 +46,20 @@ def linear(seed: int = 0, width: int = 4) -> nn.Linear:
         return nn.Linear(width, width)
 
 
+class WithoutForward(nn.Module):
+    """Runs its layers where a test gives it a forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4, bias=False)
+        self.norm = nn.BatchNorm1d(4, track_running_stats=False)
+        self.out = nn.Linear(4, 2)
+        self.table = {"rate": 1}
+
+    def run(self, x):
+        return self.out(self.norm(self.lin(x)))
+
+
 @zoo
 class NumberedModules(ZooModel):
     """Digits at the end of a module's name belong to the name (trap 1)."""

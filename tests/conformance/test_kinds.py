@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils import _pytree
 
 import featuretap
-from support import drawn, identical, with_forward
+from support import identical, with_forward
 
 FX_ONLY = pytest.mark.only("fx", why="hooks record nothing, and refuse nothing")
 X = torch.ones(2, 4)
@@ -250,18 +249,6 @@ def test_V1_a_copied_feature_is_of_the_class_of_the_value(extract):
         assert (features["sub"] < 0).any()
 
 
-def test_V2_fields_of_named_tuples_are_not_looked_for_on_tensors(extract, names_of):
-    def forward(self, x):
-        found = torch.linalg.eigh(x.T @ x)
-        sign, size = torch.linalg.slogdet(x.T @ x + torch.eye(4))
-        _, where = F.max_pool1d(x[None], 2, return_indices=True)
-        return found.eigenvectors * sign + size, found.eigenvalues, where
-
-    model, x = with_forward(forward), drawn(5, 4)
-    assert "linalg_eigh" in list(names_of(model, example_args=(x,)))
-    assert identical(extract(model, "")(x)[""], model(x))
-
-
 def test_N9_a_change_of_class_is_a_node_and_hides_none(extract, names_of):
     def forward(self, x):
         first = x.as_subclass(Tagged) * 2
@@ -275,101 +262,3 @@ def test_N9_a_change_of_class_is_a_node_and_hides_none(extract, names_of):
     assert identical(features["mul_1"], model.layer(X) * 3)
     assert identical(features["as_subclass_1"], X * 2)
     assert "as_subclass" not in vars(torch.Tensor)
-
-
-def asks_for_a_list(self, x):
-    found = self.neck([x, x + 1])
-    return self.layer(found[1] if isinstance(found, (list, tuple)) else found)
-
-
-def asks_for_none(self, x):
-    weights = self.neck(None)
-    return self.layer(x) if weights is None else x * 2
-
-
-def asks_for_a_size(self, x):
-    return self.layer(x) if isinstance(self.neck(x.shape), tuple) else x * 2
-
-
-def asks_for_a_tensor(self, x):
-    found = self.neck(self.neck(self.layer(x)))
-    return found * 2 if isinstance(found, torch.Tensor) else x
-
-
-@pytest.mark.parametrize(
-    "forward", [asks_for_a_list, asks_for_none, asks_for_a_size, asks_for_a_tensor]
-)
-def test_V2_what_an_identity_returns_is_of_the_kind_that_it_was_given(backend, extract, forward):
-    model = with_forward(forward, layer=nn.Linear(4, 4), neck=nn.Identity())
-    if backend == "fx" and forward in (asks_for_a_list, asks_for_none):
-        with pytest.raises(featuretap.UntraceableModelError):
-            extract(model, "")
-    else:
-        assert identical(extract(model, "")(X)[""], model(X))
-
-
-def of_a_cell(self, x):
-    found = self.cell(x)
-    return found[0] if isinstance(found, tuple) else found
-
-
-def of_a_loss(self, x):
-    found = self.loss(x, torch.zeros(2, dtype=torch.long))
-    return found.output if hasattr(found, "output") else x
-
-
-def of_a_native_layer(self, x):
-    found = torch.native_layer_norm(x, (4,), None, None, 1e-5)
-    return found[0] if isinstance(found, tuple) else x
-
-
-def of_pooling(self, x):
-    found = F.max_pool1d_with_indices(x, 2)
-    return found[0] if isinstance(found, tuple) else x
-
-
-def of_autograd(self, x):
-    weight = self.cell.weight_hh
-    found = torch.autograd.grad((weight * 2).sum(), weight)
-    return found[0] * x.sum() if isinstance(found, tuple) else x
-
-
-def of_a_sign(self, x):
-    return x * 2 if x.is_signed() is True else x
-
-
-def of_a_pointer(self, x):
-    pointer = x.data_ptr()
-    return x * 2 if isinstance(pointer, int) else x
-
-
-def of_a_power(self, x):
-    share = x.dim() ** -1
-    return x * 2 if isinstance(share, float) else x
-
-
-def of_a_layout(self, x):
-    layout = x.layout
-    return x * 2 if layout is torch.strided else x
-
-
-def of_a_dtype(self, x):
-    kind = self.cell(x)[0].dtype
-    return x * 2 if torch.float32 is kind else x
-
-
-@pytest.mark.parametrize(
-    "forward",
-    [
-        *(of_a_cell, of_a_loss, of_a_native_layer, of_pooling, of_autograd, of_a_sign),
-        *(of_a_pointer, of_a_power, of_a_layout, of_a_dtype),
-    ],
-)
-def test_V2_what_may_be_no_tensor_is_taken_for_none(backend, extract, forward):
-    parts = {"cell": nn.LSTMCell(4, 4), "loss": nn.AdaptiveLogSoftmaxWithLoss(4, 10, [3], 1.0)}
-    model = with_forward(forward, **parts)
-    if backend == "fx":
-        with pytest.raises(featuretap.UntraceableModelError):
-            extract(model, "")
-    else:
-        assert identical(extract(model, "")(X)[""], model(X))

@@ -6,8 +6,6 @@ import collections
 import contextlib
 import functools
 import logging
-import os
-import threading
 
 import numpy
 import pytest
@@ -16,20 +14,9 @@ from torch import nn
 
 from featuretap_hooks import create_feature_extractor, get_graph_node_names
 from support import snapshot
+from zoo import WithoutForward
 
 X = torch.ones(2, 4)
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.lin = nn.Linear(4, 4, bias=False)
-        self.norm = nn.BatchNorm1d(4, track_running_stats=False)
-        self.out = nn.Linear(4, 2)
-        self.table = {"rate": 1}
-
-    def run(self, x):
-        return self.out(self.norm(self.lin(x)))
 
 
 @contextlib.contextmanager
@@ -69,7 +56,9 @@ def bare_decorator(around):
 
         return inner
 
-    return type("Decorated", (Net,), {"forward": decorate(lambda self, x: self.run(x))})()
+    return type(
+        "Decorated", (WithoutForward,), {"forward": decorate(lambda self, x: self.run(x))}
+    )()
 
 
 def callable_in_a_list(around):
@@ -80,7 +69,7 @@ def callable_in_a_list(around):
         with around(self):
             return self.run(x)
 
-    model = type("Listed", (Net,), {"forward": forward})()
+    model = type("Listed", (WithoutForward,), {"forward": forward})()
     model.steps = [step]
     return model
 
@@ -90,7 +79,7 @@ def partial_of_the_instance(around):
         with around(self):
             return self.run(x)
 
-    model = Net()
+    model = WithoutForward()
     model.forward = functools.partial(step, model)
     return model
 
@@ -135,7 +124,7 @@ def test_M5_V1_what_is_counted_up_and_down_is_down_after_an_early_end(count, exa
         count(self, -1)
         return self.out(z)
 
-    model = type("Counts", (Net,), {"forward": forward})()
+    model = type("Counts", (WithoutForward,), {"forward": forward})()
     model.depth, model.counter = Depth(), collections.Counter()
     model.array, model.bytes = numpy.zeros(1), bytearray(1)
     extractor = create_feature_extractor(model, ["mul"], example_args=(X,) if example else None)
@@ -154,7 +143,7 @@ def test_C1_what_is_only_added_to_a_list_does_not_keep_a_forward_from_ending():
         ran.append(1)
         return self.out(y)
 
-    model = type("Appends", (Net,), {"forward": forward})()
+    model = type("Appends", (WithoutForward,), {"forward": forward})()
     model.seen = []
     extractor = create_feature_extractor(model, ["lin"])
     extractor(X)
@@ -209,7 +198,7 @@ def test_M5_a_setting_of_the_process_is_back_after_an_early_end(switched):
         with switched():
             return self.run(x)
 
-    model, before = type("Switches", (Net,), {"forward": forward})(), settings()
+    model, before = type("Switches", (WithoutForward,), {"forward": forward})(), settings()
     extractor = create_feature_extractor(model, ["lin"])
     for _ in range(2):
         extractor(X)
@@ -236,15 +225,15 @@ def test_M5_C1_what_no_code_shows_is_switched_back_after_an_early_end(make, arou
 
 def test_C1_a_forward_that_switches_nothing_ends_early_from_the_first_call():
     ran = []
-    model = Net()
-    type(model).forward = Net.run
+    model = WithoutForward()
+    type(model).forward = WithoutForward.run
     model.out.register_forward_hook(lambda *_: ran.append(1))
     create_feature_extractor(model, ["lin"])(X)
     assert not ran
 
 
 def test_V5_trap43_an_end_that_the_model_swallows_is_an_end():
-    class Suppresses(Net):
+    class Suppresses(WithoutForward):
         def forward(self, x):
             with contextlib.suppress(BaseException):
                 y = self.lin(x)
@@ -307,146 +296,3 @@ def test_V2_dtypes_and_devices_that_torch_returns_are_the_plain_ones(convert):
     assert "mul" in get_graph_node_names(model, example_args=(X,))
     features = create_feature_extractor(model, ["mul"], example_args=(X,))(X)
     assert torch.equal(features["mul"], model(X))
-
-
-DEPTH, SCALE, STACK = 0, {"scale": 1.0}, []
-LOCK = threading.Lock()
-
-
-def counts_its_depth(net, x):
-    global DEPTH
-    DEPTH += 1
-    y = net.run(x)
-    DEPTH -= 1
-    return y
-
-
-def scales_for_a_while(net, x):
-    x = x * SCALE["scale"]
-    SCALE["scale"] *= 2
-    y = net.run(x)
-    SCALE["scale"] /= 2
-    return y
-
-
-def pushes_and_pops(net, x):
-    STACK.append(x)
-    y = net.run(x)
-    STACK.pop()
-    return y
-
-
-def holds_a_lock(net, x):
-    assert LOCK.acquire(timeout=1)
-    y = net.run(x)
-    LOCK.release()
-    return y
-
-
-def sets_the_environment(net, x):
-    os.environ["FEATURETAP_TEST"] = "1"
-    y = net.run(x)
-    del os.environ["FEATURETAP_TEST"]
-    return y
-
-
-def asks_for_determinism(net, x):
-    torch.use_deterministic_algorithms(True)
-    y = net.run(x)
-    torch.use_deterministic_algorithms(False)
-    return y
-
-
-def chooses_a_precision(net, x):
-    torch.set_float32_matmul_precision("medium")
-    y = net.run(x)
-    torch.set_float32_matmul_precision("highest")
-    return y
-
-
-def keeps_the_random_state(net, x):
-    state = torch.get_rng_state()
-    torch.manual_seed(0)
-    y = net.run(x + torch.rand(4))
-    torch.set_rng_state(state)
-    return y
-
-
-def scales_its_argument(net, x):
-    x.mul_(2)
-    y = net.run(x)
-    x.div_(2)
-    return y
-
-
-def moves_statistics(net, x):
-    kept = net.table["sum"].clone()
-    net.table["sum"].add_(x.detach().sum(0))
-    y = net.run(x * net.table["sum"])
-    net.table["sum"].copy_(kept)
-    return y
-
-
-FOR_A_WHILE = [
-    counts_its_depth,
-    scales_for_a_while,
-    pushes_and_pops,
-    holds_a_lock,
-    sets_the_environment,
-    asks_for_determinism,
-    chooses_a_precision,
-    keeps_the_random_state,
-    scales_its_argument,
-    moves_statistics,
-]
-
-
-def state_outside():
-    return (
-        *(DEPTH, dict(SCALE), len(STACK), LOCK.locked(), "FEATURETAP_TEST" in os.environ),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
-        torch.get_rng_state().tolist(),
-    )
-
-
-@pytest.mark.parametrize("forward", FOR_A_WHILE)
-@pytest.mark.parametrize("example", [(), (X,)])
-def test_M5_what_is_changed_back_at_the_end_of_a_forward_is_changed_back(forward, example):
-    net = type("Changes", (Net,), {"forward": forward})().eval()
-    net.table["sum"] = torch.ones(4)
-    x = X.clone()
-    seen = []
-    with net.lin.register_forward_hook(lambda _m, _a, value: seen.append(value.detach())):
-        net(x)
-    before = state_outside()
-    extractor = create_feature_extractor(net, ["lin"], example_args=example or None)
-    for _ in range(3):
-        assert torch.equal(extractor(x)["lin"], seen[0])
-        assert state_outside() == before
-        assert torch.equal(x, X)
-        assert torch.equal(net.table["sum"], torch.ones(4))
-
-
-class TakesADict(nn.Module):
-    """Sets keys of its argument for a while."""
-
-    def __init__(self):
-        super().__init__()
-        self.lin, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
-
-    def forward(self, x):
-        kept = x["a"]
-        x["a"], x["n"] = kept * 2, 1
-        y = self.out(self.lin(x["a"]))
-        x["a"] = kept
-        del x["n"]
-        return y
-
-
-def test_M5_a_container_that_the_caller_passed_is_as_before():
-    extractor, given = create_feature_extractor(TakesADict().eval(), ["lin"]), {"a": X}
-    for _ in range(3):
-        extractor(given)
-        assert list(given) == ["a"]
-        assert given["a"] is X

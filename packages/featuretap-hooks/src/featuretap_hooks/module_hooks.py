@@ -114,27 +114,20 @@ class ModuleHooks:
 
     def around_each(self, watchers: Iterable[tuple[nn.Module, Around]]) -> None:
         """Have each watcher see each call of its module."""
-        thread, may_wrap, others = self._thread, self._may_wrap, []
-        with _LOCK:
-            for module, watcher in watchers:
-                attributes = module.__dict__
-                wrapper: Any = attributes.get("forward")
-                is_new = wrapper is None
-                is_plain = may_wrap and (is_new or type(wrapper) is _Wrapper)
-                if not (is_plain and is_called_plainly(attributes)):
-                    others.append((module, watcher))
-                    continue
-                if is_new:
-                    wrapper = attributes["forward"] = _Wrapper(module, "forward", None)
-                seen = (thread, watcher.call)
-                wrapper.watchers += (seen,)
-                self._wrapped.append((wrapper, seen))
-        for module, watcher in others:
-            name = sees_hooks(module, self._root)
+        may_wrap, wrapped = self._may_wrap, []
+        for module, watcher in watchers:
+            attributes = module.__dict__
+            is_plain = may_wrap and is_called_plainly(attributes)
+            if is_plain and type(attributes.get("forward")) in _NOBODYS:
+                name: str | None = "forward"
+            else:
+                name = sees_hooks(module, self._root)
             if name is None:
                 self._hook(module, watcher)
             else:
-                self._wrap([(module, name, (thread, watcher.call))])
+                wrapped.append((module, name, (self._thread, watcher.call)))
+        if wrapped:
+            self._wrap(wrapped)
 
     def _hook(self, module: nn.Module, watcher: Around) -> None:
         thread, is_proxied = self._thread, is_compiling()
@@ -332,6 +325,10 @@ class _Wrapper:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return getattr, (self.module, self.name)
+
+
+# What a module has for a ``forward`` of its own where that is its class's, watched or not.
+_NOBODYS = (type(None), _Wrapper)
 
 
 def is_wrapped(forward: Any) -> bool:

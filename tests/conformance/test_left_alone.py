@@ -1,0 +1,96 @@
+"""Rules M5, M6: the user's model is left alone."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from support import copied, identical, snapshot
+from zoo import ZOO, NestedScopes
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("name", ZOO)
+def test_M5_listing_and_creating_leave_the_model_as_it_was(extract, names_of, name, mode):
+    model = ZOO[name]().train(mode == "train")
+    for index, module in enumerate(model.modules()):
+        module.training = module.training ^ (index % 3 == 1)
+    model.example()  # some need their weights frozen
+    before = snapshot(model)
+    names_of(model, suppress_diff_warning=True)
+    assert snapshot(model) == before
+    extract(model, "", suppress_diff_warning=True)
+    assert snapshot(model) == before
+
+
+class Fails(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+        self.register_buffer("seen", torch.zeros(()))
+        self.log: list[object] = []
+
+    def forward(self, x):
+        self.seen += 1
+        self.last = self.lin(x)
+        self.log.append(self.last)
+        self.lin.train(not self.lin.training)
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), MemoryError()])
+def test_M5_trap27_trap28_a_failed_listing_leaves_the_model_as_it_was(names_of, error):
+    model = Fails()
+    model.error = error
+    before = snapshot(model)
+    with pytest.raises((RuntimeError, KeyboardInterrupt)):
+        names_of(model, example_args=(torch.ones(2, 4),))
+    assert snapshot(model) == before
+
+
+def test_M5_trap28_attributes_set_in_forward_hold_no_stand_in(extract):
+    class Remembers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.history = []
+
+        def forward(self, x):
+            self.last = x * 2
+            self.history.append(self.last)
+            return self.last
+
+    model = Remembers()
+    extract(model, "mul")
+    assert not hasattr(model, "last")
+    assert model.history == []
+    pickle.dumps(model.state_dict())
+
+
+def test_M5_a_mistyped_name_leaves_the_model_as_it_was(extract):
+    model = NestedScopes()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="no node"):
+        extract(model, "stag")
+    assert snapshot(model) == before
+
+
+def test_M5_a_call_changes_what_the_models_forward_would_change(extract):
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.ReLU()).train()
+    twin = copy.deepcopy(model)
+    x = torch.randn(8, 4)
+    extract(model, "1")(x)
+    twin(x)
+    assert identical(model.state_dict(), twin.state_dict())
+
+
+def test_M6_trap31_several_extractors_on_one_model_do_not_disturb_one_another(extract):
+    model = ZOO["InPlaceModule"]()
+    (x,) = model.example()
+    first, second = extract(model, "lin"), extract(model, ["lin", "add"])
+    expected = copied(first(x))
+    second(x)
+    assert identical(copied(first(x))["lin"], expected["lin"])

@@ -1,0 +1,157 @@
+"""What a forward changes for a while, also where it ends early, is changed back."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from featuretap_hooks import create_feature_extractor
+from zoo import WithoutForward
+
+X = torch.ones(2, 4)
+
+DEPTH, SCALE, STACK = 0, {"scale": 1.0}, []
+LOCK = threading.Lock()
+
+
+def counts_its_depth(net, x):
+    global DEPTH
+    DEPTH += 1
+    y = net.run(x)
+    DEPTH -= 1
+    return y
+
+
+def scales_for_a_while(net, x):
+    x = x * SCALE["scale"]
+    SCALE["scale"] *= 2
+    y = net.run(x)
+    SCALE["scale"] /= 2
+    return y
+
+
+def pushes_and_pops(net, x):
+    STACK.append(x)
+    y = net.run(x)
+    STACK.pop()
+    return y
+
+
+def holds_a_lock(net, x):
+    assert LOCK.acquire(timeout=1)
+    y = net.run(x)
+    LOCK.release()
+    return y
+
+
+def sets_the_environment(net, x):
+    os.environ["FEATURETAP_TEST"] = "1"
+    y = net.run(x)
+    del os.environ["FEATURETAP_TEST"]
+    return y
+
+
+def asks_for_determinism(net, x):
+    torch.use_deterministic_algorithms(True)
+    y = net.run(x)
+    torch.use_deterministic_algorithms(False)
+    return y
+
+
+def chooses_a_precision(net, x):
+    torch.set_float32_matmul_precision("medium")
+    y = net.run(x)
+    torch.set_float32_matmul_precision("highest")
+    return y
+
+
+def keeps_the_random_state(net, x):
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    y = net.run(x + torch.rand(4))
+    torch.set_rng_state(state)
+    return y
+
+
+def scales_its_argument(net, x):
+    x.mul_(2)
+    y = net.run(x)
+    x.div_(2)
+    return y
+
+
+def moves_statistics(net, x):
+    kept = net.table["sum"].clone()
+    net.table["sum"].add_(x.detach().sum(0))
+    y = net.run(x * net.table["sum"])
+    net.table["sum"].copy_(kept)
+    return y
+
+
+FOR_A_WHILE = [
+    counts_its_depth,
+    scales_for_a_while,
+    pushes_and_pops,
+    holds_a_lock,
+    sets_the_environment,
+    asks_for_determinism,
+    chooses_a_precision,
+    keeps_the_random_state,
+    scales_its_argument,
+    moves_statistics,
+]
+
+
+def state_outside():
+    return (
+        *(DEPTH, dict(SCALE), len(STACK), LOCK.locked(), "FEATURETAP_TEST" in os.environ),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
+        torch.get_rng_state().tolist(),
+    )
+
+
+@pytest.mark.parametrize("forward", FOR_A_WHILE)
+@pytest.mark.parametrize("example", [(), (X,)])
+def test_M5_what_is_changed_back_at_the_end_of_a_forward_is_changed_back(forward, example):
+    net = type("Changes", (WithoutForward,), {"forward": forward})().eval()
+    net.table["sum"] = torch.ones(4)
+    x = X.clone()
+    seen = []
+    with net.lin.register_forward_hook(lambda _m, _a, value: seen.append(value.detach())):
+        net(x)
+    before = state_outside()
+    extractor = create_feature_extractor(net, ["lin"], example_args=example or None)
+    for _ in range(3):
+        assert torch.equal(extractor(x)["lin"], seen[0])
+        assert state_outside() == before
+        assert torch.equal(x, X)
+        assert torch.equal(net.table["sum"], torch.ones(4))
+
+
+class TakesADict(nn.Module):
+    """Sets keys of its argument for a while."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        kept = x["a"]
+        x["a"], x["n"] = kept * 2, 1
+        y = self.out(self.lin(x["a"]))
+        x["a"] = kept
+        del x["n"]
+        return y
+
+
+def test_M5_a_container_that_the_caller_passed_is_as_before():
+    extractor, given = create_feature_extractor(TakesADict().eval(), ["lin"]), {"a": X}
+    for _ in range(3):
+        extractor(given)
+        assert list(given) == ["a"]
+        assert given["a"] is X
