@@ -138,9 +138,10 @@ def watch_example(
     with ExitStack() as stack:
         stack.callback(restore_foreign)
         stack.callback(random.restore)
+        # After the tensors: one that an optimizer writes is saved with the gradient of the forward.
+        stack.callback(Gradients(tree.parameters.values()).restore)
         stack.callback(saved.restore)
         stack.callback(Untouched(model).restore)
-        stack.callback(Gradients(tree.parameters.values()).restore)
         stack.callback(Ambient().restore)
         for found in rewinders_in((args, kwargs)):
             stack.callback(found.rewind)

@@ -14,12 +14,13 @@ whole call of a module that has backward hooks: torch puts these on its output a
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from sys import _getframe, exc_info
+from sys import _getframe, exc_info, getrefcount
 from threading import get_ident
 from types import TracebackType
 from typing import Any
@@ -198,7 +199,8 @@ class ModuleHooks:
             return
         with _LOCK:
             for wrapper, watcher in self._wrapped:
-                wrapper.remove(watcher)
+                if wrapper.remove(watcher) and getrefcount(wrapper) > _REFERENCES:
+                    wrapper.remove_from_copies()
 
     def _put_on(self) -> None:
         for module, key, before, after in self._hooked:
@@ -274,14 +276,25 @@ class _Wrapper:
         self._forward = getattr(module, name)
         self.watchers: tuple[_Watcher, ...] = ()
 
-    def remove(self, watcher: _Watcher) -> None:
-        """Let one of those who watch go; put back what was there after the last."""
+    def remove(self, watcher: _Watcher) -> bool:
+        """Let one of those who watch go; put back what was there after the last, and say so."""
         if len(self.watchers) > 1:
             self.watchers = tuple(other for other in self.watchers if other is not watcher)
-            return
+            return False
         attributes = self.module.__dict__
         if attributes.get(self.name) is not self:
-            return
+            return False
+        self._put_back(attributes)
+        return True
+
+    def remove_from_copies(self) -> None:
+        """Be no attribute of the copies that the forward has made of the module."""
+        for holder in gc.get_referrers(self):
+            attributes = vars(holder) if isinstance(holder, nn.Module) else holder
+            if type(attributes) is dict and attributes.get(self.name) is self:
+                self._put_back(attributes)
+
+    def _put_back(self, attributes: dict[str, Any]) -> None:
         if self.replaced is None:
             del attributes[self.name]
         else:
@@ -321,14 +334,11 @@ class _Wrapper:
         return getattr(self._forward, name)
 
     def __deepcopy__(self, memo: Any) -> Any:
-        return copy.deepcopy(self._forward, memo)
+        # Of a copy it stands for its class's forward until it is taken off.
+        return self if self.replaced is None else copy.deepcopy(self.replaced, memo)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return getattr, (self.module, self.name)
-
-
-# What a module has for a ``forward`` of its own where that is its class's, watched or not.
-_NOBODYS = (type(None), _Wrapper)
 
 
 def is_wrapped(forward: Any) -> bool:
@@ -340,3 +350,17 @@ def _run(
     call: Callable[..., Any], module: nn.Module, forward: Any, *args: Any, **kwargs: Any
 ) -> Any:
     return call(module, forward, args, kwargs)
+
+
+def _references() -> int:
+    """Count what refers to a wrapper where :meth:`ModuleHooks._take_off` asks, if no copy does."""
+    pairs = [(_Wrapper(nn.Module(), "forward", None), (0, _run))]
+    for wrapper, watcher in pairs:
+        if watcher:
+            return getrefcount(wrapper)
+    return 0
+
+
+_REFERENCES = _references()
+# What a module has for a ``forward`` of its own where that is its class's, watched or not.
+_NOBODYS = (type(None), _Wrapper)

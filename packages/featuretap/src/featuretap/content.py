@@ -20,7 +20,7 @@ from .containers import (
     restore_container,
     same_items,
 )
-from .held import Rewinder, copied_iterator, rewinder
+from .held import DEPTH, Rewinder, copied_iterator, has_slots, rewinder, slots_of
 from .put_back import restore_attributes, restore_hooks, without_own, without_own_wrappers
 from .reading import Forward, forward_of
 from .state import is_moved_by, may_read, moved_attribute, moved_content, moved_in_object
@@ -40,7 +40,7 @@ class ModuleContent:
     """
 
     __slots__ = (
-        *("containers", "current", "empty", "hidden", "hooks", "no_hooks", "objects"),
+        *("bare", "containers", "current", "empty", "hidden", "hooks", "no_hooks", "objects"),
         *("registries", "rewinders", "values"),
     )
 
@@ -55,7 +55,9 @@ class ModuleContent:
         self.rewinders: list[Rewinder] = []
         self.hidden: list[nn.Module] = []
         get = values.get
-        self.registries = [(found, copied(found)) for found in map(get, _REGISTRIES) if found]
+        held = tuple(map(get, _REGISTRIES))
+        self.registries = [(found, copied(found)) for found in held if found]
+        self.bare: Sequence[Any] = [found for found in held if found is not None and not found]
         # Most registries are empty, and need no copy and no comparison one by one.
         self.no_hooks: Sequence[dict[Any, Any] | None] = tuple(map(get, _HOOKS))
         self.hooks: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
@@ -66,6 +68,7 @@ class ModuleContent:
         if any(self.empty):
             self.containers += [(found, copied(found)) for found in self.empty if found]
             self.empty = [found for found in self.empty if not found]
+        seen: set[int] = set()
         for name in values.keys() - _STANDARD:
             value = values[name]
             kind = type(value)
@@ -76,7 +79,7 @@ class ModuleContent:
             elif isinstance(value, Iterator):
                 self._add_iterator(name, value, may_read(forward_of(module), name))
             else:
-                self._add(value, 0)
+                self._add(value, DEPTH, seen)
 
     def _add_iterator(self, name: str, value: Iterator[Any], is_read: bool) -> None:
         """Let an iterator count as moved where the forward names it: most cannot be looked at."""
@@ -90,31 +93,32 @@ class ModuleContent:
         moved = Rewinder(f"the iterator .{name}", lambda: repr(self.current[name]), shown, put)
         self.rewinders.append(moved)
 
-    def _add(self, value: Any, depth: int) -> None:
+    def _add(self, value: Any, depth: int, seen: set[int]) -> None:
         kind = type(value)
-        if kind in _LEAVES:
+        if kind in _LEAVES or not depth or id(value) in seen:
             return
+        if isinstance(value, tuple):
+            for item in items_of(value):
+                self._add(item, depth, seen)
+            return
+        seen.add(id(value))
+        inside: list[Any] = []
         if isinstance(value, CONTAINERS):
             self.containers.append((value, copied(value)))
-            if depth < _DEPTH:
-                for item in items_of(value):
-                    self._add(item, depth + 1)
-            if getattr(value, "__dict__", None):
-                self._add_object(value, depth)
-        elif isinstance(value, tuple):
-            for item in items_of(value):
-                self._add(item, depth)
+            inside += items_of(value)
+        elif isinstance(value, _NOT_OPENED):
+            return
         elif (found := rewinder(value)) is not None:
             self.rewinders.append(found)
-        elif depth < _DEPTH and hasattr(value, "__dict__") and not isinstance(value, _NOT_OPENED):
-            self._add_object(value, depth)
-
-    def _add_object(self, value: Any, depth: int) -> None:
-        held = copied(vars(value))
-        self.objects.append((vars(value), held))
-        if depth < _DEPTH:
-            for item in held.values():
-                self._add(item, depth + 1)
+            if not has_slots(value):
+                return
+            inside += slots_of(value).values()
+        if getattr(value, "__dict__", None) is not None:
+            held = copied(vars(value))
+            self.objects.append((vars(value), held))
+            inside += held.values()
+        for item in inside:
+            self._add(item, depth - 1, seen)
 
     # -- the training flag ----------------------------------------------------------------------
 
@@ -149,7 +153,7 @@ class ModuleContent:
         for registry, kept in self._all_hooks():
             if not same_items(without_own(registry), kept):
                 return _name_of(registry, module)
-        for registry, kept in self.registries:
+        for registry, kept in self._all_registries():
             # ``torch.func.functional_call`` exchanges what is in these.
             if not same_items(registry, kept):
                 return _name_of(registry, module)
@@ -174,7 +178,7 @@ class ModuleContent:
         """
         yield from self.changed_names()
         hooks = [(found, without_own(found), kept) for found, kept in self._all_hooks()]
-        dicts = [(owner, owner, kept) for owner, kept in (*self.registries, *self.objects)]
+        dicts = [(owner, owner, kept) for owner, kept in (*self._all_registries(), *self.objects)]
         for owner, now, before in (*hooks, *dicts):
             names = now.keys() | before.keys()
             yield from ((id(owner), n) for n in names if not is_same(now.get(n), before.get(n)))
@@ -202,7 +206,7 @@ class ModuleContent:
         if not held and self._is_plainly_as_before():
             return ""
         forward = forward_of(module)
-        for registry, kept in self.registries:
+        for registry, kept in self._all_registries():
             if not same_items(registry, kept):
                 changed = [n for n in {**registry, **kept} if registry.get(n) is not kept.get(n)]
                 kind = _name_of(registry, module).strip("_")
@@ -230,7 +234,7 @@ class ModuleContent:
         """Put back what is not as it was."""
         if not self._is_plainly_as_before():
             restore_attributes(self.current, self.values)
-            for registry, kept in self.registries:
+            for registry, kept in self._all_registries():
                 restore_container(registry, kept)
             for registry, kept in self._all_hooks():
                 restore_hooks(registry, kept)
@@ -249,10 +253,15 @@ class ModuleContent:
         yield from self.hooks
         yield from ((registry, {}) for registry in self.no_hooks if registry is not None)
 
+    def _all_registries(self) -> Iterator[tuple[Any, Any]]:
+        """Yield each registry of parameters, buffers or submodules, and what it held."""
+        yield from self.registries
+        yield from ((registry, {}) for registry in self.bare if registry)
+
     def _is_plainly_as_before(self) -> bool:
         """Say whether attributes, registries and hooks are as they were; if unsure, say no."""
         # Inlined, for it runs several times for each module of each trace.
-        if self.hooks or any(self.no_hooks):
+        if self.hooks or any(self.no_hooks) or any(self.bare):
             return False
         for now, before in ((self.current, self.values), *self.registries):
             # A list first: another thread that watches the module sets and deletes meanwhile.
@@ -275,7 +284,7 @@ class _ScriptContent(ModuleContent):
         self.current, self.values = {}, {}
         self.containers, self.objects, self.registries, self.rewinders = [], [], [], []
         self.hidden = []
-        self.no_hooks, self.empty = (), ()
+        self.bare, self.no_hooks, self.empty = (), (), ()
         registries = (vars(module).get(name) for name in _HOOKS)
         self.hooks = [(found, without_own(found)) for found in registries if found is not None]
         self.module = module
@@ -315,8 +324,6 @@ def content_of(module: nn.Module) -> ModuleContent:
     return _ScriptContent(module) if is_script else ModuleContent(module)
 
 
-# How deep objects and containers inside a module are put back: a helper object with a cache in a dict.
-_DEPTH = 3
 _STANDARD = frozenset(vars(nn.Module()))
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 # What a forward hook is registered in.

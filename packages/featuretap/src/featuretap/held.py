@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
 import random
 import sys
@@ -22,19 +23,22 @@ from . import containers
 from .reading import CachedFunction
 
 __all__ = [
+    "DEPTH",
     "Rewinder",
     "attributes",
     "copied_iterator",
+    "has_slots",
     "is_opened",
     "items_of",
     "kept_tensors",
     "rewinder",
     "rewinders_in",
+    "slots_of",
     "tensors_in",
 ]
 
-# How deep containers and objects are looked into: a helper object with a cache in a dict.
-_DEPTH = 3
+# How deep containers and objects are looked into; what refers to itself is looked into once.
+DEPTH = 10
 _SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, torch.Size, nn.Parameter})
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _REGISTRIES = frozenset(
@@ -55,12 +59,27 @@ def is_opened(value: Any) -> bool:
         return False
     if type(value) is dict and "__builtins__" in value:
         return False  # the globals of some code
-    return isinstance(value, _CONTAINERS) or (hasattr(value, "__dict__") and not callable(value))
+    if isinstance(value, _CONTAINERS):
+        return True
+    return not callable(value) and (hasattr(value, "__dict__") or has_slots(value))
 
 
 def items_of(value: Any) -> list[Any]:
     """Return what a container or an object holds now, also while another thread changes it."""
-    return containers.items_of(value if isinstance(value, _CONTAINERS) else vars(value))
+    if isinstance(value, _CONTAINERS):
+        return containers.items_of(value)
+    return [*containers.items_of(getattr(value, "__dict__", {})), *slots_of(value).values()]
+
+
+def has_slots(value: Any) -> bool:
+    """Say whether the class of an object, or one it is made of, has slots."""
+    return bool(_slots_of(type(value)))
+
+
+def slots_of(value: Any) -> dict[str, Any]:
+    """Return what an object holds in slots."""
+    names = _slots_of(type(value))
+    return {name: getattr(value, name) for name in names if hasattr(value, name)} if names else {}
 
 
 def tensors_in(module: nn.Module) -> Iterator[torch.Tensor]:
@@ -68,8 +87,9 @@ def tensors_in(module: nn.Module) -> Iterator[torch.Tensor]:
     if isinstance(module, torch.jit.ScriptModule):
         yield from module.buffers()
         return
+    seen: set[int] = set()
     for _, value in attributes(module):
-        yield from _tensors(value, _DEPTH)
+        yield from _tensors(value, DEPTH, seen)
 
 
 def kept_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
@@ -79,13 +99,14 @@ def kept_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
         yield from (tensor for tensor in tensors_in(module) if id(tensor) not in buffers)
 
 
-def _tensors(value: Any, depth: int) -> Iterator[torch.Tensor]:
+def _tensors(value: Any, depth: int, seen: set[int]) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         if not isinstance(value, nn.Parameter):
             yield value
-    elif depth and is_opened(value):
+    elif depth and id(value) not in seen and is_opened(value):
+        seen.add(id(value))
         for item in items_of(value):
-            yield from _tensors(item, depth - 1)
+            yield from _tensors(item, depth - 1, seen)
 
 
 class Rewinder(NamedTuple):
@@ -144,8 +165,7 @@ def rewinder(value: Any) -> Rewinder | None:
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None and (found := _numpy_generator(numpy_random, value)) is not None:
         return found
-    slots = [name for kind in type(value).__mro__ for name in _slots_of(kind)]
-    if slots and not isinstance(value, (nn.Module, type)) and not hasattr(value, "__dict__"):
+    if not isinstance(value, (nn.Module, type)) and (slots := _slots_of(type(value))):
         return _slotted(value, slots)
     return None
 
@@ -164,9 +184,30 @@ def copied_iterator(value: Iterator[Any]) -> Iterator[Any] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # itertools, since Python 3.12
-            return copy.copy(value)
-    except TypeError:
+            return _rebuilt(value)
+    except (TypeError, AttributeError):
         return None
+
+
+def _rebuilt(value: Iterator[Any]) -> Iterator[Any]:
+    """Copy an iterator, and those that it draws from, which ``copy.copy`` would share."""
+    if hasattr(value, "__dict__"):  # of a class of the user's
+        return copy.copy(value)
+    parts: Any = value.__reduce__()
+    if isinstance(parts, str):
+        raise TypeError(f"{parts} is there once")
+    make, arguments, state = (*parts, None)[:3]
+    new: Iterator[Any] = make(*(_rebuilt(a) if isinstance(a, Iterator) else a for a in arguments))
+    if state is not None:
+        new.__setstate__(_copied_state(state))  # type: ignore[attr-defined]
+    return new
+
+
+def _copied_state(state: Any) -> Any:
+    """Copy what an iterator keeps: others, and what it has seen."""
+    if isinstance(state, (tuple, list)):
+        return type(state)(map(_copied_state, state))
+    return _rebuilt(state) if isinstance(state, Iterator) else state
 
 
 def _rewinder(name: str, state: Callable[[], Any], put: Callable[[Any], object]) -> Rewinder:
@@ -204,14 +245,21 @@ def _fill_array(value: array[Any], kept: bytes) -> None:
     value.frombytes(kept)
 
 
+@functools.lru_cache(maxsize=4096)
 def _slots_of(kind: type) -> tuple[str, ...]:
-    slots = vars(kind).get("__slots__", ()) if kind.__module__ != "builtins" else ()
-    return (slots,) if isinstance(slots, str) else tuple(slots)
+    found: list[str] = []
+    for base in kind.__mro__:
+        slots = vars(base).get("__slots__", ()) if base.__module__ != "builtins" else ()
+        # As Python does with names that begin with two underscores.
+        hide = f"_{base.__name__.lstrip('_')}"
+        names = (slots,) if isinstance(slots, str) else tuple(slots)
+        found += [hide + n if n.startswith("__") and not n.endswith("__") else n for n in names]
+    return tuple(name for name in found if name not in ("__dict__", "__weakref__"))
 
 
-def _slotted(value: Any, slots: list[str]) -> Rewinder:
+def _slotted(value: Any, slots: tuple[str, ...]) -> Rewinder:
     def state() -> dict[str, Any]:
-        return {name: getattr(value, name) for name in slots if hasattr(value, name)}
+        return slots_of(value)
 
     def put(kept: dict[str, Any]) -> None:
         for name in slots:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from .containers import CONTAINERS, copied, is_changed, is_same, items_of, restore_container
-from .held import Rewinder, copied_iterator, is_opened, rewinder
+from .held import DEPTH, Rewinder, copied_iterator, is_opened, rewinder
 from .reading import (
     Forward,
     codes_in,
@@ -44,8 +44,6 @@ _STATELESS = (
 # Containers that keep what they hold in an attribute, which no code names.
 _WRITTEN_IN_PYTHON = (UserDict, UserList, ChainMap, WeakKeyDictionary, WeakValueDictionary, WeakSet)
 _HOLD_ITEMS = (*CONTAINERS, tuple)
-# How deep containers are looked for in containers.
-_DEPTH = 3
 _SMALL = 1000
 
 
@@ -145,7 +143,7 @@ def tensors_outside(forwards: Iterable[Forward]) -> Iterator[torch.Tensor]:
     """Yield the tensors that code of ``forwards`` finds outside of the modules, and may write."""
     for forward in filter(may_write, forwards):
         for place in _all_places(forward):
-            yield from _tensors_in(place.read(), _DEPTH)
+            yield from _tensors_in(place.read(), DEPTH)
 
 
 def _tensors_in(value: Any, depth: int) -> Iterator[torch.Tensor]:
@@ -183,7 +181,7 @@ def _all_places(forward: Forward) -> Iterator[_Place]:
             inside += _in_an_object(value, mentions, place.label)
         for found in inside:
             yield found
-            yield from _in_a_container(found.read(), found.label, _DEPTH)
+            yield from _in_a_container(found.read(), found.label, DEPTH)
 
 
 def _is_looked_into(value: Any) -> bool:

@@ -101,8 +101,8 @@ class SavedTensors:
         return any(saved.has_other_memory for saved in self._saved.values())
 
     def restore(self) -> None:
-        """Put them back."""
-        for saved in self._saved.values():
+        """Put them back, the last first: it may know a gradient of the forward, which another knows not."""
+        for saved in reversed(self._saved.values()):
             saved.restore()
         self._versions.close()
 
