@@ -20,7 +20,7 @@ from .containers import (
     restore_container,
     same_items,
 )
-from .held import DEPTH, Rewinder, copied_iterator, has_slots, rewinder, slots_of
+from .held import DEPTH, Rewinder, copied_iterator, has_slots, iterator_state, rewinder, slots_of
 from .put_back import restore_attributes, restore_hooks, without_own, without_own_wrappers
 from .reading import Forward, forward_of
 from .state import is_moved_by, may_read, moved_attribute, moved_content, moved_in_object
@@ -82,15 +82,16 @@ class ModuleContent:
                 self._add(value, DEPTH, seen)
 
     def _add_iterator(self, name: str, value: Iterator[Any], is_read: bool) -> None:
-        """Let an iterator count as moved where the forward names it: most cannot be looked at."""
+        """Let an iterator that cannot be looked at count as moved where the forward names it."""
         kept = copied_iterator(value)
 
         def put(_: object) -> None:
             if kept is not None:
                 self.current[name] = self.values[name] = copied_iterator(kept)
 
-        shown = "" if is_read else repr(value)
-        moved = Rewinder(f"the iterator .{name}", lambda: repr(self.current[name]), shown, put)
+        look = repr if iterator_state(value) is None else iterator_state
+        shown = "" if is_read and look is repr else look(value)
+        moved = Rewinder(f"the iterator .{name}", lambda: look(self.current[name]), shown, put)
         self.rewinders.append(moved)
 
     def _add(self, value: Any, depth: int, seen: set[int]) -> None:

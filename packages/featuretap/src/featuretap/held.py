@@ -30,6 +30,7 @@ __all__ = [
     "has_slots",
     "is_opened",
     "items_of",
+    "iterator_state",
     "kept_tensors",
     "rewinder",
     "rewinders_in",
@@ -187,6 +188,29 @@ def copied_iterator(value: Iterator[Any]) -> Iterator[Any] | None:
             return _rebuilt(value)
     except (TypeError, AttributeError):
         return None
+
+
+def iterator_state(value: Iterator[Any]) -> Any:
+    """Return how far an iterator is, to be compared; ``None`` if it cannot be looked at."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return _state_of(value)
+    except (TypeError, AttributeError):
+        return None
+
+
+def _state_of(value: Any) -> Any:
+    if isinstance(value, Iterator):
+        if hasattr(value, "__dict__"):
+            return _state_of(tuple(vars(value).values()))
+        make, *parts = value.__reduce__()
+        return (make.__name__, *map(_state_of, parts))
+    if isinstance(value, tuple):
+        return tuple(map(_state_of, value))
+    if isinstance(value, list):  # of some, what is left is made anew each time
+        return len(value)
+    return value if type(value) in _SIMPLE else f"{type(value)} {id(value)}"
 
 
 def _rebuilt(value: Iterator[Any]) -> Iterator[Any]:
