@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
+import copy
 import random
 import sys
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from featuretap.put_back import is_own_hook
 from featuretap.undisturbed import undisturbed
 from featuretap.untouched import Untouched
 from support import here, identical, snapshot
+from zoo import linear
 
 create = featuretap_hooks.create_feature_extractor
 names_of = featuretap_hooks.get_graph_node_names
@@ -176,3 +179,75 @@ def test_M5_attributes_are_put_back_one_by_one():
     assert model.in_features == 4
     assert not hasattr(model, "new")
     assert model._parameters is registry
+
+
+class AdaptsItself(nn.Module):
+    """Trains itself in each call, as test-time adaptation does."""
+
+    def __init__(self, optimizer):
+        super().__init__()
+        self.lin = linear(1)
+        self.optimizer = optimizer(self.lin.parameters())
+
+    @torch.enable_grad()
+    def forward(self, x):
+        y = self.lin(x)
+        y.pow(2).mean().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return y
+
+
+class ByHand:
+    """Writes the weights, and their gradients, itself."""
+
+    def __init__(self, parameters):
+        self.parameters = list(parameters)
+
+    def step(self):
+        for parameter in self.parameters:
+            parameter.data.sub_(parameter.grad / 10)
+
+    def zero_grad(self):
+        for parameter in self.parameters:
+            parameter.grad.zero_()
+
+
+@pytest.mark.parametrize("has_gradients", [False, True])
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.1), torch.optim.Adam, ByHand])
+def test_M5_an_example_leaves_no_gradient_of_a_forward_that_trains(optimizer, has_gradients):
+    model, plain = AdaptsItself(optimizer).eval(), AdaptsItself(optimizer).eval()
+    if has_gradients:
+        for net in (model, plain):
+            net.lin(X).sum().backward()
+    before = snapshot(model)
+    names_of(model, example_args=(X,))
+    extractor = create(model, ["lin", ""], example_args=(X,))
+    assert snapshot(model) == before
+    for _ in range(3):
+        assert identical(extractor(X)[""], plain(X))
+
+
+class KeepsACopy(nn.Module):
+    """Its first forward copies a layer, and has the copy compute something else."""
+
+    def __init__(self, copy_of):
+        super().__init__()
+        self.net, self.fast, self.copy_of = linear(1), None, copy_of
+
+    def forward(self, x):
+        if self.fast is None:
+            self.fast = self.copy_of(self.net)
+            self.fast._parameters = {"weight": nn.Parameter(torch.eye(4)), "bias": None}
+        return self.net(x) + self.fast(x)
+
+
+@pytest.mark.parametrize("copy_of", [copy.copy, copy.deepcopy, lambda m: copy.copy(copy.copy(m))])
+@pytest.mark.parametrize("nodes", [["add"], ["net"], ["net", ""]])
+def test_M5_a_copy_that_the_forward_makes_is_free_of_hooks(copy_of, nodes):
+    model, plain = KeepsACopy(copy_of).eval(), KeepsACopy(copy_of).eval()
+    create(model, nodes, early_stop=False)(X)
+    expected = plain(X)
+    assert "forward" not in vars(model.fast)
+    assert identical(copy.deepcopy(model)(X), expected)
+    assert identical(model(X), expected)
