@@ -18,8 +18,7 @@ from torch import fx
 
 from . import _compat
 from .identity import may_ask_identity
-from .reading import Forward, by_code, functions_of, instructions_of, names_in
-from .refused import is_ours
+from .reading import Forward, by_code, functions_of, instructions_of, is_ours, names_in
 
 __all__ = ["RESIZES", "AskedTypes", "mentions_legacy_types", "questions_of", "who_asks"]
 

@@ -26,8 +26,10 @@ __all__ = [
     "forward_of",
     "functions_of",
     "instructions_of",
+    "is_ours",
     "is_users",
     "is_users_module",
+    "kinds_of",
     "names_in",
     "steps_of",
     "variables_of",
@@ -35,6 +37,7 @@ __all__ = [
 
 _R = TypeVar("_R")
 _MOST = 4096
+_OURS = ("torch", "featuretap")
 # What ``functools.cache`` makes of a function.
 CachedFunction = type(functools.lru_cache(len))
 
@@ -73,6 +76,7 @@ def forward_of(module: nn.Module) -> Forward:
 class _Code(NamedTuple):
     instructions: tuple[dis.Instruction, ...]
     functions: tuple[types.FunctionType, ...]
+    kinds: tuple[type, ...]
 
 
 def functions_of(forward: Forward) -> tuple[types.FunctionType, ...]:
@@ -83,6 +87,11 @@ def functions_of(forward: Forward) -> tuple[types.FunctionType, ...]:
 def instructions_of(forward: Forward) -> tuple[dis.Instruction, ...]:
     """Return the instructions of a forward, those of what it calls by name where they are called."""
     return _code_of(forward).instructions
+
+
+def kinds_of(forward: Forward) -> tuple[type, ...]:
+    """Return the class of a forward, and those of the user's that it names, or has an object of."""
+    return _code_of(forward).kinds
 
 
 @functools.lru_cache(maxsize=1024)
@@ -96,7 +105,8 @@ def _code_of(forward: Forward) -> _Code:
     reader = _Reader(forward.kind)
     functions = (_own_call(forward.kind), forward.function)
     instructions = tuple(found for function in functions for found in reader.function(function))
-    return _Code(instructions, tuple(filter(None, reader.seen.values())))
+    functions_read = tuple(filter(None, reader.seen.values()))
+    return _Code(instructions, functions_read, tuple(reader.kinds))
 
 
 def _own_call(kind: type) -> Any:
@@ -116,6 +126,16 @@ def set_by_call(kind: Any) -> frozenset[str]:
     reader = _Reader(kind)
     steps = steps_of(reader.function(_own_call(kind)))
     return frozenset(step.argument for step in steps if step.sets_attribute)
+
+
+def is_ours(namespace: Mapping[str, Any]) -> bool:
+    """Say whether code with these globals is torch's or ours."""
+    return _is_ours(namespace.get("__name__"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_ours(name: str | None) -> bool:
+    return str(name).partition(".")[0] in _OURS
 
 
 def is_users(kind: type) -> bool:
@@ -148,12 +168,13 @@ class _Reader:
 
     Attributes:
         seen: the code that was read -> its function, ``None`` for code inside of a function.
+        kinds: the class whose method the function is, and those that the code names.
 
     """
 
     def __init__(self, kind: type) -> None:
         self.seen: dict[types.CodeType, types.FunctionType | None] = {}
-        self._kinds = [kind]
+        self.kinds = [kind]
 
     def function(self, function: Any) -> Iterator[dis.Instruction]:
         """Yield the instructions of ``function``, those of what it calls where they are called."""
@@ -187,11 +208,11 @@ class _Reader:
                 yield from self.function(value)
             return
         kind = value if isinstance(value, type) else type(value)
-        if kind not in self._kinds and is_users(kind):
-            self._kinds.append(kind)
+        if kind not in self.kinds and is_users(kind):
+            self.kinds.append(kind)
 
     def _attribute(self, name: str) -> Iterator[dis.Instruction]:
-        for kind in list(self._kinds):
+        for kind in list(self.kinds):
             for base in kind.__mro__[:-1]:
                 found = vars(base).get(name) if base is not nn.Module else None
                 if isinstance(found, property):

@@ -10,7 +10,6 @@ is.
 from __future__ import annotations
 
 import contextlib
-import dis
 import functools
 import sys
 import threading
@@ -24,15 +23,23 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from . import _compat
+from .catching import catches, catches_in_exit
 from .faithful import contains
 from .likeness import is_tuple
 from .put_back import is_own_hook
+from .reading import forward_of, is_ours, is_users_module, names_in
 from .trace_left import fills_what_it_is_given, is_of_a_library
 
-__all__ = ["called_by_model", "is_ours", "refused_functions", "why_not_look_into", "why_not_record"]
+__all__ = [
+    "CATCHES",
+    "called_by_model",
+    "refused_functions",
+    "why_not_look_into",
+    "why_not_record",
+]
 
-_CATCHES = frozenset({"CHECK_EXC_MATCH", "JUMP_IF_NOT_EXC_MATCH"})
-
+CATCHES = "the forward catches exceptions, which real tensors may raise"
+_LIMITS = "the forward asks {}() for the limits of a dtype that is not known when tracing"
 _ASKS = "the forward asks {}(), and the answer of the trace would hold for every call"
 _SETS = "the forward calls {}(), which would not be called again"
 _CHOOSES = "the forward chooses kernels ({}), which would not be chosen again"
@@ -47,6 +54,7 @@ _FILLS = (
 _SWITCHES = "the forward switches gradients on or off by a value that is not known when tracing"
 _REPEATS = "the forward multiplies a tuple, as tree_map does that takes a stand-in for no tuple"
 _CACHED = "the forward caches parametrizations, which a graph would compute at each use"
+_LIMITS_OF = ("finfo", "iinfo")
 _STATE = {
     "is_grad_enabled": _ASKS,
     "is_inference_mode_enabled": _ASKS,
@@ -68,7 +76,6 @@ _ENTERED = (
     (torch.autograd.graph.saved_tensors_hooks, "__enter__", _HOOKS),
     (parametrize, "cached", _CACHED),
 )
-_OURS = ("torch", "featuretap")
 
 Refuse = Callable[[str], Exception]
 
@@ -76,16 +83,6 @@ Refuse = Callable[[str], Exception]
 def called_by_model(frame: types.FrameType) -> bool:
     """Say whether ``frame`` runs the user's code, and not torch's or ours."""
     return not is_ours(frame.f_globals)
-
-
-def is_ours(namespace: Mapping[str, Any]) -> bool:
-    """Say whether code with these globals is torch's or ours."""
-    return _is_ours(namespace.get("__name__"))
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_ours(name: str | None) -> bool:
-    return str(name).partition(".")[0] in _OURS
 
 
 @contextlib.contextmanager
@@ -126,6 +123,9 @@ def _lost_calls() -> list[tuple[Any, str, Callable[[Any], Any]]]:
             (mode, "__enter__", _own_mode)
             for mode in (TorchFunctionMode, _compat.TorchDispatchMode)
         ),
+        (contextlib.suppress, "__enter__", _refused(CATCHES, _by_users)),
+        (contextlib._GeneratorContextManager, "__enter__", _generator),
+        *((torch, name, _limits) for name in _LIMITS_OF),
         *((torch._C, name, _refused(_CHOOSES, _by_anyone)) for name in settings),
         *((torch._C, name, _refused(_SWAPS, _by_anyone)) for name in swaps),
         *(
@@ -146,8 +146,13 @@ def why_not_look_into(module: nn.Module) -> str | None:
             return f"{name} has hooks, which must run with real tensors"
     if isinstance(module, torch.jit.ScriptModule):
         return f"{name} is compiled by TorchScript"
-    if _catches_exceptions(getattr(module.forward, "__code__", None)):
+    code = getattr(module.forward, "__code__", None)
+    if (code is not None and catches(code)) or catches_in_exit(module):
         return f"the forward of {name} catches exceptions, which real tensors may raise"
+    function = forward_of(module).function
+    known = names_in(forward_of(module)).intersection(_LIMITS_OF)
+    if known and not known.isdisjoint(getattr(function, "__globals__", ())):
+        return f"the forward of {name} asks for the limits of dtypes by a name of its own"
     return None
 
 
@@ -195,13 +200,6 @@ def _why_not_call(
     return _FILLS.format(name) if is_filled else None
 
 
-@functools.cache
-def _catches_exceptions(code: types.CodeType | None) -> bool:
-    return code is not None and any(
-        instruction.opname in _CATCHES for instruction in dis.get_instructions(code)
-    )
-
-
 # Each stand-in is made once, for to make them anew takes a part of the trace of a small model that shows.
 
 
@@ -222,11 +220,35 @@ def _apply(original: classmethod[Any, ..., Any]) -> classmethod[Any, ..., Any]:
 def _own_mode(enter: Callable[..., Any]) -> Callable[..., Any]:
     def entered(mode: Any) -> Any:
         refuse = _REFUSING.get(threading.get_ident())
-        if refuse is not None and not _is_ours(type(mode).__module__):
+        if refuse is not None and not is_ours({"__name__": type(mode).__module__}):
             raise refuse(_MODE)
         return enter(mode)
 
     return entered
+
+
+@functools.lru_cache(maxsize=64)
+def _generator(enter: Callable[..., Any]) -> Callable[..., Any]:
+    def entered(manager: Any) -> Any:
+        refuse, generator = _REFUSING.get(threading.get_ident()), manager.gen
+        is_users = refuse is not None and not is_ours(generator.gi_frame.f_globals)
+        if refuse is not None and is_users and catches(generator.gi_code):
+            raise refuse(CATCHES)
+        return enter(manager)
+
+    return entered
+
+
+@functools.lru_cache(maxsize=64)
+def _limits(kind: type) -> Callable[..., Any]:
+    # torch takes a stand-in for a dtype, whichever, or refuses it, as its memory happens to be.
+    def limits(*args: Any, **kwargs: Any) -> Any:
+        refuse = _REFUSING.get(threading.get_ident())
+        if refuse is not None and contains(fx.Proxy, args, kwargs):
+            raise refuse(_LIMITS.format(f"torch.{kind.__name__}"))
+        return kind(*args, **kwargs)
+
+    return limits
 
 
 def _refused(
@@ -243,6 +265,10 @@ def _refused(
         return refused
 
     return stand_in
+
+
+def _by_users(frame: types.FrameType) -> bool:
+    return is_users_module(str(frame.f_globals.get("__name__")))
 
 
 def _by_anyone(_: types.FrameType) -> bool:

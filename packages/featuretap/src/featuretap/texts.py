@@ -11,8 +11,7 @@ import dis
 import itertools
 import types
 
-from .reading import Step, by_code, steps_of
-from .refused import is_ours
+from .reading import Step, by_code, is_ours, steps_of
 
 __all__ = ["TEXT", "makes_a_text"]
 

@@ -15,6 +15,7 @@ that were looked into) in execution order. Names are given afterwards, in :mod:`
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,7 @@ from . import _compat
 from .around_trace import around_trace
 from .asking import AskedTypes, questions_of
 from .carry_over import Again, CarryOver
+from .catching import is_caught
 from .faithful import Guard
 from .identity import asks_identity
 from .messages import location_of, untraceable
@@ -39,7 +41,7 @@ from .proxies import FeatureProxy, is_overtaken, known_kind
 from .reading import forward_of
 from .real_tensors import RealTensors
 from .recording import ModuleCall, Recording
-from .refused import why_not_look_into, why_not_record
+from .refused import CATCHES, why_not_look_into, why_not_record
 from .regions import Region
 from .saved import SavedTensors
 from .structures import freeze
@@ -60,6 +62,7 @@ _ROOT = FunctionType((lambda: None).__code__, {})
 _ATTEMPTS = 3
 _PATTERN = "its forward matches a pattern of items, to which a stand-in answers always alike"
 _LITERALS = frozenset({type(None), bool, int, float, str})
+_CALLS = frozenset({"call_function", "call_method", "call_module"})
 
 
 class FeatureTracer(fx.Tracer):
@@ -194,6 +197,8 @@ class FeatureTracer(fx.Tracer):
             )
         if not path and self._place.scopes and has_own_call(m):
             return forward(*args, **kwargs)
+        if self._place.scopes and is_caught(sys._getframe(1), _RUN):
+            raise self.refusal(CATCHES)
         if not path and _compat.is_compiled_in_place(m):
             forward = m._call_impl
         around = self._place.enter(path, type(m), len(self.recording.events))
@@ -302,6 +307,8 @@ class FeatureTracer(fx.Tracer):
         """Append a node that remembers where it was made."""
         called = self._tree.paths[target] if kind == "call_module" else target
         reason = why_not_record(kind, called, args, kwargs)
+        if kind in _CALLS and is_caught(sys._getframe(1), _RUN):
+            reason = CATCHES
         if reason is not None:
             raise self.refusal(reason)
         if is_overtaken(target, self.read_later):
@@ -367,3 +374,6 @@ class FeatureTracer(fx.Tracer):
         """Make an error, and remember it: an ``except`` of the model may swallow it."""
         self._swallowed = fx.proxy.TraceError(reason)
         return self._swallowed
+
+
+_RUN = FeatureTracer._run.__code__
