@@ -18,8 +18,8 @@ from .reading import (
     by_code,
     forward_of,
     instructions_of,
-    is_ours,
     is_users,
+    is_users_module,
     kinds_of,
     names_in,
     steps_of,
@@ -49,17 +49,21 @@ def is_caught(frame: types.FrameType | None, end: types.CodeType) -> bool:
 
     Args:
         frame: where to begin; looked at are those that called it, too.
-        end: what runs the forward of a module. What stands around that is asked when it is called.
+        end: what looks into a module. What stands around that is asked when the module is called.
 
     """
     while frame is not None:
         code = frame.f_code
         if code is end:
             return False
-        if _may_catch(code) and not is_ours(frame.f_globals) and _catches_at(code, frame.f_lasti):
+        if _may_catch(code) and _is_users(frame) and _catches_at(code, frame.f_lasti):
             return True
         frame = frame.f_back
     return False
+
+
+def _is_users(frame: types.FrameType) -> bool:
+    return is_users_module(str(frame.f_globals.get("__name__")))
 
 
 def _may_catch(code: types.CodeType) -> bool:

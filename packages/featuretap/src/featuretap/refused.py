@@ -14,7 +14,7 @@ import functools
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from .catching import catches, catches_in_exit
 from .faithful import contains
 from .likeness import is_tuple
 from .put_back import is_own_hook
-from .reading import forward_of, is_ours, is_users_module, names_in
+from .reading import Forward, forward_of, is_ours, is_users_module, names_in
 from .trace_left import fills_what_it_is_given, is_of_a_library
 
 __all__ = [
@@ -39,7 +39,9 @@ __all__ = [
 ]
 
 CATCHES = "the forward catches exceptions, which real tensors may raise"
-_LIMITS = "the forward asks {}() for the limits of a dtype that is not known when tracing"
+_ASKS_LIMITS = (
+    "the forward asks torch.{}() for the limits of a dtype that is not known when tracing"
+)
 _ASKS = "the forward asks {}(), and the answer of the trace would hold for every call"
 _SETS = "the forward calls {}(), which would not be called again"
 _CHOOSES = "the forward chooses kernels ({}), which would not be chosen again"
@@ -54,7 +56,7 @@ _FILLS = (
 _SWITCHES = "the forward switches gradients on or off by a value that is not known when tracing"
 _REPEATS = "the forward multiplies a tuple, as tree_map does that takes a stand-in for no tuple"
 _CACHED = "the forward caches parametrizations, which a graph would compute at each use"
-_LIMITS_OF = ("finfo", "iinfo")
+_LIMITS = frozenset({"finfo", "iinfo"})
 _STATE = {
     "is_grad_enabled": _ASKS,
     "is_inference_mode_enabled": _ASKS,
@@ -86,14 +88,21 @@ def called_by_model(frame: types.FrameType) -> bool:
 
 
 @contextlib.contextmanager
-def refused_functions(refuse: Refuse) -> Iterator[None]:
-    """While entered, calls of this thread that a graph would lose raise what ``refuse(reason)`` makes."""
+def refused_functions(refuse: Refuse, forwards: Collection[Forward]) -> Iterator[None]:
+    """While entered, calls of this thread that a graph would lose raise what ``refuse(reason)`` makes.
+
+    Args:
+        refuse: makes the error.
+        forwards: what may run; ``torch.finfo`` is another only where some name it.
+
+    """
     patched: list[tuple[Any, str, Any]] = []
     thread = threading.get_ident()
     outer = _REFUSING.get(thread)
     _REFUSING[thread] = refuse
     try:
-        for owner, name, refused in _lost_calls():
+        named = {name for forward in forwards for name in names_in(forward) & _LIMITS}
+        for owner, name, refused in (*_lost_calls(), *((torch, n, _limits) for n in named)):
             original = vars(owner)[name]
             patched.append((owner, name, original))
             setattr(owner, name, refused(original))
@@ -125,7 +134,6 @@ def _lost_calls() -> list[tuple[Any, str, Callable[[Any], Any]]]:
         ),
         (contextlib.suppress, "__enter__", _refused(CATCHES, _by_users)),
         (contextlib._GeneratorContextManager, "__enter__", _generator),
-        *((torch, name, _limits) for name in _LIMITS_OF),
         *((torch._C, name, _refused(_CHOOSES, _by_anyone)) for name in settings),
         *((torch._C, name, _refused(_SWAPS, _by_anyone)) for name in swaps),
         *(
@@ -150,7 +158,7 @@ def why_not_look_into(module: nn.Module) -> str | None:
     if (code is not None and catches(code)) or catches_in_exit(module):
         return f"the forward of {name} catches exceptions, which real tensors may raise"
     function = forward_of(module).function
-    known = names_in(forward_of(module)).intersection(_LIMITS_OF)
+    known = names_in(forward_of(module)) & _LIMITS
     if known and not known.isdisjoint(getattr(function, "__globals__", ())):
         return f"the forward of {name} asks for the limits of dtypes by a name of its own"
     return None
@@ -239,16 +247,27 @@ def _generator(enter: Callable[..., Any]) -> Callable[..., Any]:
     return entered
 
 
-@functools.lru_cache(maxsize=64)
-def _limits(kind: type) -> Callable[..., Any]:
-    # torch takes a stand-in for a dtype, whichever, or refuses it, as its memory happens to be.
-    def limits(*args: Any, **kwargs: Any) -> Any:
+class _Limits(type):
+    """The class of what stands for ``torch.finfo``: a library that is loaded meanwhile may keep that.
+
+    torch takes a stand-in for a dtype, whichever, or refuses it, as its memory happens to be.
+    """
+
+    kind: type
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         refuse = _REFUSING.get(threading.get_ident())
         if refuse is not None and contains(fx.Proxy, args, kwargs):
-            raise refuse(_LIMITS.format(f"torch.{kind.__name__}"))
-        return kind(*args, **kwargs)
+            raise refuse(_ASKS_LIMITS.format(cls.__name__))
+        return cls.kind(*args, **kwargs)
 
-    return limits
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, cls.kind)
+
+
+@functools.lru_cache(maxsize=64)
+def _limits(kind: type) -> type:
+    return _Limits(kind.__name__, (), {"kind": kind})
 
 
 def _refused(

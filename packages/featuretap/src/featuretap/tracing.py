@@ -197,7 +197,7 @@ class FeatureTracer(fx.Tracer):
             )
         if not path and self._place.scopes and has_own_call(m):
             return forward(*args, **kwargs)
-        if self._place.scopes and is_caught(sys._getframe(1), _RUN):
+        if self._place.scopes and is_caught(sys._getframe(1), _LOOKS_INTO):
             raise self.refusal(CATCHES)
         if not path and _compat.is_compiled_in_place(m):
             forward = m._call_impl
@@ -307,7 +307,7 @@ class FeatureTracer(fx.Tracer):
         """Append a node that remembers where it was made."""
         called = self._tree.paths[target] if kind == "call_module" else target
         reason = why_not_record(kind, called, args, kwargs)
-        if kind in _CALLS and is_caught(sys._getframe(1), _RUN):
+        if kind in _CALLS and is_caught(sys._getframe(1), _LOOKS_INTO):
             reason = CATCHES
         if reason is not None:
             raise self.refusal(reason)
@@ -376,4 +376,4 @@ class FeatureTracer(fx.Tracer):
         return self._swallowed
 
 
-_RUN = FeatureTracer._run.__code__
+_LOOKS_INTO = FeatureTracer._look_into.__code__

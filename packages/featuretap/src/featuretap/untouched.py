@@ -27,7 +27,7 @@ class Untouched:
         self._parts = list(model.modules())
         self._modules: dict[int, ModuleContent] = {}
         self._add(self._parts)
-        self._outside = Outside(self._forwards)
+        self._outside = Outside(self.forwards)
 
     def _add(self, modules: Iterable[nn.Module]) -> None:
         """Keep modules, and models that they hold and that are no children: their modes may be switched."""
@@ -88,10 +88,11 @@ class Untouched:
     @cached_property
     def sets_elsewhere(self) -> bool:
         """Whether some forward may set attributes of other modules."""
-        return any(map(sets_elsewhere, self._forwards))
+        return any(map(sets_elsewhere, self.forwards))
 
     @cached_property
-    def _forwards(self) -> frozenset[Forward]:
+    def forwards(self) -> frozenset[Forward]:
+        """The forwards of the modules, each once."""
         # By class first, for most modules of a model are of few.
         alike = {(type(part), id(vars(part).get("forward"))): part for part in self._parts}
         return frozenset(map(forward_of, alike.values()))
@@ -126,7 +127,7 @@ class Untouched:
             kept = self._modules.get(id(part))
             if kept is not None and kept.flag_moved:
                 return f"the training flag of {name}"
-        moved = content.moved_state(module, given, self._forwards)
+        moved = content.moved_state(module, given, self.forwards)
         if not moved and self._outside:
             moved = self._outside.moved(forward_of(module))
         return moved
