@@ -74,12 +74,12 @@ def items_of(value: Any) -> list[Any]:
 
 def has_slots(value: Any) -> bool:
     """Say whether the class of an object, or one it is made of, has slots."""
-    return bool(_slots_of(type(value)))
+    return bool(_slots_of(value))
 
 
 def slots_of(value: Any) -> dict[str, Any]:
     """Return what an object holds in slots."""
-    names = _slots_of(type(value))
+    names = _slots_of(value)
     return {name: getattr(value, name) for name in names if hasattr(value, name)} if names else {}
 
 
@@ -166,7 +166,7 @@ def rewinder(value: Any) -> Rewinder | None:
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None and (found := _numpy_generator(numpy_random, value)) is not None:
         return found
-    if not isinstance(value, (nn.Module, type)) and (slots := _slots_of(type(value))):
+    if not isinstance(value, (nn.Module, type)) and (slots := _slots_of(value)):
         return _slotted(value, slots)
     return None
 
@@ -204,7 +204,8 @@ def _state_of(value: Any) -> Any:
     if isinstance(value, Iterator):
         if hasattr(value, "__dict__"):
             return _state_of(tuple(vars(value).values()))
-        make, *parts = value.__reduce__()
+        reduced: Any = value.__reduce__()
+        make, *parts = reduced
         return (make.__name__, *map(_state_of, parts))
     if isinstance(value, tuple):
         return tuple(map(_state_of, value))
@@ -269,8 +270,13 @@ def _fill_array(value: array[Any], kept: bytes) -> None:
     value.frombytes(kept)
 
 
+def _slots_of(value: Any) -> tuple[str, ...]:
+    kind: Any = type(value)
+    return _slots_of_class(kind)
+
+
 @functools.lru_cache(maxsize=4096)
-def _slots_of(kind: type) -> tuple[str, ...]:
+def _slots_of_class(kind: type) -> tuple[str, ...]:
     found: list[str] = []
     for base in kind.__mro__:
         slots = vars(base).get("__slots__", ()) if base.__module__ != "builtins" else ()

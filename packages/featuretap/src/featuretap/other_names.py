@@ -66,4 +66,4 @@ class OtherNames:
 
 
 def _is_data(node: fx.Node) -> bool:
-    return node.target is getattr and node.args[1] == "data"
+    return node.target is getattr and str(node.args[1]) == "data"

@@ -80,6 +80,8 @@ _ENTERED = (
 )
 
 Refuse = Callable[[str], Exception]
+# The owner and the name of a function, and what makes the one that stands for it.
+_Lost = tuple[Any, str, Callable[[Any], Any]]
 
 
 def called_by_model(frame: types.FrameType) -> bool:
@@ -102,7 +104,8 @@ def refused_functions(refuse: Refuse, forwards: Collection[Forward]) -> Iterator
     _REFUSING[thread] = refuse
     try:
         named = {name for forward in forwards for name in names_in(forward) & _LIMITS}
-        for owner, name, refused in (*_lost_calls(), *((torch, n, _limits) for n in named)):
+        limits: list[_Lost] = [(torch, name, _limits) for name in named]
+        for owner, name, refused in (*_lost_calls(), *limits):
             original = vars(owner)[name]
             patched.append((owner, name, original))
             setattr(owner, name, refused(original))
@@ -121,7 +124,7 @@ _REFUSING: dict[int, Refuse] = {}
 
 
 @functools.cache
-def _lost_calls() -> list[tuple[Any, str, Callable[[Any], Any]]]:
+def _lost_calls() -> list[_Lost]:
     """Return owner and name of each function, and what makes the one that stands for it."""
     swaps, settings = _compat.SWAPS_TENSORS, _compat.settings_of_kernels()
     asked = ((torch, _STATE), (torch.random, _STATE))
