@@ -17,15 +17,17 @@ import torch
 from torch import fx
 
 from . import _compat
+from .catching import catches, enters
 from .identity import may_ask_identity
 from .reading import Forward, by_code, functions_of, instructions_of, is_ours, names_in
 
-__all__ = ["RESIZES", "AskedTypes", "mentions_legacy_types", "questions_of", "who_asks"]
+__all__ = ["LIMITS", "RESIZES", "AskedTypes", "mentions_legacy_types", "questions_of", "who_asks"]
 
 # ``torch.FloatTensor`` and its like; C code that takes whatever is a Tensor for one in memory.
 _LEGACY = type(torch.FloatTensor)
 _PASSES_ON = frozenset({"is_tensor", "__instancecheck__"})
 _PATTERNS_OF_ITEMS = frozenset({"MATCH_SEQUENCE", "MATCH_MAPPING"})
+LIMITS = frozenset({"finfo", "iinfo"})
 # Ways to give a tensor other memory, which torch shows to nobody.
 RESIZES = frozenset("resize_ resize_as_ set_".split())
 
@@ -113,23 +115,37 @@ class Questions(NamedTuple):
         identity: whether anything is compared with ``is``.
         resizes: whether a tensor may be given other memory.
         matches: whether something is matched with a pattern of items, which no stand-in has.
+        code: its own code; ``None`` if it is not Python's.
+        catches: whether that goes on after an error.
+        enters: whether a context manager is entered.
+        limits: whether the limits of a dtype are asked for by a name of the user's own.
         types: where ``type`` and ``callable`` are looked up.
 
     """
 
-    identity: bool
-    resizes: bool
-    matches: bool
-    types: tuple[tuple[dict[str, Any], str], ...]
+    identity: bool = False
+    resizes: bool = False
+    matches: bool = False
+    code: types.CodeType | None = None
+    catches: bool = False
+    enters: bool = False
+    limits: bool = False
+    types: tuple[tuple[dict[str, Any], str], ...] = ()
 
 
 @functools.lru_cache(maxsize=4096)
 def questions_of(forward: Forward) -> Questions:
     """Read the code of a forward."""
+    code = getattr(forward.function, "__code__", None)
     return Questions(
         identity=may_ask_identity(forward),
         resizes=not RESIZES.isdisjoint(names_in(forward)),
         matches=any(i.opname in _PATTERNS_OF_ITEMS for i in instructions_of(forward)),
+        code=code,
+        catches=code is not None and catches(code),
+        enters=enters(forward),
+        limits=any(not LIMITS.isdisjoint(f.__globals__) for f in functions_of(forward))
+        and not LIMITS.isdisjoint(names_in(forward)),
         types=_asked_in(forward),
     )
 

@@ -7,7 +7,6 @@ set up by an instruction, and is taken to stand for all that lies between that a
 from __future__ import annotations
 
 import dis
-import functools
 import types
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from .reading import (
     steps_of,
 )
 
-__all__ = ["catches", "catches_in_exit", "is_caught"]
+__all__ = ["catches", "catches_in_exit", "enters", "is_caught"]
 
 _ENDS = frozenset("RETURN_VALUE RETURN_CONST".split())
 _RAISES = frozenset("RERAISE RAISE_VARARGS".split())
@@ -44,17 +43,18 @@ class _Protected(NamedTuple):
     handler: int
 
 
-def is_caught(frame: types.FrameType | None, end: types.CodeType) -> bool:
+def is_caught(frame: types.FrameType | None, forward: Any, end: types.CodeType) -> bool:
     """Say whether code of the model would go on if what it runs in ``frame`` raised.
 
     Args:
         frame: where to begin; looked at are those that called it, too.
-        end: what looks into a module. What stands around that is asked when the module is called.
+        forward: the code of the forward that runs, which was asked before it ran.
+        end: what looks into a module. What stands around that was asked when the module was called.
 
     """
     while frame is not None:
         code = frame.f_code
-        if code is end:
+        if code is forward or code is end:
             return False
         if _may_catch(code) and _is_users(frame) and _catches_at(code, frame.f_lasti):
             return True
@@ -77,16 +77,14 @@ def catches_in_exit(module: nn.Module) -> bool:
     Asked are attributes of the module and classes that the forward names.
     """
     forward = forward_of(module)
-    if not _enters(forward):
-        return False
     names = names_in(forward)
     own = (type(value) for name, value in list(vars(module).items()) if name in names)
     kinds = {*kinds_of(forward), *own}
     return any(is_users(kind) and _swallows(getattr(kind, "__exit__", None)) for kind in kinds)
 
 
-@functools.lru_cache(maxsize=1024)
-def _enters(forward: Forward) -> bool:
+def enters(forward: Forward) -> bool:
+    """Say whether ``forward``, or what it calls by name, enters a context manager."""
     return any(i.opname in _ENTERS or i.argval == "__exit__" for i in instructions_of(forward))
 
 

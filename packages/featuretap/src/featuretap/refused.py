@@ -23,11 +23,12 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from . import _compat
+from .asking import LIMITS, Questions
 from .catching import catches, catches_in_exit
 from .faithful import contains
 from .likeness import is_tuple
 from .put_back import is_own_hook
-from .reading import Forward, forward_of, is_ours, is_users_module, names_in
+from .reading import Forward, is_ours, is_users_module, names_in
 from .trace_left import fills_what_it_is_given, is_of_a_library
 
 __all__ = [
@@ -46,6 +47,7 @@ _ASKS = "the forward asks {}(), and the answer of the trace would hold for every
 _SETS = "the forward calls {}(), which would not be called again"
 _CHOOSES = "the forward chooses kernels ({}), which would not be chosen again"
 _SWAPS = "the forward swaps tensors ({}), which no graph can do"
+_PATTERN = "its forward matches a pattern of items, to which a stand-in answers always alike"
 _HOOKS = (
     "the forward enters hooks for tensors that are saved for backward, which a graph would lose"
 )
@@ -56,7 +58,6 @@ _FILLS = (
 _SWITCHES = "the forward switches gradients on or off by a value that is not known when tracing"
 _REPEATS = "the forward multiplies a tuple, as tree_map does that takes a stand-in for no tuple"
 _CACHED = "the forward caches parametrizations, which a graph would compute at each use"
-_LIMITS = frozenset({"finfo", "iinfo"})
 _STATE = {
     "is_grad_enabled": _ASKS,
     "is_inference_mode_enabled": _ASKS,
@@ -103,7 +104,7 @@ def refused_functions(refuse: Refuse, forwards: Collection[Forward]) -> Iterator
     outer = _REFUSING.get(thread)
     _REFUSING[thread] = refuse
     try:
-        named = {name for forward in forwards for name in names_in(forward) & _LIMITS}
+        named = {name for forward in forwards for name in names_in(forward) & LIMITS}
         limits: list[_Lost] = [(torch, name, _limits) for name in named]
         for owner, name, refused in (*_lost_calls(), *limits):
             original = vars(owner)[name]
@@ -148,8 +149,14 @@ def _lost_calls() -> list[_Lost]:
     ]
 
 
-def why_not_look_into(module: nn.Module) -> str | None:
-    """Name the reason why ``module`` must be run as a whole, if there is one."""
+def why_not_look_into(module: nn.Module, asks: Questions) -> str | None:
+    """Name the reason why ``module`` must be run as a whole, if there is one.
+
+    Args:
+        module: the module.
+        asks: what its forward may ask.
+
+    """
     name = type(module).__name__
     for registry in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
         hooks = vars(module).get(registry)
@@ -157,13 +164,12 @@ def why_not_look_into(module: nn.Module) -> str | None:
             return f"{name} has hooks, which must run with real tensors"
     if isinstance(module, torch.jit.ScriptModule):
         return f"{name} is compiled by TorchScript"
-    code = getattr(module.forward, "__code__", None)
-    if (code is not None and catches(code)) or catches_in_exit(module):
+    if asks.catches or (asks.enters and catches_in_exit(module)):
         return f"the forward of {name} catches exceptions, which real tensors may raise"
-    function = forward_of(module).function
-    known = names_in(forward_of(module)) & _LIMITS
-    if known and not known.isdisjoint(getattr(function, "__globals__", ())):
+    if asks.limits:
         return f"the forward of {name} asks for the limits of dtypes by a name of its own"
+    if asks.matches:
+        return _PATTERN
     return None
 
 

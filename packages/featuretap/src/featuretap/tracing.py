@@ -28,7 +28,7 @@ from torch import fx, nn
 
 from . import _compat
 from .around_trace import around_trace
-from .asking import AskedTypes, questions_of
+from .asking import AskedTypes, Questions, questions_of
 from .carry_over import Again, CarryOver
 from .catching import is_caught
 from .faithful import Guard
@@ -60,7 +60,6 @@ _ONE_TRACE = threading.RLock()
 _ROOT = FunctionType((lambda: None).__code__, {})
 
 _ATTEMPTS = 3
-_PATTERN = "its forward matches a pattern of items, to which a stand-in answers always alike"
 _LITERALS = frozenset({type(None), bool, int, float, str})
 _CALLS = frozenset({"call_function", "call_method", "call_module"})
 
@@ -150,7 +149,7 @@ class FeatureTracer(fx.Tracer):
         self._tree = tree
         self._concrete = concrete_args
         self._place = Place()
-        self._asks_identity = False
+        self._asks = Questions()
         self._asked_types = AskedTypes(known_kind)
         self.read_later: list[weakref.ref[fx.Proxy]] = []
         self._saved = SavedTensors()
@@ -197,7 +196,7 @@ class FeatureTracer(fx.Tracer):
             )
         if not path and self._place.scopes and has_own_call(m):
             return forward(*args, **kwargs)
-        if self._place.scopes and is_caught(sys._getframe(1), _LOOKS_INTO):
+        if self._place.scopes and is_caught(sys._getframe(1), self._asks.code, _LOOKS_INTO):
             raise self.refusal(CATCHES)
         if not path and _compat.is_compiled_in_place(m):
             forward = m._call_impl
@@ -219,14 +218,14 @@ class FeatureTracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         asks = questions_of(forward_of(module))
-        reason = why_not_look_into(module) or (_PATTERN if asks.matches else None)
+        reason = why_not_look_into(module, asks)
         self._carry_over.enter(module, path, is_leaf=reason is not None)
         if reason is None:
             mark = self.recording.mark()
             call = ModuleCall(path, start=len(self.recording.events))
             self.recording.events.append(call)
             self._place.scopes.append(path)
-            asked, self._asks_identity = self._asks_identity, asks.identity
+            outer, self._asks = self._asks, asks
             self._asked_types.show_in(asks.types)
             if asks.resizes:
                 self._real.watch_memory()
@@ -252,7 +251,7 @@ class FeatureTracer(fx.Tracer):
                 self._real.forget(self.recording.rollback(mark))
                 self._guard.model.restore(module)
             finally:
-                self._asks_identity = asked
+                self._asks = outer
                 self._place.scopes.pop()
         elif path == "":
             raise fx.proxy.TraceError(reason)
@@ -307,7 +306,7 @@ class FeatureTracer(fx.Tracer):
         """Append a node that remembers where it was made."""
         called = self._tree.paths[target] if kind == "call_module" else target
         reason = why_not_record(kind, called, args, kwargs)
-        if kind in _CALLS and is_caught(sys._getframe(1), _LOOKS_INTO):
+        if kind in _CALLS and is_caught(sys._getframe(1), self._asks.code, _LOOKS_INTO):
             reason = CATCHES
         if reason is not None:
             raise self.refusal(reason)
@@ -326,7 +325,7 @@ class FeatureTracer(fx.Tracer):
         if kind != "output":
             self.recording.add(node)
         self._real.note_effect(node, called if kind == "call_module" else None)
-        if self._asks_identity and asks_identity(node, self._tree.paths):
+        if self._asks.identity and asks_identity(node, self._tree.paths):
             raise self.refusal("the forward compares with 'is' what may be None or a constant")
         return node
 
