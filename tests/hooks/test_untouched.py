@@ -251,3 +251,34 @@ def test_M5_a_copy_that_the_forward_makes_is_free_of_hooks(copy_of, nodes):
     assert "forward" not in vars(model.fast)
     assert identical(copy.deepcopy(model)(X), expected)
     assert identical(model(X), expected)
+
+
+class HooksItsWeight(nn.Module):
+    """Halves the gradient of its weight from the first forward on, and says so in an attribute."""
+
+    def __init__(self, register):
+        super().__init__()
+        self.lin, self.register, self.is_ready = linear(1), register, False
+
+    def halve(self, gradient):
+        if gradient is self.lin.weight:  # after it was accumulated
+            gradient.grad.mul_(0.5)
+            return None
+        return gradient * 0.5
+
+    def forward(self, x):
+        if not self.is_ready:
+            getattr(self.lin.weight, self.register)(self.halve)
+            self.is_ready = self.lin.weight.is_halved = True
+        return self.lin(x) + 1
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_M5_an_example_leaves_no_hook_on_a_parameter(register):
+    model, plain = HooksItsWeight(register), HooksItsWeight(register)
+    names_of(model, example_args=(X,))
+    extractor = create(model, ["lin", ""], example_args=(X,))
+    assert not hasattr(model.lin.weight, "is_halved")
+    extractor(X)[""].sum().backward()
+    plain(X).sum().backward()
+    assert identical(model.lin.weight.grad, plain.lin.weight.grad)

@@ -31,6 +31,7 @@ __all__ = [
     "functorch_level",
     "hides_indexing",
     "hooks_of_every_module",
+    "hooks_of_tensor",
     "indexing_shown",
     "is_bookkeeping_of_checkpoints",
     "is_compiled_in_place",
@@ -209,6 +210,15 @@ def hooks_of_every_module() -> tuple[dict[Any, Any], ...]:
         every._global_backward_hooks,
         every._global_backward_pre_hooks,
     )
+
+
+def hooks_of_tensor(tensor: torch.Tensor) -> tuple[dict[int, Any] | None, ...]:
+    """Return the registries of hooks that run when ``tensor`` gets a gradient; ``None`` for one not made.
+
+    Checked on torch 2.0.1, which has the first alone, and 2.15.0.
+    """
+    names = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    return tuple(getattr(tensor, name, None) for name in names)
 
 
 @cache

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
 from . import _compat
+from .containers import copied
+from .put_back import restore_attributes
 
 __all__ = ["Ambient", "GradientFlags", "Gradients", "HooksOfEveryModule"]
 
@@ -52,18 +55,30 @@ class GradientFlags:
 
 
 class Gradients(GradientFlags):
-    """Which of some tensors require gradients, and which they have."""
+    """Which of some tensors require gradients, and which they have; their hooks and attributes."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
         super().__init__(tensors)
         self._gradients = [(t, t.grad) for t, _ in self._flags if t.is_leaf]
+        self._hooks = [(t, [set(hooks) for hooks in _hooks_of(t)]) for t, _ in self._flags]
+        self._attributes = [(vars(t), copied(vars(t))) for t, _ in self._flags]
 
     def restore(self) -> None:
         """Put back what was changed."""
         super().restore()
+        for tensor, kept in self._hooks:
+            for hooks, keys in zip(_hooks_of(tensor), kept, strict=True):
+                for key in hooks.keys() - keys:
+                    del hooks[key]
+        for attributes, before in self._attributes:
+            restore_attributes(attributes, before)
         for tensor, gradient in self._gradients:
             if tensor.is_leaf and tensor.grad is not gradient:
                 tensor.grad = gradient
+
+
+def _hooks_of(tensor: torch.Tensor) -> list[dict[int, Any]]:
+    return [{} if hooks is None else hooks for hooks in _compat.hooks_of_tensor(tensor)]
 
 
 class HooksOfEveryModule:
