@@ -7,6 +7,7 @@ recorder sees one operation at most.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import types
@@ -57,7 +58,8 @@ def _found_in(value: Any, names: set[str]) -> Iterator[Any]:
         yield value.__func__
     elif not isinstance(value, (nn.Module, types.ModuleType)):
         yield type(value)
-        yield getattr(value, "__wrapped__", None)
+        with contextlib.suppress(Exception):  # what stands for a library that is not installed
+            yield value.__wrapped__
 
 
 def _in_a_function(function: types.FunctionType, names: set[str]) -> Iterator[Any]:

@@ -21,10 +21,12 @@ import torch
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree
 from featuretap.naming import operation_name
+from featuretap.reading import CachedFunction, forward_of, functions_of, is_users, kinds_of
 
 from ._compat import control_flow, functions_wrapped_for_fx, is_compiled_function
 from .fast_paths import without_modes
 from .recorder import Recorder
+from .tracked import plain
 
 __all__ = ["Namespace", "RecordingFunctions", "active_recorder", "operations_at", "places"]
 
@@ -182,6 +184,8 @@ def places(tree: ModuleTree, options: Options, mentioned: Collection[str]) -> li
     spaces = (*globals_.values(), *map(vars, tree.paths.values()), *map(_Methods, classes))
     for namespace in spaces:
         found += _compiled(namespace)
+    for namespace in _namespaces(tree):
+        found += _cached(namespace)
     # Most models call few of these, and exchanging the others would take as long as some layers.
     found = [(namespace, name) for namespace, name in found if name in mentioned]
     if everywhere:
@@ -241,6 +245,21 @@ def _compiled(namespace: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]
             yield namespace, name
 
 
+def _namespaces(tree: ModuleTree) -> Iterator[dict[str, Any]]:
+    """Yield the globals and the methods that the code of the forwards comes to by name."""
+    forwards = set(map(forward_of, tree.paths.values()))
+    functions = [function for forward in forwards for function in functions_of(forward)]
+    yield from {id(f.__globals__): f.__globals__ for f in functions}.values()
+    kinds = {base for forward in forwards for kind in kinds_of(forward) for base in kind.__mro__}
+    yield from (_Methods(kind) for kind in kinds if is_users(kind))
+
+
+def _cached(namespace: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    for name, value in list(namespace.items()):
+        if type(_original(value)) is CachedFunction:
+            yield namespace, name
+
+
 def _original(value: Any) -> Any:
     """See through a wrapper that a forward in another thread has put there."""
     return vars(value).get(_ORIGINAL, value) if type(value) is types.FunctionType else value
@@ -273,8 +292,26 @@ class RecordingFunctions:
                 _INSTALLED.remove()
 
 
+def _uncached(function: Any) -> Callable[..., Any]:
+    """Return what computes anew of sizes that are watched: a cache would answer for them once."""
+
+    @functools.wraps(function, updated=())
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        recorder, given = active_recorder(), (args, kwargs)
+        is_watched = recorder is not None and recorder.listening and recorder.has_tracked
+        run = function.__wrapped__ if is_watched and plain(given) is not given else function
+        return run(*args, **kwargs)
+
+    for name in ("cache_info", "cache_clear", "cache_parameters"):
+        setattr(wrapped, name, getattr(function, name))
+    setattr(wrapped, _ORIGINAL, function)
+    return wrapped
+
+
 @functools.lru_cache(maxsize=1024)
 def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
+    if type(function) is CachedFunction:
+        return _uncached(function)
     operation = operation_name(function)
     is_for_dynamo = is_compiled_function(function) or function in control_flow().values()
     run = without_modes(function) if is_for_dynamo else function
