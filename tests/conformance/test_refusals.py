@@ -155,6 +155,18 @@ def counts_what_is_trained(self, x):
     return self.lin(x) * sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
+double = Doubling.apply
+
+
+def custom_backward_bound_before(self, x):
+    return functools.partial(double)(self.lin(x)) + 1
+
+
+def asks_torchscript_for_the_kind(self, x):
+    y = self.lin(x)
+    return y + 1 if torch.jit.isinstance(x, torch.Tensor) else y
+
+
 REFUSED = [
     (copies_deeply, "copies a value with Python's copy"),
     (asks_for_the_default_dtype, r"asks torch.get_default_dtype\(\)"),
@@ -162,12 +174,14 @@ REFUSED = [
     (assigns_data, "assignment to .data"),
     (assigns_buffer, "buffers?:? .?average"),
     (assigns_state, r"changes \.state"),
-    (swallows_a_branch, "a branch depends on the value"),
-    (swallows_a_size, r"int\(\) of a tensor or size"),
+    (swallows_a_branch, "catches exceptions"),
+    (swallows_a_size, "catches exceptions"),
     (catches, "catches exceptions"),
     (looks_up_a_dtype, "used as a key"),
     (caches_by_size, "used as a key"),
     (custom_backward, "backward of the autograd.Function Doubling would be lost"),
+    (custom_backward_bound_before, "backward of the autograd.Function Doubling would be lost"),
+    (asks_torchscript_for_the_kind, r"asks torch.jit.isinstance\(\)"),
     (reads_a_buffer, "looks at the value of a buffer"),
     (reads_a_draw, "looks at the value of a buffer, a parameter or a random number"),
     (asks_for_gradients, r"asks torch.is_grad_enabled\(\)"),
@@ -337,3 +351,33 @@ def test_E3_options_of_a_wrong_kind_are_shown(extract):
     ]:
         with pytest.raises((TypeError, featuretap.UntraceableModelError), match=match):
             extract(model, "0", **kwargs)
+
+
+class CallsAnothersLayer(nn.Module):
+    """One node, for it looks at values; its layer is its parent's as well."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.act = act
+
+    def forward(self, x):
+        return self.act(x) - 10 if x.sum() > 0 else x
+
+
+class CallsALayerAgain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act = nn.ReLU()
+        self.inner = CallsAnothersLayer(self.act)
+
+    def forward(self, x):
+        return self.act(self.inner(x)) + 1
+
+
+@FX_ONLY
+def test_E2_N5_calls_that_are_inside_of_one_node_are_not_left_uncounted(extract):
+    with pytest.raises(featuretap.UntraceableModelError, match="act is called after a module"):
+        extract(CallsALayerAgain(), ["act"])
+    x = torch.tensor([[5.0, 20.0]])
+    by_hooks = featuretap.create_feature_extractor(CallsALayerAgain(), ["act"], backend="hooks")
+    assert identical(by_hooks(x)["act"], x)

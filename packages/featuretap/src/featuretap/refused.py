@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 CATCHES = "the forward catches exceptions, which real tensors may raise"
+_INHERITED = object()
+_LOSES_BACKWARD = "the backward of the autograd.Function {} would be lost"
 _ASKS_LIMITS = (
     "the forward asks torch.{}() for the limits of a dtype that is not known when tracing"
 )
@@ -107,13 +109,16 @@ def refused_functions(refuse: Refuse, forwards: Collection[Forward]) -> Iterator
         named = {name for forward in forwards for name in names_in(forward) & LIMITS}
         limits: list[_Lost] = [(torch, name, _limits) for name in named]
         for owner, name, refused in (*_lost_calls(), *limits):
-            original = vars(owner)[name]
-            patched.append((owner, name, original))
-            setattr(owner, name, refused(original))
+            own = vars(owner).get(name, _INHERITED)
+            patched.append((owner, name, own))
+            setattr(owner, name, refused(getattr(owner, name) if own is _INHERITED else own))
         yield
     finally:
-        for owner, name, original in reversed(patched):
-            setattr(owner, name, original)
+        for owner, name, own in reversed(patched):
+            if own is _INHERITED:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
         if outer is None:
             del _REFUSING[thread]
         else:
@@ -131,6 +136,8 @@ def _lost_calls() -> list[_Lost]:
     asked = ((torch, _STATE), (torch.random, _STATE))
     return [
         (torch.autograd.Function, "apply", _apply),
+        (torch.autograd.function.BackwardCFunction, "__init__", _made_for_backward),
+        (torch.jit, "isinstance", _is_of_kind),
         *((owner, name, _refused(reason, called_by_model)) for owner, name, reason in _ENTERED),
         *(
             (mode, "__enter__", _own_mode)
@@ -227,10 +234,40 @@ def _apply(original: classmethod[Any, ..., Any]) -> classmethod[Any, ..., Any]:
             return args[0]
         refuse = _REFUSING.get(threading.get_ident())
         if refuse is not None and contains(fx.Proxy, args, kwargs):
-            raise refuse(f"the backward of the autograd.Function {cls.__name__} would be lost")
+            raise refuse(_LOSES_BACKWARD.format(cls.__name__))
         return original.__get__(None, cls)(*args, **kwargs)
 
     return classmethod(apply)
+
+
+@functools.lru_cache(maxsize=64)
+def _made_for_backward(make: Callable[..., None]) -> Callable[..., None]:
+    """Stand for what ``apply`` calls first: one that was bound before, as an attribute, stays as it is."""
+
+    def made(context: Any) -> None:
+        refuse, frame = _REFUSING.get(threading.get_ident()), sys._getframe(1)
+        kind = type(context)._forward_cls
+        if frame.f_code.co_name == "apply" and frame.f_back is not None:
+            frame = frame.f_back  # until torch 2.8 at least it was written in Python
+        is_models = called_by_model(frame) and not _compat.is_bookkeeping_of_checkpoints(kind)
+        if refuse is not None and is_models:
+            raise refuse(_LOSES_BACKWARD.format(kind.__name__))
+        make(context)
+
+    return made
+
+
+@functools.lru_cache(maxsize=64)
+def _is_of_kind(ask: Callable[..., bool]) -> Callable[..., bool]:
+    """Stand for ``torch.jit.isinstance``, which looks at stand-ins themselves."""
+
+    def asked(value: Any, kind: Any) -> bool:
+        refuse = _REFUSING.get(threading.get_ident())
+        if refuse is not None and contains(fx.Proxy, value):
+            raise refuse(_ASKS.format("torch.jit.isinstance"))
+        return ask(value, kind)
+
+    return asked
 
 
 @functools.lru_cache(maxsize=64)

@@ -20,6 +20,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from itertools import islice
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -150,6 +151,7 @@ class FeatureTracer(fx.Tracer):
         self._concrete = concrete_args
         self._place = Place()
         self._asks = Questions()
+        self._inside_leaves: set[int] = set()
         self._asked_types = AskedTypes(known_kind)
         self.read_later: list[weakref.ref[fx.Proxy]] = []
         self._saved = SavedTensors()
@@ -200,10 +202,16 @@ class FeatureTracer(fx.Tracer):
             raise self.refusal(CATCHES)
         if not path and _compat.is_compiled_in_place(m):
             forward = m._call_impl
+        if id(m) in self._inside_leaves:
+            raise self.refusal(
+                f"{path} is called after a module that is one node, which calls it perhaps: its calls "
+                "could not be counted"
+            )
         around = self._place.enter(path, type(m), len(self.recording.events))
         try:
             if path and self.is_leaf_module(m, path):
                 self._carry_over.check_leaf(m, path)
+                self._note_inside(m)
                 return self.create_proxy("call_module", path, args, kwargs)
             return self._look_into(m, path, forward, args, kwargs)
         finally:
@@ -256,7 +264,13 @@ class FeatureTracer(fx.Tracer):
         elif path == "":
             raise fx.proxy.TraceError(reason)
         self.recording.auto_leaves[path] = reason
+        self._note_inside(module)
         return self.create_proxy("call_module", path, args, kwargs)
+
+    def _note_inside(self, leaf: nn.Module) -> None:
+        """Remember what a module that is one node may call; those of torch call none of their children."""
+        if not type(leaf).__module__.startswith("torch."):
+            self._inside_leaves.update(map(id, islice(leaf.modules(), 1, None)))
 
     def _run(
         self,
