@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import logging
 import random
 
 import numpy as np
@@ -38,6 +39,7 @@ class Net(nn.Module):
         self.seen = set()
         self.slotted = Slotted()
         self.array = np.ones(2)
+        self.logger = logging.getLogger(__name__)
         self.dice = random.Random(0)
         self.draws = np.random.default_rng(0)
 

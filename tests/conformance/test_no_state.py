@@ -97,7 +97,13 @@ def gives_a_size(self, x):
     return self.reads(self.reads(self.lin(x))) * 1
 
 
+def tells_a_logger(self, x):
+    self.logger.debug("has %s", "come here")
+    return self.lin(x) + 1
+
+
 NO_STATE = [
+    tells_a_logger,
     gives_to_a_module,
     gives_a_size,
     sets_before_it_reads,

@@ -14,13 +14,12 @@ whole call of a module that has backward hooks: torch puts these on its output a
 from __future__ import annotations
 
 import copy
-import gc
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from sys import _getframe, exc_info, getrefcount
+from sys import _getframe, exc_info
 from threading import get_ident
 from types import TracebackType
 from typing import Any
@@ -199,8 +198,7 @@ class ModuleHooks:
             return
         with _LOCK:
             for wrapper, watcher in self._wrapped:
-                if wrapper.remove(watcher) and getrefcount(wrapper) > _REFERENCES:
-                    wrapper.remove_from_copies()
+                wrapper.remove(watcher)
 
     def _put_on(self) -> None:
         for module, key, before, after in self._hooked:
@@ -267,7 +265,7 @@ class _Wrapper:
 
     """
 
-    __slots__ = ("_forward", "module", "name", "replaced", "watchers")
+    __slots__ = ("_copies", "_forward", "module", "name", "replaced", "watchers")
 
     def __init__(self, module: nn.Module, name: str, replaced: Any) -> None:
         self.module = module
@@ -275,26 +273,19 @@ class _Wrapper:
         self.replaced = replaced
         self._forward = getattr(module, name)
         self.watchers: tuple[_Watcher, ...] = ()
+        self._copies: tuple[nn.Module, ...] = ()
 
-    def remove(self, watcher: _Watcher) -> bool:
-        """Let one of those who watch go; put back what was there after the last, and say so."""
+    def remove(self, watcher: _Watcher) -> None:
+        """Let one of those who watch go; put back what was there after the last."""
         if len(self.watchers) > 1:
             self.watchers = tuple(other for other in self.watchers if other is not watcher)
-            return False
-        attributes = self.module.__dict__
-        if attributes.get(self.name) is not self:
-            return False
-        self._put_back(attributes)
-        return True
-
-    def remove_from_copies(self) -> None:
-        """Be no attribute of the copies that the forward has made of the module."""
-        for holder in gc.get_referrers(self):
-            attributes = vars(holder) if isinstance(holder, nn.Module) else holder
-            if type(attributes) is dict and attributes.get(self.name) is self:
-                self._put_back(attributes)
+            return
+        for module in (self.module, *self._copies):
+            self._put_back(module.__dict__)
 
     def _put_back(self, attributes: dict[str, Any]) -> None:
+        if attributes.get(self.name) is not self:
+            return
         if self.replaced is None:
             del attributes[self.name]
         else:
@@ -318,6 +309,7 @@ class _Wrapper:
 
     def _of(self, other: nn.Module) -> Callable[..., Any]:
         """Return the same of a shallow copy, which was made while somebody watched the module."""
+        self._put_back(other.__dict__)
         if self.replaced is not None:
             return self.replaced  # type: ignore[no-any-return]
         return partial(getattr(type(other), self.name), other)
@@ -334,8 +326,11 @@ class _Wrapper:
         return getattr(self._forward, name)
 
     def __deepcopy__(self, memo: Any) -> Any:
-        # Of a copy it stands for its class's forward until it is taken off.
-        return self if self.replaced is None else copy.deepcopy(self.replaced, memo)
+        if self.replaced is not None:
+            return copy.deepcopy(self.replaced, memo)
+        # Of the copy it stands for its class's forward until it is taken off, or called.
+        self._copies += (memo[id(self.module)],) if id(self.module) in memo else ()
+        return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return getattr, (self.module, self.name)
@@ -352,15 +347,5 @@ def _run(
     return call(module, forward, args, kwargs)
 
 
-def _references() -> int:
-    """Count what refers to a wrapper where :meth:`ModuleHooks._take_off` asks, if no copy does."""
-    pairs = [(_Wrapper(nn.Module(), "forward", None), (0, _run))]
-    for wrapper, watcher in pairs:
-        if watcher:
-            return getrefcount(wrapper)
-    return 0
-
-
-_REFERENCES = _references()
 # What a module has for a ``forward`` of its own where that is its class's, watched or not.
 _NOBODYS = (type(None), _Wrapper)

@@ -20,7 +20,16 @@ from .containers import (
     restore_container,
     same_items,
 )
-from .held import DEPTH, Rewinder, copied_iterator, has_slots, iterator_state, rewinder, slots_of
+from .held import (
+    DEPTH,
+    NOT_OPENED,
+    Rewinder,
+    copied_iterator,
+    has_slots,
+    iterator_state,
+    rewinder,
+    slots_of,
+)
 from .put_back import restore_attributes, restore_hooks, without_own, without_own_wrappers
 from .reading import Forward, forward_of
 from .state import is_moved_by, may_read, moved_attribute, moved_content, moved_in_object
@@ -338,14 +347,7 @@ _OTHER_REGISTRIES = tuple(
 )
 _MISSING = object()
 _LEAVES = frozenset({type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter})
-_NOT_OPENED = (
-    nn.Module,
-    torch.Tensor,
-    type,
-    types.ModuleType,
-    types.FunctionType,
-    types.MethodType,
-)
+_NOT_OPENED = (*NOT_OPENED, types.ModuleType, types.FunctionType, types.MethodType)
 
 
 def _name_of(registry: dict[Any, Any], module: nn.Module) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import logging
 import os
 import random
 import sys
@@ -24,6 +25,7 @@ from .reading import CachedFunction
 
 __all__ = [
     "DEPTH",
+    "NOT_OPENED",
     "Rewinder",
     "attributes",
     "copied_iterator",
@@ -40,6 +42,8 @@ __all__ = [
 
 # How deep containers and objects are looked into; what refers to itself is looked into once.
 DEPTH = 10
+# Loggers lead to all of the process, and note which levels are on.
+NOT_OPENED = (nn.Module, torch.Tensor, type, logging.Filterer, logging.Manager)
 _SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, torch.Size, nn.Parameter})
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _REGISTRIES = frozenset(
@@ -56,7 +60,7 @@ def attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def is_opened(value: Any) -> bool:
     """Say whether ``value`` is a container, or an object of the user, that may hold something."""
-    if type(value) in _SIMPLE or isinstance(value, (nn.Module, torch.Tensor, type)):
+    if type(value) in _SIMPLE or isinstance(value, NOT_OPENED):
         return False
     if type(value) is dict and "__builtins__" in value:
         return False  # the globals of some code
