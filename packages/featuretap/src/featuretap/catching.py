@@ -18,9 +18,9 @@ from .reading import (
     forward_of,
     instructions_of,
     is_users,
-    is_users_module,
     kinds_of,
     names_in,
+    runs_users_code,
     steps_of,
 )
 
@@ -56,14 +56,10 @@ def is_caught(frame: types.FrameType | None, forward: Any, end: types.CodeType) 
         code = frame.f_code
         if code is forward or code is end:
             return False
-        if _may_catch(code) and _is_users(frame) and _catches_at(code, frame.f_lasti):
+        if _may_catch(code) and runs_users_code(frame) and _catches_at(code, frame.f_lasti):
             return True
         frame = frame.f_back
     return False
-
-
-def _is_users(frame: types.FrameType) -> bool:
-    return is_users_module(str(frame.f_globals.get("__name__")))
 
 
 def _may_catch(code: types.CodeType) -> bool:

@@ -26,11 +26,13 @@ __all__ = [
     "forward_of",
     "functions_of",
     "instructions_of",
+    "is_our_module",
     "is_ours",
     "is_users",
     "is_users_module",
     "kinds_of",
     "names_in",
+    "runs_users_code",
     "steps_of",
     "variables_of",
 ]
@@ -130,11 +132,17 @@ def set_by_call(kind: Any) -> frozenset[str]:
 
 def is_ours(namespace: Mapping[str, Any]) -> bool:
     """Say whether code with these globals is torch's or ours."""
-    return _is_ours(namespace.get("__name__"))
+    return is_our_module(namespace.get("__name__"))
+
+
+def runs_users_code(frame: types.FrameType) -> bool:
+    """Say whether the code of ``frame`` is neither of a library that is known here nor of Python's own."""
+    return is_users_module(str(frame.f_globals.get("__name__")))
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_ours(name: str | None) -> bool:
+def is_our_module(name: str | None) -> bool:
+    """Say whether a Python module is torch's or ours."""
     return str(name).partition(".")[0] in _OURS
 
 

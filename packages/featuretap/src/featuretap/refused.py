@@ -28,7 +28,7 @@ from .catching import catches, catches_in_exit
 from .faithful import contains
 from .likeness import is_tuple
 from .put_back import is_own_hook
-from .reading import Forward, is_ours, is_users_module, names_in
+from .reading import Forward, is_our_module, is_ours, names_in, runs_users_code
 from .trace_left import fills_what_it_is_given, is_of_a_library
 
 __all__ = [
@@ -143,7 +143,7 @@ def _lost_calls() -> list[_Lost]:
             (mode, "__enter__", _own_mode)
             for mode in (TorchFunctionMode, _compat.TorchDispatchMode)
         ),
-        (contextlib.suppress, "__enter__", _refused(CATCHES, _by_users)),
+        (contextlib.suppress, "__enter__", _refused(CATCHES, runs_users_code)),
         (contextlib._GeneratorContextManager, "__enter__", _generator),
         *((torch._C, name, _refused(_CHOOSES, _by_anyone)) for name in settings),
         *((torch._C, name, _refused(_SWAPS, _by_anyone)) for name in swaps),
@@ -274,7 +274,7 @@ def _is_of_kind(ask: Callable[..., bool]) -> Callable[..., bool]:
 def _own_mode(enter: Callable[..., Any]) -> Callable[..., Any]:
     def entered(mode: Any) -> Any:
         refuse = _REFUSING.get(threading.get_ident())
-        if refuse is not None and not is_ours({"__name__": type(mode).__module__}):
+        if refuse is not None and not is_our_module(type(mode).__module__):
             raise refuse(_MODE)
         return enter(mode)
 
@@ -330,10 +330,6 @@ def _refused(
         return refused
 
     return stand_in
-
-
-def _by_users(frame: types.FrameType) -> bool:
-    return is_users_module(str(frame.f_globals.get("__name__")))
 
 
 def _by_anyone(_: types.FrameType) -> bool:
