@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
 from torch import nn
 
+import featuretap
 from support import copied, identical, snapshot
 from zoo import ZOO, NestedScopes
 
@@ -94,3 +97,49 @@ def test_M6_trap31_several_extractors_on_one_model_do_not_disturb_one_another(ex
     expected = copied(first(x))
     second(x)
     assert identical(copied(first(x))["lin"], expected["lin"])
+
+
+def test_M5_objects_and_nested_caches_hold_no_stand_in(extract):
+    class Helper:
+        cos = None
+
+        def __call__(self, x):
+            if self.cos is None:
+                self.cos = x.new_zeros(4)
+            return x + self.cos
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.helper = Helper()
+            self.config = {"cache": {}}
+
+        def forward(self, x):
+            return self.helper(x) + self.config["cache"].setdefault(4, x.new_ones(4))
+
+    model = Net()
+    with contextlib.suppress(
+        featuretap.UntraceableModelError
+    ):  # fx; what is cached may depend on x
+        extract(model, "")
+    assert model.helper.cos is None
+    assert model.config == {"cache": {}}
+    assert type(model(torch.ones(4))) is torch.Tensor
+
+
+def test_M5_creating_does_not_rewind_the_generators_for_other_threads(extract):
+    model = nn.Sequential(nn.Linear(4, 4))
+    drawn: list[float] = []
+    stop = threading.Event()
+
+    def draw():
+        while not stop.is_set():
+            drawn.append((torch.rand(()).item(), torch.rand(()).item()))
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    for _ in range(30):
+        extract(model, "0")
+    stop.set()
+    thread.join()
+    assert len(set(drawn)) == len(drawn)

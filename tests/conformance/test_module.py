@@ -306,3 +306,22 @@ def test_M1_a_module_in_two_places_is_in_both(extract):
     extractor.load_state_dict(model.state_dict())
     assert extractor.second is model.first
     assert "second.weight" not in dict(extractor.named_parameters())
+
+
+def test_M2_a_dtype_change_of_the_model_reaches_the_extractor_and_back(extract):
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+            self.register_buffer("scale", torch.ones(4))
+
+        def forward(self, x):
+            return self.lin(x) * self.scale
+
+    model = Scale()
+    extractor = extract(model, "mul")
+    model.double()
+    assert extractor(torch.ones(1, 4).double())["mul"].dtype is torch.float64
+    assert dict(extractor.named_buffers())["scale"] is model.scale
+    extractor.float()
+    assert model.scale.dtype is model.lin.weight.dtype is torch.float32

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import random
-import threading
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import CheckpointFunction
 
 import featuretap
 from support import copied, identical, snapshot
@@ -162,6 +161,13 @@ def custom_backward_bound_before(self, x):
     return functools.partial(double)(self.lin(x)) + 1
 
 
+checkpointed = CheckpointFunction.apply
+
+
+def checkpoint_bound_before(self, x):
+    return checkpointed(self.lin, False, self.lin(x)) + 1
+
+
 def asks_torchscript_for_the_kind(self, x):
     y = self.lin(x)
     return y + 1 if torch.jit.isinstance(x, torch.Tensor) else y
@@ -181,6 +187,7 @@ REFUSED = [
     (caches_by_size, "used as a key"),
     (custom_backward, "backward of the autograd.Function Doubling would be lost"),
     (custom_backward_bound_before, "backward of the autograd.Function Doubling would be lost"),
+    (checkpoint_bound_before, "backward of the autograd.Function CheckpointFunction would be lost"),
     (asks_torchscript_for_the_kind, r"asks torch.jit.isinstance\(\)"),
     (reads_a_buffer, "looks at the value of a buffer"),
     (reads_a_draw, "looks at the value of a buffer, a parameter or a random number"),
@@ -273,71 +280,6 @@ def test_V1_draws_that_nobody_needs_still_move_the_generator(extract, draw):
     expected = model(x)
     torch.manual_seed(1)
     assert identical(extractor(x)[""], expected)
-
-
-def test_M2_a_dtype_change_of_the_model_reaches_the_extractor_and_back(extract):
-    class Scale(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lin = nn.Linear(4, 4)
-            self.register_buffer("scale", torch.ones(4))
-
-        def forward(self, x):
-            return self.lin(x) * self.scale
-
-    model = Scale()
-    extractor = extract(model, "mul")
-    model.double()
-    assert extractor(torch.ones(1, 4).double())["mul"].dtype is torch.float64
-    assert dict(extractor.named_buffers())["scale"] is model.scale
-    extractor.float()
-    assert model.scale.dtype is model.lin.weight.dtype is torch.float32
-
-
-def test_M5_objects_and_nested_caches_hold_no_stand_in(extract):
-    class Helper:
-        cos = None
-
-        def __call__(self, x):
-            if self.cos is None:
-                self.cos = x.new_zeros(4)
-            return x + self.cos
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.helper = Helper()
-            self.config = {"cache": {}}
-
-        def forward(self, x):
-            return self.helper(x) + self.config["cache"].setdefault(4, x.new_ones(4))
-
-    model = Net()
-    with contextlib.suppress(
-        featuretap.UntraceableModelError
-    ):  # fx; what is cached may depend on x
-        extract(model, "")
-    assert model.helper.cos is None
-    assert model.config == {"cache": {}}
-    assert type(model(torch.ones(4))) is torch.Tensor
-
-
-def test_M5_creating_does_not_rewind_the_generators_for_other_threads(extract):
-    model = nn.Sequential(nn.Linear(4, 4))
-    drawn: list[float] = []
-    stop = threading.Event()
-
-    def draw():
-        while not stop.is_set():
-            drawn.append((torch.rand(()).item(), torch.rand(()).item()))
-
-    thread = threading.Thread(target=draw)
-    thread.start()
-    for _ in range(30):
-        extract(model, "0")
-    stop.set()
-    thread.join()
-    assert len(set(drawn)) == len(drawn)
 
 
 def test_E3_options_of_a_wrong_kind_are_shown(extract):

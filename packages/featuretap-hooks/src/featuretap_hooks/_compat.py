@@ -23,10 +23,10 @@ from featuretap._compat import (
     functorch_level,
     is_compiled_in_place,
     is_compiling,
-    is_method,
     no_torch_function,
     storage_id,
 )
+from featuretap.indexing import is_method
 
 __all__ = [
     "CALLERS_OF_FORWARD",
@@ -49,7 +49,6 @@ __all__ = [
     "is_compiled_in_place",
     "is_compiling",
     "is_jit_tracing",
-    "is_method",
     "kept_from_dynamo",
     "map_as_plain",
     "modes_are_on",

@@ -20,13 +20,13 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from featuretap.indexing import is_method
 from featuretap.modules import LeafRule, ModuleTree, has_own_call
 from featuretap.structures import copy_value
 
 from ._compat import (
     dynamo_follows_exceptions,
     is_compiling,
-    is_method,
     kept_from_dynamo,
     run_by_dynamo,
 )

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from featuretap._compat import hides_indexing, indexing_shown
+from featuretap.indexing import hides_indexing, indexing_shown
 
 from ._compat import call_uncompiled, functorch_level
 from .fast_paths import fast_paths

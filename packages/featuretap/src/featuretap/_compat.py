@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.overrides import TorchFunctionMode
 
 __all__ = [
     "PARAMETER_MARKS",
@@ -25,19 +23,18 @@ __all__ = [
     "autocast_arguments",
     "autocast_state",
     "compiled_module",
+    "contexts",
     "draws_random_numbers",
     "ends_recomputation",
+    "function_of",
     "functions_wrapped_for_fx",
     "functorch_level",
-    "hides_indexing",
     "hooks_of_every_module",
     "hooks_of_tensor",
-    "indexing_shown",
     "is_bookkeeping_of_checkpoints",
     "is_compiled_in_place",
     "is_compiling",
     "is_erased",
-    "is_method",
     "is_random",
     "no_torch_function",
     "own_schemas",
@@ -46,6 +43,7 @@ __all__ = [
     "set_autocast_state",
     "settings_of_kernels",
     "storage_id",
+    "torch_function_mode_enabled",
 ]
 
 
@@ -66,6 +64,10 @@ TREES = torch.utils._pytree.__name__
 # A context manager that switches torch-function modes off in this thread.
 # Checked on torch 2.0.1, 2.6.0, 2.13.0 and 2.15.0.
 no_torch_function: Callable[[], Any] = torch._C.DisableTorchFunction
+
+
+# Whether this thread is in a torch-function mode. Checked on torch 2.0.1, 2.2.2, 2.4.1 and 2.15.0.
+torch_function_mode_enabled: Callable[[], bool] = torch._C._is_torch_function_mode_enabled
 
 
 def _never() -> bool:
@@ -287,64 +289,18 @@ def functions_wrapped_for_fx() -> Iterator[tuple[dict[str, Any], str]]:
         yield namespace, name
 
 
-@cache
-def hides_indexing() -> bool:
-    """Say whether a torch-function mode does not see ``x[0]``: so it is before torch 2.3."""
-    seen: list[Any] = []
+def contexts() -> tuple[type, ...]:
+    """Return the classes of what ``torch.autograd.Function.apply`` makes first, one a function.
 
-    class Sees(TorchFunctionMode):
-        def __torch_function__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            seen.append(func)
-            return func(*args, **(kwargs or {}))
-
-    vector = torch.zeros(1)
-    with Sees():
-        _ = vector[0]
-    return not seen
-
-
-def _shown(original: Any) -> Any:
-    def method(*args: Any) -> Any:
-        if torch._C._is_torch_function_mode_enabled():
-            return torch.overrides.handle_torch_function(original, args, *args)
-        return original(*args)
-
-    return method
-
-
-_INDEXING: dict[str, Any] = {
-    name: getattr(torch.Tensor, name) for name in ("__getitem__", "__setitem__")
-}
-_INDEXING_LOCK = threading.Lock()
-_SHOWN_TO: list[int] = []
-
-
-def indexing_shown() -> contextlib.AbstractContextManager[None]:
-    """Have torch-function modes see ``x[i]`` and ``x[i] = y``, while entered, also on older torch.
-
-    There they see it only for some kinds of ``i`` and ``y``. Counted, for several threads may want it
-    at once. Checked on torch 2.0.1, 2.2.2, 2.4.1 and 2.15.0.
+    Checked on torch 2.0.1, 2.8.0 and 2.15.0.
     """
-    return _indexing_shown() if hides_indexing() else contextlib.nullcontext()
+    return tuple(torch.autograd.function.BackwardCFunction.__subclasses__())
 
 
-@contextlib.contextmanager
-def _indexing_shown() -> Iterator[None]:
-    with _INDEXING_LOCK:
-        if not _SHOWN_TO:
-            for name, original in _INDEXING.items():
-                setattr(torch.Tensor, name, _shown(original))
-        _SHOWN_TO.append(threading.get_ident())
-    try:
-        yield
-    finally:
-        with _INDEXING_LOCK:
-            _SHOWN_TO.pop()
-            if not _SHOWN_TO:
-                for name in _INDEXING:
-                    delattr(torch.Tensor, name)
+def function_of(context: type) -> type:
+    """Return the ``torch.autograd.Function`` that a class of contexts was made for. Checked as above."""
+    function: type = context._forward_cls  # type: ignore[attr-defined]
+    return function
 
 
 def is_bookkeeping_of_checkpoints(function: type) -> bool:
@@ -374,15 +330,6 @@ def ends_recomputation(error: BaseException | None) -> bool:
         "torch.utils.checkpoint",
         "_StopRecomputationError",
     )
-
-
-def is_method(func: Callable[..., Any]) -> bool:
-    """Say whether ``func``, which a torch-function mode was given, is a method or property of tensors.
-
-    Checked on torch 2.0.1, 2.2.2, 2.4.1 and 2.15.0.
-    """
-    is_one: bool = torch.overrides.is_tensor_method_or_property(func)
-    return is_one or func in _INDEXING.values()
 
 
 @contextlib.contextmanager

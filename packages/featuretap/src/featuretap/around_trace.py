@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
-from . import _compat
 from .ambient import GradientFlags
 from .faithful import Guard, RealTensorMode, RealTensorRecorder, TrainingReads
+from .indexing import indexing_shown
 from .modules import ModuleTree
 from .refused import refused_functions
 from .regions import RegionWatch
@@ -59,7 +59,7 @@ def around_trace(
         stack.enter_context(regions)
         stack.enter_context(patched_functions())
         stack.enter_context(patched_everywhere(wrapped))
-        stack.enter_context(_compat.indexing_shown())
+        stack.enter_context(indexing_shown())
         stack.enter_context(UnseenOperations(recorder))
         stack.enter_context(RealTensorMode(recorder))
         yield reads

@@ -56,15 +56,10 @@ def is_caught(frame: types.FrameType | None, forward: Any, end: types.CodeType) 
         code = frame.f_code
         if code is forward or code is end:
             return False
-        if _may_catch(code) and runs_users_code(frame) and _catches_at(code, frame.f_lasti):
+        if catches(code) and runs_users_code(frame) and _catches_at(code, frame.f_lasti):
             return True
         frame = frame.f_back
     return False
-
-
-def _may_catch(code: types.CodeType) -> bool:
-    table: bytes | None = getattr(code, "co_exceptiontable", None)
-    return bool(_table(code) if table is None else table)
 
 
 def catches_in_exit(module: nn.Module) -> bool:

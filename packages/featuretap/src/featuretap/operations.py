@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ._compat import is_method
+from .indexing import is_method
 from .naming import operation_name
 from .structures import clone_or_detach, map_tensors
 

@@ -20,6 +20,7 @@ from . import _compat
 from .facts import may_draw, returns_itself, written_arguments
 from .faithful import contains
 from .held import tensors_in as tensors_held
+from .indexing import is_method
 from .modules import ModuleTree
 from .operations import name_of
 from .saved import SavedTensors
@@ -103,7 +104,7 @@ class RealTensors:
         if name == "__set__":
             raise tracer.refusal(ASSIGNED)
         self._alive += self._volatile.sizes.note_resized(name, args, kwargs)
-        if _compat.is_method(func):
+        if is_method(func):
             proxy = tracer.create_proxy("call_method", name, args, kwargs)
             # An operator on a real tensor: ``torch.zeros(4) / x``.
             proxy.node.meta["featuretap_operation"] = name_of(func, frame)
@@ -243,6 +244,6 @@ def _as_graph_call(func: Callable[..., Any], args: Any) -> tuple[str, Any, tuple
     name = getattr(func, "__name__", "")
     if name == "__get__":
         return "call_function", getattr, (args[0], func.__self__.__name__)  # type: ignore[attr-defined]
-    if _compat.is_method(func):
+    if is_method(func):
         return "call_method", name, args
     return "call_function", func, args

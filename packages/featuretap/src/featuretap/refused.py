@@ -14,33 +14,30 @@ import functools
 import sys
 import threading
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
 
 from . import _compat
-from .asking import LIMITS, Questions
-from .catching import catches, catches_in_exit
+from .asking import LIMITS
+from .catching import catches
 from .faithful import contains
-from .likeness import is_tuple
-from .put_back import is_own_hook
 from .reading import Forward, is_our_module, is_ours, names_in, runs_users_code
-from .trace_left import fills_what_it_is_given, is_of_a_library
+from .why_not import CATCHES
 
 __all__ = [
-    "CATCHES",
     "called_by_model",
     "refused_functions",
-    "why_not_look_into",
-    "why_not_record",
 ]
 
-CATCHES = "the forward catches exceptions, which real tensors may raise"
 _INHERITED = object()
+# The class of the managers that ``contextlib.contextmanager`` makes of generators.
+_MANAGER = type(contextlib.contextmanager(iter)(()))
 _LOSES_BACKWARD = "the backward of the autograd.Function {} would be lost"
 _ASKS_LIMITS = (
     "the forward asks torch.{}() for the limits of a dtype that is not known when tracing"
@@ -49,16 +46,10 @@ _ASKS = "the forward asks {}(), and the answer of the trace would hold for every
 _SETS = "the forward calls {}(), which would not be called again"
 _CHOOSES = "the forward chooses kernels ({}), which would not be chosen again"
 _SWAPS = "the forward swaps tensors ({}), which no graph can do"
-_PATTERN = "its forward matches a pattern of items, to which a stand-in answers always alike"
 _HOOKS = (
     "the forward enters hooks for tensors that are saved for backward, which a graph would lose"
 )
 _MODE = "the forward enters a mode of its own, which would see stand-ins now and nothing later"
-_FILLS = (
-    "a list or dict is given to {}, which is one node and fills it: the graph would not see that"
-)
-_SWITCHES = "the forward switches gradients on or off by a value that is not known when tracing"
-_REPEATS = "the forward multiplies a tuple, as tree_map does that takes a stand-in for no tuple"
 _CACHED = "the forward caches parametrizations, which a graph would compute at each use"
 _STATE = {
     "is_grad_enabled": _ASKS,
@@ -108,7 +99,10 @@ def refused_functions(refuse: Refuse, forwards: Collection[Forward]) -> Iterator
     try:
         named = {name for forward in forwards for name in names_in(forward) & LIMITS}
         limits: list[_Lost] = [(torch, name, _limits) for name in named]
-        for owner, name, refused in (*_lost_calls(), *limits):
+        bound: list[_Lost] = [
+            (made, "__init__", _made_for_backward) for made in _bindable(_compat.contexts())
+        ]
+        for owner, name, refused in (*_lost_calls(), *limits, *bound):
             own = vars(owner).get(name, _INHERITED)
             patched.append((owner, name, own))
             setattr(owner, name, refused(getattr(owner, name) if own is _INHERITED else own))
@@ -136,7 +130,6 @@ def _lost_calls() -> list[_Lost]:
     asked = ((torch, _STATE), (torch.random, _STATE))
     return [
         (torch.autograd.Function, "apply", _apply),
-        (torch.autograd.function.BackwardCFunction, "__init__", _made_for_backward),
         (torch.jit, "isinstance", _is_of_kind),
         *((owner, name, _refused(reason, called_by_model)) for owner, name, reason in _ENTERED),
         *(
@@ -144,7 +137,7 @@ def _lost_calls() -> list[_Lost]:
             for mode in (TorchFunctionMode, _compat.TorchDispatchMode)
         ),
         (contextlib.suppress, "__enter__", _refused(CATCHES, runs_users_code)),
-        (contextlib._GeneratorContextManager, "__enter__", _generator),
+        (_MANAGER, "__enter__", _generator),
         *((torch._C, name, _refused(_CHOOSES, _by_anyone)) for name in settings),
         *((torch._C, name, _refused(_SWAPS, _by_anyone)) for name in swaps),
         *(
@@ -156,72 +149,18 @@ def _lost_calls() -> list[_Lost]:
     ]
 
 
-def why_not_look_into(module: nn.Module, asks: Questions) -> str | None:
-    """Name the reason why ``module`` must be run as a whole, if there is one.
+@functools.lru_cache(maxsize=1)
+def _bindable(contexts: tuple[type, ...]) -> tuple[type, ...]:
+    """Return the contexts of those functions whose ``apply`` the model's code may have bound before.
 
-    Args:
-        module: the module.
-        asks: what its forward may ask.
-
+    Only these: to patch the class of them all would have Python go through all of its subclasses.
     """
-    name = type(module).__name__
-    for registry in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
-        hooks = vars(module).get(registry)
-        if hooks and not all(map(is_own_hook, list(hooks.values()))):
-            return f"{name} has hooks, which must run with real tensors"
-    if isinstance(module, torch.jit.ScriptModule):
-        return f"{name} is compiled by TorchScript"
-    if asks.catches or (asks.enters and catches_in_exit(module)):
-        return f"the forward of {name} catches exceptions, which real tensors may raise"
-    if asks.limits:
-        return f"the forward of {name} asks for the limits of dtypes by a name of its own"
-    if asks.matches:
-        return _PATTERN
-    return None
-
-
-_NOT_OF_A_GRAPH = {
-    "backward": "the forward calls backward(), which a graph would not do",
-    "numpy": "the forward leaves torch for NumPy, where a graph does not follow",
-}
-
-
-def why_not_record(
-    kind: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> str | None:
-    """Name the reason why an operation must not become a node, if there is one.
-
-    Args:
-        kind: as in ``torch.fx.Node.op``.
-        target: the module, the function, or the name of the method.
-        args: its arguments, as in a graph.
-        kwargs: its keyword arguments.
-
-    """
-    if kind == "call_method":
-        if target in _NOT_OF_A_GRAPH:
-            return _NOT_OF_A_GRAPH[target]
-        if target == "requires_grad_" and args[0].op == "get_attr":
-            return "the forward freezes or unfreezes what the model keeps"
-    elif kind == "call_module":
-        if not is_of_a_library(type(target)):
-            return _why_not_call(target, type(target).__name__, args, kwargs)
-    elif kind == "call_function":
-        name = getattr(target, "__name__", "")
-        if name == "_set_grad_enabled":
-            return _SWITCHES
-        if name in ("mul", "imul") and any(map(is_tuple, args)):
-            return _REPEATS
-        if not is_of_a_library(target):
-            return _why_not_call(target, name, args, kwargs)
-    return None
-
-
-def _why_not_call(
-    target: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> str | None:
-    is_filled = fills_what_it_is_given(target) and contains((list, dict), args, *kwargs.values())
-    return _FILLS.format(name) if is_filled else None
+    functions = ((_compat.function_of(context), context) for context in contexts)
+    return tuple(
+        context
+        for function, context in functions
+        if not is_our_module(function.__module__) or function is CheckpointFunction
+    )
 
 
 # Each stand-in is made once, for to make them anew takes a part of the trace of a small model that shows.
@@ -246,7 +185,7 @@ def _made_for_backward(make: Callable[..., None]) -> Callable[..., None]:
 
     def made(context: Any) -> None:
         refuse, frame = _REFUSING.get(threading.get_ident()), sys._getframe(1)
-        kind = type(context)._forward_cls
+        kind = _compat.function_of(type(context))
         if frame.f_code.co_name == "apply" and frame.f_back is not None:
             frame = frame.f_back  # until torch 2.8 at least it was written in Python
         is_models = called_by_model(frame) and not _compat.is_bookkeeping_of_checkpoints(kind)

@@ -42,12 +42,12 @@ from .proxies import FeatureProxy, is_overtaken, known_kind
 from .reading import forward_of
 from .real_tensors import RealTensors
 from .recording import ModuleCall, Recording
-from .refused import CATCHES, why_not_look_into, why_not_record
 from .regions import Region
 from .saved import SavedTensors
 from .structures import freeze
 from .untouched import Untouched
 from .volatile import GENERATOR
+from .why_not import CATCHES, why_not_look_into, why_not_record
 from .wrapping import MATH
 
 __all__ = ["FeatureTracer"]
@@ -198,8 +198,6 @@ class FeatureTracer(fx.Tracer):
             )
         if not path and self._place.scopes and has_own_call(m):
             return forward(*args, **kwargs)
-        if self._place.scopes and is_caught(sys._getframe(1), self._asks.code, _LOOKS_INTO):
-            raise self.refusal(CATCHES)
         if not path and _compat.is_compiled_in_place(m):
             forward = m._call_impl
         if id(m) in self._inside_leaves:
@@ -225,6 +223,8 @@ class FeatureTracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
+        if self._place.scopes and self._is_caught():
+            raise self.refusal(CATCHES)
         asks = questions_of(forward_of(module))
         reason = why_not_look_into(module, asks)
         self._carry_over.enter(module, path, is_leaf=reason is not None)
@@ -271,6 +271,10 @@ class FeatureTracer(fx.Tracer):
         """Remember what a module that is one node may call; those of torch call none of their children."""
         if not type(leaf).__module__.startswith("torch."):
             self._inside_leaves.update(map(id, islice(leaf.modules(), 1, None)))
+
+    def _is_caught(self) -> bool:
+        """Say whether the forward that runs would go on if what it just does raised."""
+        return is_caught(sys._getframe(2), self._asks.code, _LOOKS_INTO)
 
     def _run(
         self,
@@ -320,7 +324,7 @@ class FeatureTracer(fx.Tracer):
         """Append a node that remembers where it was made."""
         called = self._tree.paths[target] if kind == "call_module" else target
         reason = why_not_record(kind, called, args, kwargs)
-        if kind in _CALLS and is_caught(sys._getframe(1), self._asks.code, _LOOKS_INTO):
+        if kind in _CALLS and self._is_caught():
             reason = CATCHES
         if reason is not None:
             raise self.refusal(reason)
