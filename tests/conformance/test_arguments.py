@@ -146,3 +146,43 @@ def test_C2_of_optional_arguments_those_that_are_not_fixed_are_inputs(extract, g
     model, x = with_forward(first_of, lin=nn.Linear(4, 4)), torch.randn(2, 4)
     extractor = extract(model, ["add"], concrete_args={"y" if given == "x" else "x": None})
     assert identical(extractor(**{given: x})["add"], model(**{given: x}))
+
+
+class TakesOptions(nn.Module):
+    def forward(self, x, mask=None, **options):
+        y = x + 1
+        if mask is not None:
+            y = y * mask
+        for value in options.values():
+            y = y - value
+        return y.relu()
+
+
+X = torch.ones(2, 4)
+EXAMPLES = {
+    "mask": (
+        ((X, X), {}),
+        ["x", "mask", "add", "mul", "relu"],
+        "mask=None, .* mask=a tensor of shape",
+    ),
+    "options": (
+        ((X,), {"a": X}),
+        ["x", "mask", "add", "sub", "relu"],
+        r"\(\*\*options\), .* have a\.",
+    ),
+}
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_E2_V4_names_are_those_of_the_example_or_it_is_refused(backend, names_of, extract, example):
+    (args, kwargs), names, refusal = EXAMPLES[example]
+    model, given = TakesOptions(), {"example_args": args, "example_kwargs": kwargs}
+    if backend == "fx":
+        for ask in (names_of, lambda *a, **k: extract(a[0], "relu", **k)):
+            with pytest.raises(featuretap.UntraceableModelError, match=refusal) as caught:
+                ask(model, **given)
+            assert "Ways out" in str(caught.value)
+        return
+    assert list(names_of(model, **given)) == names
+    with pytest.warns(featuretap.FallbackWarning, match=refusal):
+        assert list(featuretap.get_graph_node_names(model, **given)) == names

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from .alignment import warn_of_two_operations
 from .backends import Options
+from .checks import check_example
 from .errors import NodeNotFoundError, UntraceableModelError
 from .extractor import ExtractorParts, FeatureExtractor
 from .installing import populate
@@ -33,7 +34,7 @@ class FxBackend:
 
     def node_names(self, model: nn.Module, options: Options) -> NodeNames:
         """List the nodes of both modes."""
-        recordings = record_modes(model, options)
+        recordings = _record(model, options)
         names: dict[str, list[str]] = {}
         leaves: dict[str, str] = {}
         failures: dict[str, str] = {}
@@ -51,11 +52,21 @@ class FxBackend:
     ) -> FeatureExtractor:
         """Make an extractor of ``requests``; with example inputs, prove it on them."""
         quiet = options.suppress_diff_warning
-        extractor = assemble(model, record_modes(model, options), requests, quiet=quiet)
+        extractor = assemble(model, _record(model, options), requests, quiet=quiet)
         extractor._options = options.without_example()
         if options.has_example:
             prove(extractor, model, options, lambda: _of_everything(model, options))
         return extractor
+
+
+def _record(model: nn.Module, options: Options) -> dict[str, Recorded]:
+    """Record both modes; refuse an example for which something else is fixed."""
+    recordings = record_modes(model, options)
+    for recording in recordings.values():
+        if options.has_example and isinstance(recording, Recording):
+            example = options.example_args or (), options.example_kwargs or {}
+            check_example(signature_of(model), recording.fixed_arguments, *example)
+    return recordings
 
 
 def assemble(
