@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from .alignment import aligned
 from .ambient import GradientFlags
+from .attempts import record
 from .backends import Options
 from .errors import UntraceableModelError
 from .modules import ModuleTree
@@ -77,7 +78,7 @@ def _record(tree: ModuleTree, untouched: Untouched, options: Options) -> Recorde
     whole = (*reached_operators(tree.paths.values()), *options.autowrap_modules)
     tracer = FeatureTracer(options.leaf_modules, options.autowrap_functions, whole)
     try:
-        return tracer.record(tree, untouched, options.concrete_args)
+        return record(tracer, tree, untouched, options.concrete_args)
     except UntraceableModelError as error:
         return error
 

@@ -2,7 +2,7 @@
 
 :class:`FeatureTracer` extends :class:`torch.fx.Tracer` in five places::
 
-    FeatureTracer.record
+    FeatureTracer.trace_once
       +-- create_args_for_root     placeholders by argument name; constants and defaults fixed
       +-- call_module              scopes, leaf modules, modules that become leaves by themselves
       +-- getattr                  parameters are read through the graph
@@ -30,7 +30,7 @@ from torch import fx, nn
 from . import _compat
 from .around_trace import around_trace
 from .asking import AskedTypes, Questions, questions_of
-from .carry_over import Again, CarryOver
+from .carry_over import CarryOver
 from .catching import is_caught
 from .faithful import Guard
 from .identity import asks_identity
@@ -52,15 +52,10 @@ from .wrapping import MATH
 
 __all__ = ["FeatureTracer"]
 
-# fx patches ``nn.Module`` for the whole process while it traces. Two traces at once would undo
-# each other's patches in the wrong order, so there is one at a time.
-_ONE_TRACE = threading.RLock()
-
 # ``trace`` looks through all that a root module holds, for names of tensors that are known here already.
 # A function has nothing to look through; what it calls is up to ``create_args_for_root``.
 _ROOT = FunctionType((lambda: None).__code__, {})
 
-_ATTEMPTS = 3
 _LITERALS = frozenset({type(None), bool, int, float, str})
 _CALLS = frozenset({"call_function", "call_method", "call_module"})
 
@@ -73,6 +68,10 @@ class FeatureTracer(fx.Tracer):
             ``torch.nn``.
         autowrap_functions: functions that are recorded as one node, however they are reached.
         autowrap_modules: Python modules whose public functions are recorded as one node.
+
+    Attributes:
+        is_careful: whether each call of a module is looked at more closely, which takes longer.
+        recording: of the last trace.
 
     """
 
@@ -88,48 +87,27 @@ class FeatureTracer(fx.Tracer):
         super().__init__(tuple(dict.fromkeys(autowrap_modules)), autowrap_functions=functions)
         self._is_leaf = LeafRule(leaf_modules)
         self._thread = threading.get_ident()
-        self._concrete: dict[str, Any] = {}
-        self._is_careful = False
+        self._concrete: Mapping[str, Any] = {}
+        self.is_careful = False
 
-    def record(
-        self,
-        tree: ModuleTree,
-        untouched: Untouched,
-        concrete_args: Mapping[str, Any] | None = None,
-    ) -> Recording:
+    def trace_once(
+        self, tree: ModuleTree, untouched: Untouched, concrete_args: Mapping[str, Any]
+    ) -> bool:
         """Trace a model and leave it, and the process, as they were when ``untouched`` was made.
+
+        Returns:
+            Whether random numbers were drawn that a graph cannot draw again.
 
         Raises:
             UntraceableModelError: if the forward of the model itself cannot be recorded.
+            Again: if what it leaves behind must be looked at more closely, see ``is_careful``.
 
         """
-        with _ONE_TRACE:
-            # Another thread, or a library that is imported on first use, may draw meanwhile; only a
-            # forward that does it every time is refused.
-            for _ in range(_ATTEMPTS):
-                if not self._trace_twice_if_needed(tree, untouched, dict(concrete_args or {})):
-                    return self.recording
-        reason = "the forward draws from Python's or NumPy's random numbers"
-        raise untraceable(tree.model, reason)
-
-    def _trace_twice_if_needed(
-        self, tree: ModuleTree, untouched: Untouched, concrete_args: dict[str, Any]
-    ) -> bool:
-        try:
-            return self._trace_once(tree, untouched, concrete_args)
-        except Again:
-            self._is_careful = True
-        return self._trace_once(tree, untouched, concrete_args)
-
-    def _trace_once(
-        self, tree: ModuleTree, untouched: Untouched, concrete_args: dict[str, Any]
-    ) -> bool:
-        """Trace, and say whether random numbers were drawn that a graph cannot draw again."""
         self._thread = threading.get_ident()
         self._start(tree, concrete_args)
         guard = self._guard = Guard(untouched, self._saved)
         self._carry_over = CarryOver(
-            untouched, self.recording, self.refusal, is_careful=self._is_careful
+            untouched, self.recording, self.refusal, is_careful=self.is_careful
         )
         watched = around_trace(
             tree, guard, self._place.regions, self._wrapped, self._real, self.refusal
@@ -146,7 +124,7 @@ class FeatureTracer(fx.Tracer):
         del self._guard, self._carry_over, self._real, self._saved
         return guard.foreign_random_state_moved
 
-    def _start(self, tree: ModuleTree, concrete_args: dict[str, Any]) -> None:
+    def _start(self, tree: ModuleTree, concrete_args: Mapping[str, Any]) -> None:
         self._tree = tree
         self._concrete = concrete_args
         self._place = Place()
