@@ -45,6 +45,8 @@ TORCH = {
     "2.13.0": Release("0.28.0", range(10, 15)),
     "2.15.0": Release("0.29.2", range(11, 15)),
 }
+# As many processes as there are cores, each of one thread, for a test is mostly Python.
+PARALLEL = ("-n", "auto", "--maxprocesses=4")
 OLDEST, HOOKS_SINCE, MIDDLE, NEWEST = "2.0.1", "2.4.1", "2.13.0", "2.15.0"
 
 nox.needs_version = ">=2025.2.9"
@@ -92,7 +94,7 @@ def session(**options: Any) -> Callable[[Callable[..., None]], Any]:
 def pytest(session: nox.Session, *arguments: str) -> None:
     """Run pytest, also with what the command line gave."""
     given = [argument for argument in session.posargs if argument != "--clean"]
-    session.run("pytest", *arguments, *given)
+    session.run("pytest", *arguments, *given, env={"OMP_NUM_THREADS": "1"})
 
 
 def wheels(session: nox.Session, *packages: Path) -> list[str]:
@@ -152,7 +154,7 @@ def typecheck(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run all tests on the newest torch, and the benchmarks once, untimed."""
     install(session, NEWEST, "test", "models", "cli", "peers")
-    pytest(session, "tests", "benchmarks")
+    pytest(session, *PARALLEL, "tests", "benchmarks")
 
 
 @session()
@@ -161,7 +163,7 @@ def conformance(session: nox.Session, torch: str) -> None:
     """Run the conformance suite, and compare the golden names, on one torch."""
     install(session, torch, "test", hooks=has_hooks(torch))
     backends = ["--backend=fx", *(["--backend=hooks"] if has_hooks(torch) else [])]
-    pytest(session, "tests/conformance", "tests/models/test_golden_names.py", *backends)
+    pytest(session, *PARALLEL, "tests/conformance", "tests/models/test_golden_names.py", *backends)
 
 
 @session()
@@ -187,7 +189,7 @@ def minimums(session: nox.Session, package: str) -> None:
     if str(answer).partition("+")[0].strip() != torch:
         session.error(f"the lowest torch that installs is {answer}, not {torch}")
     backends = [f"--backend={name}" for name in ("fx", "hooks")[: len(packages)]]
-    pytest(session, "tests/conformance", "tests/core", *backends)
+    pytest(session, *PARALLEL, "tests/conformance", "tests/core", *backends)
 
 
 @session(python=python_for(NEWEST))
@@ -207,7 +209,7 @@ def cuda(session: nox.Session) -> None:
     """Run all tests on a GPU; without one this fails."""
     install(session, NEWEST, "test", "models", "cli", "peers")
     session.run("python", "-c", "import torch; torch.zeros(1).cuda()")
-    pytest(session, "tests", "benchmarks", "--device", "cuda")
+    pytest(session, *PARALLEL, "tests", "benchmarks", "--device", "cuda")
 
 
 @session(python=python_for(NEWEST))
@@ -216,7 +218,7 @@ def downstream(session: nox.Session) -> None:
     install(session, NEWEST, "test")
     session.install("--upgrade", *GROUPS["models"])
     session.run("uv", "pip", "list", external=True)
-    pytest(session, "tests/models")
+    pytest(session, *PARALLEL, "tests/models")
 
 
 @session(python=python_for(NEWEST))

@@ -99,10 +99,17 @@ class _Held:
     def __init__(self, place: _Place, value: Any) -> None:
         self.place = place
         self._value = value
-        self._content = copied(value) if isinstance(value, CONTAINERS) else None
-        self._copy = copied_iterator(value) if isinstance(value, Iterator) else None
+        self._content: Any = None
+        self._copy: Iterator[Any] | None = None
         self._rewinder: Rewinder | None = None
-        if self._content is None and not isinstance(value, (*_STATELESS, Iterator)):
+        # Most places are such: code may set them, and they hold nothing.
+        if value is _MISSING or isinstance(value, _STATELESS):
+            return
+        if isinstance(value, CONTAINERS):
+            self._content = copied(value)
+        elif isinstance(value, Iterator):
+            self._copy = copied_iterator(value)
+        else:
             self._rewinder = rewinder(value)
 
     @property
@@ -253,9 +260,11 @@ def _places(forward: Forward) -> tuple[_Place, ...]:
 
 def _in_a_class(owner: Any, mentions: _Mentions, label: str) -> Iterator[_Place]:
     """Yield what the code may find, or set, in a class or a Python module."""
-    for name in (mentions.attributes & vars(owner).keys()) | mentions.set_attributes:
+    known, write = vars(owner), partial(_write_in_class, owner)
+    for name in (mentions.attributes & known.keys()) | mentions.set_attributes:
         is_set = name in mentions.set_attributes
-        yield _in_class(owner, name, f".{name} of {label}", is_set)
+        read = partial(known.get, name, _MISSING)
+        yield _Place(name, f".{name} of {label}", read, partial(write, name), is_set)
 
 
 def _in_an_object(owner: Any, mentions: _Mentions, label: str) -> Iterator[_Place]:
@@ -303,23 +312,22 @@ def _of_defaults(function: types.FunctionType) -> Iterator[_Place]:
 
 
 def _in_dict(owner: dict[str, Any], name: str, label: str, is_set: bool) -> _Place:
-    def write(value: Any) -> None:
-        if value is _MISSING:
-            owner.pop(name, None)
-        else:
-            owner[name] = value
-
-    return _Place(name, label, partial(owner.get, name, _MISSING), write, is_set)
+    read, write = partial(owner.get, name, _MISSING), partial(_write_in_dict, owner, name)
+    return _Place(name, label, read, write, is_set)
 
 
-def _in_class(owner: Any, name: str, label: str, is_set: bool) -> _Place:
-    def write(value: Any) -> None:
-        if value is _MISSING:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, value)
+def _write_in_dict(owner: dict[str, Any], name: str, value: Any) -> None:
+    if value is _MISSING:
+        owner.pop(name, None)
+    else:
+        owner[name] = value
 
-    return _Place(name, label, partial(vars(owner).get, name, _MISSING), write, is_set)
+
+def _write_in_class(owner: Any, name: str, value: Any) -> None:
+    if value is _MISSING:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, value)
 
 
 def _cell_content(cell: types.CellType) -> Any:

@@ -363,7 +363,9 @@ class FeatureTracer(fx.Tracer):
 
     def iter(self, obj: fx.Proxy) -> Any:
         """Refuse to iterate over what has no known length."""
-        raise self.refusal("a loop, or unpacking with a star, depends on the length of a tensor or size")
+        raise self.refusal(
+            "a loop, or unpacking with a star, depends on the length of a tensor or size"
+        )
 
     def refusal(self, reason: str) -> fx.proxy.TraceError:
         """Make an error, and remember it: an ``except`` of the model may swallow it."""
