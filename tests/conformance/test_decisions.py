@@ -282,7 +282,19 @@ def dtype_in_a_list(self, x):
     return x * (2 if dtype in (torch.float16, torch.bfloat16) else 3)
 
 
-DTYPES = [equal_dtype, dtype_in_a_list]
+def dtype_in_a_list_with_none(self, x):
+    dtype = self.kept.dtype
+    return x * (2 if dtype in (None, torch.float32) else 3)
+
+
+def dtype_beside_none_and_another(self, x):
+    dtype = self.kept.dtype
+    if dtype is None or dtype is torch.float16:
+        x = x + 1
+    return x * 2
+
+
+DTYPES = [equal_dtype, dtype_in_a_list, dtype_in_a_list_with_none, dtype_beside_none_and_another]
 
 
 @pytest.mark.parametrize("function", DTYPES, ids=lambda function: function.__name__)
@@ -328,8 +340,21 @@ def dtype_by_default(self, x, dtype=None):
     return x.to(dtype)
 
 
+def in_its_dtype(x, dtype=None):
+    if dtype is None:
+        dtype = x.dtype
+    return (x.double() * 2).to(dtype)
+
+
+def dtype_of_a_value_by_default(self, x):
+    y = x * 3
+    return in_its_dtype(y) + in_its_dtype(y, torch.float64)
+
+
 @pytest.mark.parametrize(
-    "function", [constants, known_sizes, dtype_by_default], ids=lambda f: f.__name__
+    "function",
+    [constants, known_sizes, dtype_by_default, dtype_of_a_value_by_default],
+    ids=lambda f: f.__name__,
 )
 def test_V2_what_no_call_changes_may_be_looked_at(extract, function):
     model = model_of(function)

@@ -64,7 +64,7 @@ def asks_identity(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         frame = frame.f_back
     item = node.args[1] if node.target is operator.getitem else None
     index = item if isinstance(item, int) else None
-    return frame is not None and _asks(frame.f_code, frame.f_lasti, index)
+    return frame is not None and _asks(frame.f_code, frame.f_lasti, index, _IDENTITY, False)
 
 
 def is_asked_of_next(frame: types.FrameType, *, may_be_none: bool) -> bool:
@@ -72,49 +72,40 @@ def is_asked_of_next(frame: types.FrameType, *, may_be_none: bool) -> bool:
 
     Of a value that is never ``None``, ``is None`` does not count: the answer is the right one.
     """
-    code, offset = frame.f_code, frame.f_lasti
-    return _asks(code, offset, None) and (may_be_none or not _asks_for_none(code, offset))
+    return _asks(frame.f_code, frame.f_lasti, None, _IDENTITY, not may_be_none)
 
 
 def is_compared_next(frame: types.FrameType) -> bool:
     """Say whether the value that ``frame`` gets just now is compared with another than ``None``."""
-    code, offset = frame.f_code, frame.f_lasti
-    return _asks(code, offset, None, _ALL) and not _asks_for_none(code, offset)
-
-
-@by_code
-def _asks_for_none(code: types.CodeType, offset: int) -> bool:
-    """Say whether the value is compared with ``None`` at once."""
-    first, second, *_ = [i for i in _instructions(code) if i.offset > offset] + [None, None]
-    if first is not None and _compares(first):
-        return first.opname.endswith("NONE")
-    return (
-        first is not None
-        and second is not None
-        and first.opname == "LOAD_CONST"
-        and first.argval is None
-        and second.opname == "IS_OP"
-    )
+    return _asks(frame.f_code, frame.f_lasti, None, _ALL, True)
 
 
 @by_code
 def _asks(
-    code: types.CodeType, offset: int, item: int | None, by: frozenset[str] = _IDENTITY
+    code: types.CodeType, offset: int, item: int | None, by: frozenset[str], but_none: bool
 ) -> bool:
     instructions = _instructions(code)
     here = next(n for n, found in enumerate(instructions) if found.offset >= offset)
     following = instructions[here + 1 :]
     if instructions[here].opname == "UNPACK_SEQUENCE":
         names = list(_stored(following[: instructions[here].argval]))
-        return item is not None and item < len(names) and names[item] in _tested(code, by)
-    for found in following[: _REACH if by is _IDENTITY else _REACH_OF_ALL]:
+        return item is not None and item < len(names) and names[item] in _tested(code, by, but_none)
+    for n, found in enumerate(following[: _REACH if by is _IDENTITY else _REACH_OF_ALL]):
         if _compares(found, by):
-            return True
+            return not (but_none and _is_with_none(found, following[:n]))
         if found.opname.startswith("STORE_FAST"):
-            return next(_stored([found])) in _tested(code, by)
+            return next(_stored([found])) in _tested(code, by, but_none)
         if not found.opname.startswith(_OTHER_SIDE):
             return False
     return False
+
+
+def _is_with_none(comparison: dis.Instruction, before: list[dis.Instruction]) -> bool:
+    """Say whether ``None`` itself is a side of a comparison, given what runs before it."""
+    if comparison.opname == "CONTAINS_OP":
+        return False
+    is_none = (i.opname == "LOAD_CONST" and i.argval is None for i in _last_two(before))
+    return comparison.opname.endswith("NONE") or any(is_none)
 
 
 def _instructions(code: types.CodeType) -> list[dis.Instruction]:
@@ -129,26 +120,24 @@ def _compares(instruction: dis.Instruction, by: frozenset[str] = _IDENTITY) -> b
 
 
 @by_code
-def _tested(code: types.CodeType, by: frozenset[str]) -> frozenset[str]:
+def _tested(code: types.CodeType, by: frozenset[str], but_none: bool) -> frozenset[str]:
     """Return the variables that are compared ``by`` one of these instructions."""
     instructions = _instructions(code)
-    return frozenset(
-        name
-        for n, found in enumerate(instructions)
-        if _compares(found, by)
-        for before in _sides(instructions[max(n - _REACH_OF_ALL, 0) : n], by)
-        if before.opname.startswith("LOAD_FAST")
-        for name in _names(before)
-    )
+    names: set[str] = set()
+    for n, comparison in enumerate(instructions):
+        before = instructions[max(n - _REACH_OF_ALL, 0) : n]
+        if _compares(comparison, by) and not (but_none and _is_with_none(comparison, before)):
+            sides = _sides(before, by)
+            loads = (side for side in sides if side.opname.startswith("LOAD_FAST"))
+            names.update(name for load in loads for name in _names(load))
+    return frozenset(names)
 
 
 def _sides(before: list[dis.Instruction], by: frozenset[str]) -> Iterable[dis.Instruction]:
     """Return what may load the sides of a comparison, given what runs before it."""
     if by is _IDENTITY:
         return [found for found in _last_two(before) if not found.opname.startswith("LOAD_ATTR")]
-    loads = list(itertools.takewhile(lambda i: i.opname.startswith(_OTHER_SIDE), reversed(before)))
-    with_none = any(i.opname == "LOAD_CONST" and i.argval is None for i in loads)
-    return () if with_none else loads
+    return itertools.takewhile(lambda i: i.opname.startswith(_OTHER_SIDE), reversed(before))
 
 
 def _last_two(before: list[dis.Instruction]) -> Iterator[dis.Instruction]:
