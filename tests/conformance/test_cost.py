@@ -103,8 +103,10 @@ def test_C3_the_second_trace_is_skipped_where_no_flag_is_read(names_of, monkeypa
     from featuretap.tracing import FeatureTracer
 
     traced = []
-    record = FeatureTracer.record
-    monkeypatch.setattr(FeatureTracer, "record", lambda *args: (traced.append(1), record(*args))[1])
+    trace = FeatureTracer.trace_once
+    monkeypatch.setattr(
+        FeatureTracer, "trace_once", lambda *args: (traced.append(1), trace(*args))[1]
+    )
     names_of(NestedScopes())
     assert len(traced) == 1
     names_of(ZOO["TrainEvalBranch"](), suppress_diff_warning=True)

@@ -223,7 +223,8 @@ class Dependents:
         """Append what ``value``, used in ``scope``, holds of tensors and tracked values that depend."""
         # A tracked value says that it is of the class that it stands for, so its type is asked first.
         if issubclass(type(value), Tracked):
-            found.append(value)
+            if value._origin.recorder.is_live:
+                found.append(value)
         elif isinstance(value, torch.Tensor):
             if self.is_marked(value, scope):
                 found.append(value)

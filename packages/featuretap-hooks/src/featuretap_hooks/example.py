@@ -16,10 +16,11 @@ from featuretap import UntraceableModelError
 from featuretap.alignment import aligned
 from featuretap.ambient import Ambient, GradientFlags, Gradients
 from featuretap.backends import Options
+from featuretap.content import content_of_given
 from featuretap.errors import FAILS_ON_EXAMPLE
 from featuretap.facts import written_arguments
 from featuretap.faithful import RandomState, foreign_random_state
-from featuretap.held import rewinders_in, tensors_in
+from featuretap.held import tensors_in
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.outside import tensors_outside
 from featuretap.placeholders import positions_of, with_fixed
@@ -143,8 +144,8 @@ def watch_example(
         stack.callback(saved.restore)
         stack.callback(Untouched(model).restore)
         stack.callback(Ambient().restore)
-        for found in rewinders_in((args, kwargs)):
-            stack.callback(found.rewind)
+        # Of these, an object without tensors is not copied.
+        stack.callback(content_of_given((args, kwargs)).restore)
         stack.enter_context(_SaveWritten(tree, saved))
         run_watched(
             Findings(tree, options),

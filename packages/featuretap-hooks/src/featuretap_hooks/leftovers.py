@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from featuretap.containers import copied, items_of, kind_of
-from featuretap.held import attributes, is_opened
+from featuretap.containers import CONTAINERS, copied, items_of, kind_of
+from featuretap.held import attributes, is_opened, slots_of
 
 from .tracked import Tracked, plain
 
@@ -18,12 +18,15 @@ __all__ = ["make_plain"]
 _DEPTH = 6
 
 
-def make_plain(modules: Iterable[nn.Module]) -> None:
-    """Put plain values in the place of tracked ones, in all that ``modules`` keep.
+def make_plain(modules: Iterable[nn.Module], arguments: Iterable[Any]) -> None:
+    """Put plain values in the place of tracked ones, in all that ``modules`` and ``arguments`` keep.
 
-    Containers and objects stay the same; only tuples and frozen sets are made anew.
+    Containers and objects stay the same; only tuples and frozen sets are made anew. What is put away
+    elsewhere, as in a global, is not looked for, and is inert.
     """
     seen: set[int] = set()
+    for argument in arguments:
+        _bare(argument, _DEPTH, seen)
     for module in modules:
         for name, value in attributes(module):
             bare = _bare(value, _DEPTH, seen)
@@ -57,6 +60,11 @@ def _bare(value: Any, depth: int, seen: set[int]) -> Any:
             set.add(value, plain(item))
     if getattr(value, "__dict__", None):
         _change_dict(vars(value), depth - 1, seen)
+    if not isinstance(value, CONTAINERS):
+        for name, item in slots_of(value).items():
+            bare = _bare(item, depth - 1, seen)
+            if bare is not item:
+                object.__setattr__(value, name, bare)
     return value
 
 

@@ -29,6 +29,9 @@ __all__ = ["Origin", "Tracked", "plain", "track"]
 class Recorder(Protocol):
     """What a tracked value tells."""
 
+    is_live: bool
+    """Whether its forward runs."""
+
     @property
     def listening(self) -> bool:
         """Whether operations are recorded now, in this thread."""
@@ -109,9 +112,11 @@ def _used(tracked: Tracked) -> Any:
 
 def _tell(tracked: Tracked, operation: str, value: Any, *others: Any) -> Any:
     recorder = tracked._origin.recorder
-    if not recorder.listening:
-        return value
-    return recorder.derive(operation, value, tracked, *others)
+    if recorder.listening:
+        return recorder.derive(operation, value, tracked, *others)
+    # One that an earlier forward put away; the other side may be of this one.
+    fresh = [o for o in others if issubclass(type(o), Tracked) and o._origin.recorder.listening]
+    return fresh[0]._origin.recorder.derive(operation, value, *fresh) if fresh else value
 
 
 class _Number(Tracked):

@@ -96,7 +96,7 @@ def _run_watched(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> None:
-    model = found.tree.model
+    model, given = found.tree.model, (*args, *kwargs.values())
     recorder = Recorder(found.tree, sink, confined=part.scopes is not None, notes=calls)
     scopes = Scopes(recorder, part.scopes, calls)
     try:
@@ -120,7 +120,7 @@ def _run_watched(
         scopes.finish()
         sink.when_complete = None  # it knows the recorder, which knows the sink
         if recorder.has_tracked:
-            make_plain(found.storing)
+            make_plain(found.storing, given)
 
 
 class _FirstReturned:

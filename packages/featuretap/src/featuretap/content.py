@@ -34,7 +34,7 @@ from .put_back import restore_attributes, restore_hooks, without_own, without_ow
 from .reading import Forward, forward_of
 from .state import is_moved_by, may_read, moved_attribute, moved_content, moved_in_object
 
-__all__ = ["ModuleContent", "content_of"]
+__all__ = ["ModuleContent", "content_of", "content_of_given"]
 
 
 class ModuleContent:
@@ -332,6 +332,13 @@ def content_of(module: nn.Module) -> ModuleContent:
     """Return what ``module`` holds now."""
     is_script = isinstance(module, torch.jit.ScriptModule)
     return _ScriptContent(module) if is_script else ModuleContent(module)
+
+
+def content_of_given(arguments: Any) -> ModuleContent:
+    """Return what the arguments of a call hold now, tensors aside: caches, counters, generators."""
+    holder = nn.Module()
+    vars(holder)["given"] = arguments
+    return ModuleContent(holder)
 
 
 _STANDARD = frozenset(vars(nn.Module()))

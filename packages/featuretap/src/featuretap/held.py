@@ -35,7 +35,6 @@ __all__ = [
     "iterator_state",
     "kept_tensors",
     "rewinder",
-    "rewinders_in",
     "slots_of",
     "tensors_in",
 ]
@@ -173,15 +172,6 @@ def rewinder(value: Any) -> Rewinder | None:
     if not isinstance(value, (nn.Module, type)) and (slots := _slots_of(value)):
         return _slotted(value, slots)
     return None
-
-
-def rewinders_in(value: Any) -> Iterator[Rewinder]:
-    """Yield how to put back what moves in ``value``, tuples, lists and dicts included."""
-    if isinstance(value, (tuple, list, dict)):
-        for item in list(value.values() if isinstance(value, dict) else value):
-            yield from rewinders_in(item)
-    elif (found := rewinder(value)) is not None:
-        yield found
 
 
 def copied_iterator(value: Iterator[Any]) -> Iterator[Any] | None:

@@ -39,11 +39,11 @@ class SavedTensor:
     @property
     def is_written(self) -> bool:
         """Whether its content or size is another one now."""
-        try:
-            return not identical(self.tensor, self._content)
-        except RuntimeError:
-            # Inside of vmap there is no content that could be looked at.
+        if _compat.functorch_level() is not None:
+            # Inside of vmap there is no content that could be looked at, and after grad refused to write
+            # a tensor that it captured, torch may crash when that is read.
             return _version(self.tensor) != self._version
+        return not identical(self.tensor, self._content)
 
     @property
     def has_other_memory(self) -> bool:

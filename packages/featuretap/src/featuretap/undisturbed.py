@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from .ambient import Ambient
+from .content import content_of_given
 from .faithful import RandomState, foreign_random_state
-from .held import rewinders_in, tensors_in
+from .held import tensors_in
 from .modules import ModuleTree
 from .saved import SavedTensors, refuse_unmade
 from .untouched import Untouched
@@ -27,7 +28,7 @@ def undisturbed(*modules: nn.Module, given: Any = ()) -> Iterator[None]:
 
     Args:
         modules: the model, and others that run.
-        given: arguments, in which arrays and random generators are put back.
+        given: arguments; what they hold besides tensors is put back.
 
     Raises:
         ValueError: if a lazy module has not made its parameters yet.
@@ -48,8 +49,7 @@ def undisturbed(*modules: nn.Module, given: Any = ()) -> Iterator[None]:
         stack.callback(saved.restore)
         for content in untouched:
             stack.callback(content.restore)
-        for moved in rewinders_in(given):
-            stack.callback(moved.rewind)
+        stack.callback(content_of_given(given).restore)
         yield
 
 
