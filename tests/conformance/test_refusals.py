@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -168,6 +169,11 @@ def checkpoint_bound_before(self, x):
     return checkpointed(self.lin, False, self.lin(x)) + 1
 
 
+def calculates_in_a_thread(self, x):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(self.lin, x).result() + 1
+
+
 def asks_torchscript_for_the_kind(self, x):
     y = self.lin(x)
     return y + 1 if torch.jit.isinstance(x, torch.Tensor) else y
@@ -188,6 +194,7 @@ REFUSED = [
     (custom_backward, "backward of the autograd.Function Doubling would be lost"),
     (custom_backward_bound_before, "backward of the autograd.Function Doubling would be lost"),
     (checkpoint_bound_before, "backward of the autograd.Function CheckpointFunction would be lost"),
+    (calculates_in_a_thread, "calculates in another thread"),
     (asks_torchscript_for_the_kind, r"asks torch.jit.isinstance\(\)"),
     (reads_a_buffer, "looks at the value of a buffer"),
     (reads_a_draw, "looks at the value of a buffer, a parameter or a random number"),

@@ -110,12 +110,14 @@ def _containers_in(value: Any) -> Iterator[Any]:
 
 def _mark(tensor: torch.Tensor) -> object:
     """Return what tells whether a tensor was written, also through ``.data``, or exchanged."""
-    about = (tensor.dtype, tensor.shape, tensor.requires_grad, storage_id(tensor))
+    # Of a nested one, each tensor has a shape of its own.
+    shape = None if tensor.is_nested else tensor.shape
+    about = (tensor.dtype, shape, tensor.requires_grad, storage_id(tensor))
     try:
         integers = tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()])
         return about, int(integers.sum(dtype=torch.int64))
-    except (RuntimeError, NotImplementedError, KeyError):
-        # No content that could be read: meta tensors, sharded and quantized ones.
+    except (RuntimeError, NotImplementedError, KeyError, TypeError):
+        # No content that could be read: meta tensors, sharded, quantized and masked ones.
         return about, 0 if tensor.is_inference() else tensor._version
 
 

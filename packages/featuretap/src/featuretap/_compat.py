@@ -15,9 +15,9 @@ import torch
 from torch import fx, nn
 
 __all__ = [
+    "ASKS_FOR_USERS",
     "PARAMETER_MARKS",
     "SWAPS_TENSORS",
-    "TREES",
     "TorchDispatchMode",
     "aten_schemas",
     "autocast_arguments",
@@ -56,9 +56,9 @@ TorchDispatchMode: type = torch.utils._python_dispatch.TorchDispatchMode
 # ``isinstance``. Checked on torch 2.0.1 and 2.15.0.
 PARAMETER_MARKS = frozenset({"_is_param", "_is_buffer"})
 
-# The module that maps functions over containers, on behalf of whoever calls it.
-# Checked on torch 2.0.1 and 2.15.0.
-TREES = torch.utils._pytree.__name__
+# Modules of torch that ask for the type of what the user gave: of the items of containers, and of what
+# ``scan`` and its like loop over. Checked on torch 2.0.1, which has no ``scan``, and 2.15.0.
+ASKS_FOR_USERS = (torch.utils._pytree.__name__, "torch._higher_order_ops.")
 
 
 # A context manager that switches torch-function modes off in this thread.

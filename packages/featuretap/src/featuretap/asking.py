@@ -11,23 +11,36 @@ import dis
 import functools
 import types
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from . import _compat
 from .catching import catches, enters
+from .held import attributes, items_of
 from .identity import may_ask_identity
-from .reading import Forward, by_code, functions_of, instructions_of, is_ours, names_in
+from .reading import Forward, by_code, functions_of, instructions_of, is_ours, is_users, names_in
 
-__all__ = ["LIMITS", "RESIZES", "AskedTypes", "mentions_legacy_types", "questions_of", "who_asks"]
+__all__ = [
+    "LIMITS",
+    "RESIZES",
+    "AskedTypes",
+    "asked_in_held",
+    "mentions_legacy_types",
+    "questions_of",
+    "who_asks",
+]
 
 # ``torch.FloatTensor`` and its like; C code that takes whatever is a Tensor for one in memory.
 _LEGACY = type(torch.FloatTensor)
 _PASSES_ON = frozenset({"is_tensor", "__instancecheck__"})
 _PATTERNS_OF_ITEMS = frozenset({"MATCH_SEQUENCE", "MATCH_MAPPING"})
 LIMITS = frozenset({"finfo", "iinfo"})
+_TABLES = (dict, list, tuple)
+_SMALL = 100
+# A namespace, and a name in it.
+_Place: TypeAlias = tuple[dict[str, Any], str]
 # Ways to give a tensor other memory, which torch shows to nobody.
 RESIZES = frozenset("resize_ resize_as_ set_".split())
 
@@ -46,7 +59,9 @@ def who_asks(frame: types.FrameType) -> types.FrameType | None:
     # Torch's own code asks often, and gets away soon.
     while frame.f_code.co_name in _PASSES_ON and frame.f_back is not None:
         frame, is_passed_on = frame.f_back, True
-    if is_ours(frame.f_globals) and frame.f_globals["__name__"] != _compat.TREES:
+    if is_ours(frame.f_globals) and not frame.f_globals["__name__"].startswith(
+        _compat.ASKS_FOR_USERS
+    ):
         return None
     return frame if is_passed_on or _asks(frame) else None
 
@@ -88,13 +103,13 @@ class AskedTypes:
 
     def __init__(self, kind_of: Callable[[fx.Proxy], type]) -> None:
         self._kind_of = kind_of
-        self._patched: list[tuple[dict[str, Any], str]] = []
+        self._patched: list[_Place] = []
 
     @functools.cached_property
     def _shown(self) -> dict[str, Any]:
         return {"type": _Type(self._kind_of), "callable": _callable_for(self._kind_of)}
 
-    def show_in(self, places: Iterable[tuple[dict[str, Any], str]]) -> None:
+    def show_in(self, places: Iterable[_Place]) -> None:
         """Let the code that looks in these places find them."""
         for namespace, name in places:
             if name not in namespace:
@@ -130,7 +145,7 @@ class Questions(NamedTuple):
     catches: bool = False
     enters: bool = False
     limits: bool = False
-    types: tuple[tuple[dict[str, Any], str], ...] = ()
+    types: tuple[_Place, ...] = ()
 
 
 @functools.lru_cache(maxsize=4096)
@@ -150,14 +165,70 @@ def questions_of(forward: Forward) -> Questions:
     )
 
 
-def _asked_in(forward: Forward) -> tuple[tuple[dict[str, Any], str], ...]:
-    found: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
+def asked_in_held(module: nn.Module, forward: Forward) -> Iterator[_Place]:
+    """Yield where code looks ``type`` and ``callable`` up that ``forward`` may find on its module."""
+    if is_users(forward.kind):
+        named = names_in(forward)
+        for name, value in attributes(module):
+            if name in named:
+                yield from _asked_by(value, named)
+
+
+def _asked_in(forward: Forward) -> tuple[_Place, ...]:
+    found: dict[tuple[int, str], _Place] = {}
+    named = names_in(forward)
     for function in functions_of(forward):
-        if not is_ours(function.__globals__):
-            names = frozenset(_names(function.__code__))
-            for name in names.intersection({"type", "callable"}):
-                found[id(function.__globals__), name] = function.__globals__, name
+        if is_ours(function.__globals__):
+            continue
+        names = frozenset(_names(function.__code__))
+        for name in names.intersection({"type", "callable"}):
+            found[id(function.__globals__), name] = function.__globals__, name
+        for table in map(function.__globals__.get, names):
+            if type(table) in _TABLES:
+                places = _asked_by(table, named)
+                found |= {(id(space), name): (space, name) for space, name in places}
     return tuple(found.values())
+
+
+def _asked_by(value: Any, named: frozenset[str]) -> Iterator[_Place]:
+    """Yield the same of what a function, a table, or an object of the user's may run.
+
+    Args:
+        value: any object.
+        named: what the forward mentions, the methods that it may call among it.
+
+    """
+    if isinstance(value, functools.partial):
+        value = value.func
+    value = getattr(value, "__func__", value)
+    if type(value) in _TABLES:
+        items = items_of(value)
+        for item in items if len(items) <= _SMALL else ():
+            if type(item) not in _TABLES:
+                yield from _asked_by(item, named)
+    elif isinstance(value, types.FunctionType):
+        yield from _asked_in_cached(Forward(object, value))
+    elif is_users(type(value)) and not isinstance(value, nn.Module):
+        kind: Any = type(value)
+        for function in _methods(kind, named):
+            yield from _asked_in_cached(Forward(kind, function))
+
+
+@functools.lru_cache(maxsize=4096)
+def _asked_in_cached(forward: Forward) -> tuple[_Place, ...]:
+    return _asked_in(forward)
+
+
+@functools.lru_cache(maxsize=1024)
+def _methods(kind: Any, named: frozenset[str]) -> tuple[types.FunctionType, ...]:
+    spaces = [vars(base) for base in kind.__mro__ if is_users(base)]
+    values = (
+        getattr(value, "__func__", value)
+        for space in spaces
+        for name, value in space.items()
+        if name in named or name.startswith("__")
+    )
+    return tuple(value for value in values if isinstance(value, types.FunctionType))
 
 
 def _names(code: types.CodeType) -> Iterator[str]:

@@ -79,6 +79,8 @@ def largest_difference(a: Any, b: Any) -> float | None:
 def describe(value: Any) -> str:
     """Say what kind of value this is: ``float32 2x4``, ``tuple of 3``, ``int``."""
     if isinstance(value, torch.Tensor):
+        if value.is_nested:
+            return f"{str(value.dtype).removeprefix('torch.')} nested of {value.size(0)}"
         shape = "x".join(map(str, value.shape)) or "scalar"
         return f"{str(value.dtype).removeprefix('torch.')} {shape}"
     parts = _parts(value)
@@ -90,6 +92,8 @@ def _same_content(a: torch.Tensor, b: torch.Tensor) -> bool:
         return False
     if a.is_meta:
         return True
+    if a.is_nested:
+        return identical(a.unbind(), b.unbind())
     if a.is_quantized:
         return torch.equal(a.int_repr(), b.int_repr())
     if a.layout is not torch.strided:
@@ -120,6 +124,6 @@ def _parts(value: Any) -> list[tuple[Any, Any]] | None:
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
-        yield value
+        yield from value.unbind() if value.is_nested else (value,)
     for _, part in _parts(value) or ():
         yield from _tensors(part)

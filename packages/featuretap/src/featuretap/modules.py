@@ -165,6 +165,10 @@ def signature_of(model: nn.Module) -> inspect.Signature:
         called = inspect.signature(functools.partial(type(model).__call__, model))
         if {parameter.kind for parameter in called.parameters.values()} != _PASSED_ON:
             return called
+    own: Any = inspect.getattr_static(model, "forward", None)
+    if isinstance(own, functools.singledispatchmethod):
+        # Of the method that this makes, Python says that it takes ``self``.
+        return inspect.signature(functools.partial(own.func, model))
     try:
         return inspect.signature(model.forward)
     except ValueError:

@@ -177,12 +177,14 @@ class _Reader:
     Attributes:
         seen: the code that was read -> its function, ``None`` for code inside of a function.
         kinds: the class whose method the function is, and those that the code names.
+        modules: the Python modules that it names, or imports.
 
     """
 
     def __init__(self, kind: type) -> None:
         self.seen: dict[types.CodeType, types.FunctionType | None] = {}
         self.kinds = [kind]
+        self.modules: list[types.ModuleType] = []
 
     def function(self, function: Any) -> Iterator[dis.Instruction]:
         """Yield the instructions of ``function``, those of what it calls where they are called."""
@@ -203,7 +205,13 @@ class _Reader:
                 continue
             elif instruction.opname in ("LOAD_GLOBAL", "LOAD_DEREF"):
                 yield from self._variable(names.get(value))
-            elif "ATTR" in instruction.opname or "METHOD" in instruction.opname:
+            elif instruction.opname == "IMPORT_NAME":
+                yield from self._variable(sys.modules.get(value))
+            elif (
+                instruction.opname == "IMPORT_FROM"
+                or "ATTR" in instruction.opname
+                or "METHOD" in instruction.opname
+            ):
                 yield from self._attribute(value)
 
     def _variable(self, value: Any) -> Iterator[dis.Instruction]:
@@ -214,6 +222,10 @@ class _Reader:
         if isinstance(value, types.FunctionType):
             if not str(value.__module__).startswith("torch."):
                 yield from self.function(value)
+            return
+        if isinstance(value, types.ModuleType):
+            if value not in self.modules and is_users_module(value.__name__):
+                self.modules.append(value)
             return
         kind = value if isinstance(value, type) else type(value)
         if kind not in self.kinds and is_users(kind):
@@ -232,6 +244,8 @@ class _Reader:
                     yield from self.function(found.__wrapped__)
                 else:
                     yield from self.function(found)
+        for module in list(self.modules):
+            yield from self._variable(vars(module).get(name))
 
 
 class Step(NamedTuple):

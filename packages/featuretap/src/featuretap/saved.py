@@ -22,8 +22,8 @@ class SavedTensor:
     """
 
     __slots__ = (
-        *("_content", "_gradient", "_is_leaf", "_memory", "_needs_gradient", "_version"),
-        "tensor",
+        *("_content", "_gradient", "_is_leaf", "_layout", "_memory", "_needs_gradient", "_place"),
+        *("_version", "tensor"),
     )
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -31,6 +31,8 @@ class SavedTensor:
         # Another tensor in the same memory: it keeps size and strides when the first gets others.
         self._memory = tensor.detach()
         self._content = self._memory.clone()
+        # Of the tensor itself: inside of a transform of torch.func the other one is in a wrapper.
+        self._layout, self._place = _layout(tensor), _memory_of(tensor)
         self._version = _version(tensor)
         self._is_leaf, self._needs_gradient = tensor.is_leaf, tensor.requires_grad
         gradient = tensor.grad if self._is_leaf else None
@@ -39,16 +41,16 @@ class SavedTensor:
     @property
     def is_written(self) -> bool:
         """Whether its content or size is another one now."""
-        if _compat.functorch_level() is not None:
-            # Inside of vmap there is no content that could be looked at, and after grad refused to write
-            # a tensor that it captured, torch may crash when that is read.
+        try:
+            return not identical(self.tensor, self._content)
+        except RuntimeError:
+            # Inside of vmap there is no content that could be looked at.
             return _version(self.tensor) != self._version
-        return not identical(self.tensor, self._content)
 
     @property
     def has_other_memory(self) -> bool:
         """Whether it was resized, or is in another place."""
-        return _memory_of(self.tensor) != _memory_of(self._memory)
+        return _memory_of(self.tensor) != self._place
 
     def restore(self) -> None:
         """Put it back; for autograd nothing has happened."""
@@ -59,7 +61,7 @@ class SavedTensor:
             # A buffer that a result was written to would keep the graph of the forward alive.
             if self._is_leaf and not tensor.is_leaf and not tensor._is_view():
                 tensor.detach_()
-            if _layout(tensor) != _layout(self._memory):
+            if _layout(tensor) != self._layout:
                 tensor.data = self._memory
             if self.is_written:
                 tensor.copy_(self._content)

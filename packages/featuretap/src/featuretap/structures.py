@@ -147,8 +147,11 @@ def build(kind: type, keys: tuple[Any, ...], values: list[Any]) -> Any:
 def copy_value(value: Any) -> Any:
     """Copy each tensor in ``value``; containers are rebuilt, all else is kept.
 
-    Differentiable, and bit for bit.
+    Differentiable, and bit for bit. Where ``torch.fx`` traces an extractor it is one node.
     """
+    tracer = _tracer_of(value)
+    if tracer is not None:
+        return tracer.create_proxy("call_function", copy_value, (value,), {})
     return map_tensors(value, torch.Tensor.clone)
 
 
@@ -158,7 +161,19 @@ def copy_from_region(value: Any) -> Any:
     Autograd does not let one look at a view that was made then, nor at a view of it, once its base
     is written.
     """
+    tracer = _tracer_of(value)
+    if tracer is not None:
+        return tracer.create_proxy("call_function", copy_from_region, (value,), {})
     return map_tensors(value, clone_or_detach)
+
+
+def _tracer_of(value: Any) -> Any:
+    if isinstance(value, fx.Proxy):
+        return value.tracer
+    if isinstance(value, dict):
+        value = list(value.values())
+    found = map(_tracer_of, value) if isinstance(value, (tuple, list)) else ()
+    return next(filter(None, found), None)
 
 
 def clone_or_detach(tensor: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ from torch import fx, nn
 
 from . import _compat
 from .around_trace import around_trace
-from .asking import AskedTypes, Questions, questions_of
+from .asking import AskedTypes, Questions, asked_in_held, questions_of
 from .carry_over import CarryOver
 from .catching import is_caught
 from .faithful import Guard
@@ -203,7 +203,8 @@ class FeatureTracer(fx.Tracer):
     ) -> Any:
         if self._place.scopes and self._is_caught():
             raise self.refusal(CATCHES)
-        asks = questions_of(forward_of(module))
+        code = forward_of(module)
+        asks = questions_of(code)
         reason = why_not_look_into(module, asks)
         self._carry_over.enter(module, path, is_leaf=reason is not None)
         if reason is None:
@@ -212,7 +213,7 @@ class FeatureTracer(fx.Tracer):
             self.recording.events.append(call)
             self._place.scopes.append(path)
             outer, self._asks = self._asks, asks
-            self._asked_types.show_in(asks.types)
+            self._asked_types.show_in((*asks.types, *asked_in_held(module, code)))
             if asks.resizes:
                 self._real.watch_memory()
             try:
@@ -300,6 +301,8 @@ class FeatureTracer(fx.Tracer):
         type_expr: Any = None,
     ) -> fx.Node:
         """Append a node that remembers where it was made."""
+        if threading.get_ident() != self._thread:
+            raise self.refusal("the forward calculates in another thread")
         called = self._tree.paths[target] if kind == "call_module" else target
         reason = why_not_record(kind, called, args, kwargs)
         if kind in _CALLS and self._is_caught():
