@@ -186,6 +186,28 @@ def test_N1_layers_inside_control_flow_of_torch_are_not_watched(names_of, extrac
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+class AttendsFlexibly(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin, self.head = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x):
+        from torch.nn.attention.flex_attention import flex_attention
+
+        y = self.lin(x)[:, None]
+        return self.head(flex_attention(y, y, y)[:, 0])
+
+
+@pytest.mark.only("hooks", why="torch.fx does not record flex_attention")
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_N1_flex_attention_which_compiles_itself_is_one_node(names_of, extract, on_the_cpu):
+    model, x = AttendsFlexibly().eval().requires_grad_(False), torch.randn(2, 128, 16)
+    pytest.importorskip("torch.nn.attention.flex_attention", reason="since torch 2.5")
+    names = names_of(model, example_args=(x,))
+    assert names == ["x", "lin", "getitem", "flex_attention", "getitem_1", "head"]
+    assert identical(extract(model, ["getitem", "head"])(x)["head"], model(x))
+
+
 class ReturnsADict(nn.Module):
     def __init__(self):
         super().__init__()

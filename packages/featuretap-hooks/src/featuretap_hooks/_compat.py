@@ -81,12 +81,13 @@ def calling_modules(frame: types.FrameType | None) -> Iterator[nn.Module]:
 def control_flow() -> dict[str, Callable[..., Any]]:
     """Return ``torch.cond`` and its like, which run dynamo on functions of the forward.
 
-    Checked on torch 2.4.1 and 2.15.0.
+    Checked on torch 2.4.1, which has no ``flex_attention``, and 2.15.0.
     """
-    spaces = (torch, torch._higher_order_ops)
-    names = "cond while_loop scan associative_scan map".split()
-    found = {name: vars(space).get(name) for space in spaces for name in names}
-    return {name: value for name, value in found.items() if isinstance(value, types.FunctionType)}
+    modules = "torch torch._higher_order_ops torch._higher_order_ops.map torch.nn.attention.flex_attention"
+    spaces = [sys.modules[module] for module in modules.split() if module in sys.modules]
+    names = "cond while_loop scan associative_scan map flex_attention create_block_mask".split()
+    found = [(name, vars(space).get(name)) for space in spaces for name in names]
+    return {name: value for name, value in found if isinstance(value, types.FunctionType)}
 
 
 # What ``torch.jit.trace`` records this thread with; ``None`` where it does not. Asked in each forward, and

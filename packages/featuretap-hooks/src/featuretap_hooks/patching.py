@@ -169,7 +169,8 @@ def places(tree: ModuleTree, options: Options, mentioned: Collection[str]) -> li
     whole |= set(map(id, control.values()))
     everywhere = {id(function) for function in options.autowrap_functions}
     if control:
-        modules += [torch, torch._higher_order_ops]
+        homes = dict.fromkeys(function.__module__ for function in control.values())
+        modules += [torch, torch._higher_order_ops, *map(sys.modules.__getitem__, homes)]
     globals_ = {id(vars(module)): vars(module) for module in modules}
     for module in tree.paths.values():
         namespace = getattr(module.forward, "__globals__", None)
