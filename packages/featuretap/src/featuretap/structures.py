@@ -168,12 +168,17 @@ def copy_from_region(value: Any) -> Any:
 
 
 def _tracer_of(value: Any) -> Any:
+    # Spelled out, for dynamo reads it, too, and before torch 2.6 it does not know ``filter``.
     if isinstance(value, fx.Proxy):
         return value.tracer
     if isinstance(value, dict):
-        value = list(value.values())
-    found = map(_tracer_of, value) if isinstance(value, (tuple, list)) else ()
-    return next(filter(None, found), None)
+        value = tuple(value.values())
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            tracer = _tracer_of(item)
+            if tracer is not None:
+                return tracer
+    return None
 
 
 def clone_or_detach(tensor: torch.Tensor) -> torch.Tensor:
