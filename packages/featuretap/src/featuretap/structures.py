@@ -168,7 +168,7 @@ def copy_from_region(value: Any) -> Any:
 
 
 def _tracer_of(value: Any) -> Any:
-    # Spelled out, for dynamo reads it, too, and before torch 2.6 it does not know ``filter``.
+    # Spelled out, for dynamo reads it, too, and that of torch 2.4 does not know ``filter``.
     if isinstance(value, fx.Proxy):
         return value.tracer
     if isinstance(value, dict):
