@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from . import _compat
 from .catching import catches, enters
-from .held import attributes, items_of
+from .held import items_of
 from .identity import may_ask_identity
 from .reading import Forward, by_code, functions_of, instructions_of, is_ours, is_users, names_in
 
@@ -37,6 +37,7 @@ _LEGACY = type(torch.FloatTensor)
 _PASSES_ON = frozenset({"is_tensor", "__instancecheck__"})
 _PATTERNS_OF_ITEMS = frozenset({"MATCH_SEQUENCE", "MATCH_MAPPING"})
 LIMITS = frozenset({"finfo", "iinfo"})
+_ASK_NOTHING = frozenset({type(None), bool, int, float, str})
 _TABLES = (dict, list, tuple)
 _SMALL = 100
 # A namespace, and a name in it.
@@ -167,11 +168,15 @@ def questions_of(forward: Forward) -> Questions:
 
 def asked_in_held(module: nn.Module, forward: Forward) -> Iterator[_Place]:
     """Yield where code looks ``type`` and ``callable`` up that ``forward`` may find on its module."""
-    if is_users(forward.kind):
-        named = names_in(forward)
-        for name, value in attributes(module):
-            if name in named:
-                yield from _asked_by(value, named)
+    named, held = _named_by_users(forward), vars(module)
+    for name in named.intersection(held):
+        if type(held[name]) not in _ASK_NOTHING:
+            yield from _asked_by(held[name], named)
+
+
+@functools.lru_cache(maxsize=1024)
+def _named_by_users(forward: Forward) -> frozenset[str]:
+    return names_in(forward) if is_users(forward.kind) else frozenset()
 
 
 def _asked_in(forward: Forward) -> tuple[_Place, ...]:
