@@ -83,3 +83,23 @@ def test_V2_N1_type_is_answered_wherever_a_helper_is_found(extract, names_of, fu
     assert identical(extract(model, "mul")(x)["mul"], model.lin(x) * 2)
     assert typed.double(3) == 3
     assert "type" not in vars(typed)
+
+
+def calls_the_table(value):
+    return TABLE_OF_ITSELF["other"](value) if type(value) is torch.Tensor else value
+
+
+def adds_one(value):
+    return value + 1 if type(value) is torch.Tensor else value
+
+
+TABLE_OF_ITSELF = {"itself": calls_the_table, "other": adds_one}
+
+
+def test_V2_N1_a_table_of_functions_that_look_into_it_is_read_once(extract):
+    class Net(nn.Module):
+        def forward(self, x):
+            return TABLE_OF_ITSELF["itself"](x) * 2
+
+    x = torch.randn(2, 4)
+    assert identical(extract(Net(), ["add", "mul"])(x)["mul"], (x + 1) * 2)

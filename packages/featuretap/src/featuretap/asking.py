@@ -180,19 +180,23 @@ def _named_by_users(forward: Forward) -> frozenset[str]:
 
 
 def _asked_in(forward: Forward) -> tuple[_Place, ...]:
-    found: dict[tuple[int, str], _Place] = {}
-    named = names_in(forward)
+    found = list(_asked_by_name(forward))
     for function in functions_of(forward):
-        if is_ours(function.__globals__):
-            continue
-        names = frozenset(_names(function.__code__))
-        for name in names.intersection({"type", "callable"}):
-            found[id(function.__globals__), name] = function.__globals__, name
-        for table in map(function.__globals__.get, names):
-            if type(table) in _TABLES:
-                places = _asked_by(table, named)
-                found |= {(id(space), name): (space, name) for space, name in places}
-    return tuple(found.values())
+        for table in map(function.__globals__.get, frozenset(_names(function.__code__))):
+            if type(table) in _TABLES and not is_ours(function.__globals__):
+                found += _asked_by(table, names_in(forward))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=4096)
+def _asked_by_name(forward: Forward) -> tuple[_Place, ...]:
+    """Return the places without those in tables, which may hold a function that looks into them."""
+    return tuple(
+        (function.__globals__, name)
+        for function in functions_of(forward)
+        if not is_ours(function.__globals__)
+        for name in {"type", "callable"}.intersection(_names(function.__code__))
+    )
 
 
 def _asked_by(value: Any, named: frozenset[str]) -> Iterator[_Place]:
@@ -212,16 +216,11 @@ def _asked_by(value: Any, named: frozenset[str]) -> Iterator[_Place]:
             if type(item) not in _TABLES:
                 yield from _asked_by(item, named)
     elif isinstance(value, types.FunctionType):
-        yield from _asked_in_cached(Forward(object, value))
+        yield from _asked_by_name(Forward(object, value))
     elif is_users(type(value)) and not isinstance(value, nn.Module):
         kind: Any = type(value)
         for function in _methods(kind, named):
-            yield from _asked_in_cached(Forward(kind, function))
-
-
-@functools.lru_cache(maxsize=4096)
-def _asked_in_cached(forward: Forward) -> tuple[_Place, ...]:
-    return _asked_in(forward)
+            yield from _asked_by_name(Forward(kind, function))
 
 
 @functools.lru_cache(maxsize=1024)
