@@ -1,0 +1,60 @@
+"""Rule V2: what Python asks about tensors, and every call answers alike, is answered."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from support import identical, with_forward
+
+
+def constants(self, x):
+    made = torch.zeros(4)
+    made[:2] = 1
+    made[3].fill_(2)
+    number = int(made.sum()) + made.nonzero().shape[0] + len(made[made > 0])
+    return x * number + made
+
+
+def known_sizes(self, x):
+    view = self.kept[: int(torch.tensor(3))]
+    hot = F.one_hot(self.kept.long(), 5)
+    twice = self.kept.repeat_interleave(2)
+    chosen = self.kept[torch.tensor([1, 2])]
+    found = self.kept.nonzero().sum()
+    moved = torch.arange(4) + self.number
+    filled = torch.arange(4).masked_fill(self.kept > 0, self.number)
+    sizes = len(view) + hot.shape[1] + twice.numel() + chosen.size(0) + found.dim()
+    return x * (sizes + moved.numel() + len(filled)) + found + moved + filled
+
+
+def dtype_by_default(self, x, dtype=None):
+    if dtype is None:
+        dtype = self.kept.dtype
+    if self.kept.dtype is not None:
+        x = x * 2
+    return x.to(dtype)
+
+
+def in_its_dtype(x, dtype=None):
+    if dtype is None:
+        dtype = x.dtype
+    return (x.double() * 2).to(dtype)
+
+
+def dtype_of_a_value_by_default(self, x):
+    y = x * 3
+    return in_its_dtype(y) + in_its_dtype(y, torch.float64)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [constants, known_sizes, dtype_by_default, dtype_of_a_value_by_default],
+    ids=lambda f: f.__name__,
+)
+def test_V2_what_no_call_changes_may_be_looked_at(extract, function):
+    model = with_forward(function, kept=torch.tensor([0.0, 1.0, 0.0, 2.0]), number=torch.tensor(3))
+    extractor = extract(model, "")
+    for x in (torch.zeros(4), torch.ones(4)):
+        assert identical(extractor(x)[""], model(x))
