@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from featuretap.indexing import is_method
 from featuretap.modules import LeafRule, ModuleTree, has_own_call
 from featuretap.structures import copy_value
 
@@ -30,13 +27,11 @@ from ._compat import (
     kept_from_dynamo,
     run_by_dynamo,
 )
+from .program import Program, counts, is_same
 
 __all__ = [
     "BrokenGraphError",
     "Holder",
-    "Places",
-    "Program",
-    "counts",
     "problem_of",
     "run_compiled",
     "run_uncompiled",
@@ -45,51 +40,8 @@ __all__ = [
 _NUMBERS = itertools.count()
 _EXTRACTORS: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
-# node name -> the scope it is in, and how many counted torch functions were there before it.
-Places = dict[str, tuple[str, int]]
-
-
-@dataclass
-class Program:
-    """What a compiled forward keeps, in terms that dynamo understands.
-
-    Attributes:
-        keys: node name -> output keys.
-        outputs: path of a module -> number of a call of it -> node name.
-        wanted: scope and number -> node name.
-        functions: scope -> the names of its counted torch functions.
-        inputs: node name -> index and name of an argument.
-        stop: whether the forward ends when everything is there.
-        retained: node names whose memory the model may keep, so that the next forward may write it.
-        calls_itself: whether the model has a ``__call__`` of its own, which counts as its forward.
-        problem: why it cannot be compiled, if it cannot.
-
-    """
-
-    keys: Mapping[str, list[str]] = field(default_factory=dict)
-    outputs: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    wanted: dict[tuple[str, int], str] = field(default_factory=dict)
-    functions: Mapping[str, list[str]] = field(default_factory=dict)
-    inputs: dict[str, tuple[int, str]] = field(default_factory=dict)
-    stop: bool = True
-    retained: tuple[str, ...] = ()
-    calls_itself: bool = False
-    problem: str = ""
-
-
 # What dynamo makes operations of, and Python attributes.
 _SHOWN = frozenset({"numpy_T", "mT", "matrix_H"})
-# What it calls ``y += x`` and its like in some places.
-_AUGMENTED = {
-    "iadd": "add_",
-    "isub": "sub_",
-    "imul": "mul_",
-    "itruediv": "div_",
-    "__iadd__": "add_",
-    "__isub__": "sub_",
-    "__imul__": "mul_",
-    "__idiv__": "div_",
-}
 BROKEN = (
     "torch.compile breaks the graph in the forward of which this extractor takes operations, or runs "
     "others than were watched before (inside of a torch.autograd.Function, for one)"
@@ -170,42 +122,17 @@ class _PlaceMode(TorchFunctionMode):
             return value
         number, known = state.seen.get(scope, 0), self.functions[scope]
         state.seen[scope] = number + 1
-        if number >= len(known) or not _is_same(known[number], name):
+        if number >= len(known) or not is_same(known[number], name):
             _leave(self.program)
         if (scope, number) in self.wanted:
             state.take(self.wanted[scope, number], value)
         return value
 
 
-def counts(func: Callable[..., Any], value: Any) -> bool:
-    """Say whether a call is counted: one that eager and compiled code show alike."""
-    if getattr(func, "__name__", "") in ("__get__", "__set__", "__setitem__"):
-        return False
-    first = value[0] if isinstance(value, (tuple, list)) and len(value) else value
-    return isinstance(first, torch.Tensor)
-
-
 def _leave(program: Program) -> NoReturn:
     """Give up compiling: the next forward is watched."""
     program.problem = BROKEN
     raise BrokenGraphError(f"{BROKEN}. Call it again: from now on the real forward is watched")
-
-
-def name_of_function(func: Callable[..., Any]) -> str:
-    """Return what an operation is called, to be known again in compiled code.
-
-    Dynamo does not show ``torch.relu_(x)`` and its like, which must not be taken for ``x.relu_()``.
-    """
-    name: str = getattr(func, "__name__", "")
-    is_hidden = name.endswith("_") and not name.endswith("__") and not is_method(func)
-    return f"torch.{name}" if is_hidden else name
-
-
-def _is_same(known: str, name: str) -> bool:
-    """Say whether dynamo calls by ``name`` what is called ``known`` otherwise."""
-    if name == "wrapped":
-        return known.startswith("__") or known == "pow"
-    return known in (name, _AUGMENTED.get(name))
 
 
 def run_compiled(extractor: Any, program: Program, args: Any, kwargs: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from featuretap.saved import is_unmade
 
 from ._compat import any_sharded, call_uncompiled
 from .captures import Captures, Stop
-from .compiling import BROKEN, Program
+from .compiling import BROKEN
 from .example import watch_example
 from .findings import Findings
 from .learning import learn
@@ -25,6 +25,7 @@ from .patching import active_recorder
 from .plain_runs import is_quiet, run_plain
 from .plan import Plan
 from .prepared import Prepared
+from .program import Program
 from .put_back import PutBack
 from .reaching import all_reached, not_reached
 from .scopes import Calls

@@ -10,8 +10,8 @@ from typing import Any
 from featuretap.modules import LeafRule, ModuleTree, has_own_call
 from featuretap.selection import NodeIndex, Selection, is_glob
 
-from .compiling import Program
 from .guessing import Guess
+from .program import Program
 from .scopes import Calls, Part
 
 __all__ = ["Plan", "Watch"]

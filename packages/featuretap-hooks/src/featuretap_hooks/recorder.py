@@ -21,10 +21,10 @@ from featuretap.operations import iterates_a_tensor, name_of
 from featuretap.volatile import LOOKS_AT_VALUE
 
 from ._compat import calling_modules, functorch_level, graph_target, is_checkpointing
-from .compiling import counts, name_of_function
 from .instructions import formats_next
 from .nodes import Nodes
 from .own_code import UNSEEN_WRITES
+from .program import counts, name_of_function
 from .sinks import Notes, Sink
 from .tracked import Origin, TrackedConstant, plain, track
 

@@ -10,9 +10,9 @@ from torch import nn
 from featuretap.modules import LeafRule, has_own_call
 
 from ._compat import functorch_level, pop_mode, push_mode
-from .compiling import Places
 from .fast_paths import takes_note
 from .module_hooks import Around, ModuleHooks
+from .program import Places
 from .recorder import Recorder
 from .tracked import plain
 

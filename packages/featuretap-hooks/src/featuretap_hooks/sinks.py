@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from .compiling import Places
 from .going_on import Maker
+from .program import Places
 
 __all__ = ["Notes", "Sink"]
 

@@ -42,6 +42,7 @@ from .proxies import FeatureProxy, is_overtaken, known_kind
 from .reading import forward_of
 from .real_tensors import RealTensors
 from .recording import ModuleCall, Recording
+from .refusing import RefusingTracer
 from .regions import Region
 from .saved import SavedTensors
 from .structures import freeze
@@ -60,7 +61,7 @@ _LITERALS = frozenset({type(None), bool, int, float, str})
 _CALLS = frozenset({"call_function", "call_method", "call_module"})
 
 
-class FeatureTracer(fx.Tracer):
+class FeatureTracer(RefusingTracer):
     """Records one forward of a module, in the mode that its ``training`` flags say.
 
     Args:
@@ -133,7 +134,7 @@ class FeatureTracer(fx.Tracer):
         self._asked_types = AskedTypes(known_kind)
         self.read_later: list[weakref.ref[fx.Proxy]] = []
         self._saved = SavedTensors()
-        self._swallowed: Exception | None = None
+        self._refused = None
         self.recording = Recording(tree)
         self._real = RealTensors(self, self._tree, self._saved)
 
@@ -218,8 +219,7 @@ class FeatureTracer(fx.Tracer):
                 self._real.watch_memory()
             try:
                 value = self._run(module, forward, args, kwargs)
-                if self._swallowed is not None:
-                    raise self._swallowed
+                self.raise_swallowed()
                 if asks.resizes:
                     self._real.check_memory()
                 self._carry_over.leave(module, path, call.start)
@@ -227,8 +227,7 @@ class FeatureTracer(fx.Tracer):
                 call.position = len(self.recording.events) - 1
                 return value
             except Exception as raised:
-                # Compiled code makes an error of its own of ours.
-                error, self._swallowed = self._swallowed or raised, None
+                error = self.behind(raised)
                 if path == "":
                     if error is raised:
                         raise
@@ -357,23 +356,6 @@ class FeatureTracer(fx.Tracer):
         call.position = call.start
         call.value = freeze(value, self._real.node)
         self.recording.events.append(call)
-
-    # -- failures -----------------------------------------------------------------------------
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        """Refuse to branch on a value."""
-        raise self.refusal("a branch depends on the value or the size of a tensor")
-
-    def iter(self, obj: fx.Proxy) -> Any:
-        """Refuse to iterate over what has no known length."""
-        raise self.refusal(
-            "a loop, or unpacking with a star, depends on the length of a tensor or size"
-        )
-
-    def refusal(self, reason: str) -> fx.proxy.TraceError:
-        """Make an error, and remember it: an ``except`` of the model may swallow it."""
-        self._swallowed = fx.proxy.TraceError(reason)
-        return self._swallowed
 
 
 _LOOKS_INTO = FeatureTracer._look_into.__code__
