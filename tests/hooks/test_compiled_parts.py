@@ -136,3 +136,34 @@ def test_V2_a_method_that_is_compiled_is_one_node():
     assert identical(features["mul"], model(X))
     assert identical(features["act"], model.act(model.lin(X)))
     assert vars(CompiledMethod)["act"] is method
+
+
+class Compiles(nn.Module):
+    """Compiles a function in its forward, where nobody can find it before."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.compile(free.__wrapped__, backend="eager")(self.lin(x)) * 2
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo", "ignore:The .grad attribute")
+def test_E2_a_forward_that_compiles_itself_says_what_to_do():
+    torch.compiler.reset()
+    model = Compiles()
+    assert identical(create(model, ["lin"])(X)["lin"], model.lin(X))
+    extractor = create(model, ["mul"], early_stop=False)
+    with pytest.raises(
+        RuntimeError, match=r"set_stance\('force_eager'\), which runs it uncompiled"
+    ):
+        extractor(X)
+    with pytest.raises(
+        featuretap.UntraceableModelError, match="compiles a function or a module itself"
+    ):
+        names_of(model, example_args=(X,))
+    with torch.compiler.set_stance("force_eager"):
+        assert list(names_of(model, example_args=(X,))) == ["x", "lin", "cos", "add", "mul"]
+        for _ in range(2):
+            assert identical(extractor(X)["mul"], model(X))

@@ -12,7 +12,7 @@ from torch import nn
 
 from featuretap.indexing import hides_indexing, indexing_shown
 
-from ._compat import call_uncompiled, functorch_level
+from ._compat import call_uncompiled, functorch_level, is_met_by_dynamo
 from .fast_paths import fast_paths
 from .findings import Findings
 from .going_on import Maker
@@ -28,6 +28,12 @@ __all__ = ["run_watched", "watch_modules", "watched_run"]
 
 # Takes a name, its value and what made it; may return what to exchange the value for.
 Take: TypeAlias = Callable[[str, Any, Maker], Any]
+
+_COMPILES = (
+    "the forward compiles a function or a module itself, and dynamo cannot look into it while operations "
+    "are recorded around it. Call the extractor under torch.compiler.set_stance('force_eager'), which "
+    "runs it uncompiled, or compile where the function is defined: then it is one node"
+)
 
 
 def run_watched(
@@ -116,6 +122,10 @@ def _run_watched(
                 scopes.run(model, call_uncompiled(model), args, kwargs)
             else:
                 call_uncompiled(model)(*args, **kwargs)
+    except Exception as error:
+        if is_met_by_dynamo(error):
+            raise RuntimeError(_COMPILES) from error
+        raise
     finally:
         scopes.finish()
         sink.when_complete = None  # it knows the recorder, which knows the sink
