@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils import _pytree
 
 from featuretap import UntraceableModelError
-from support import drawn, identical, with_forward
+from support import drawn, here, identical, with_forward
 
 
 def test_N9_an_item_of_a_tuple_is_a_node_of_both_backends(extract, names_of):
@@ -121,17 +121,34 @@ def test_V1_tree_map_goes_through_arguments_and_results(extract, make):
         assert identical(features["split"], (batch[0] * 2).split(1))
 
 
-def test_V2_fx_refuses_tree_map_over_a_result(backend, extract):
-    def forward(self, x):
-        both = _pytree.tree_map(lambda t: t * 2, x.sort(1))
-        return both[0] + both[1]
+def of_a_named_tuple(self, x):
+    both = _pytree.tree_map(lambda t: t * 2, x.sort(1))
+    return both[0] + both[1]
 
-    model, x = with_forward(forward), drawn(3, 4)
+
+def of_parts(self, x):
+    return _pytree.tree_map(lambda t: t[-1], x.split(2))[0]
+
+
+def of_a_size(self, x):
+    return x * len(_pytree.tree_leaves(x.shape))
+
+
+def of_a_layer(self, x):
+    return sum(t.sum() for t in _pytree.tree_leaves(self.own(x)))
+
+
+TREES = [of_a_named_tuple, of_parts, of_a_size, of_a_layer]
+
+
+@pytest.mark.parametrize("function", TREES, ids=lambda function: function.__name__)
+def test_V2_fx_refuses_to_go_through_a_result_that_may_be_a_container(backend, extract, function):
+    model, x = with_forward(function, own=nn.GRU(4, 4)).to(here()), drawn(3, 4)
     if backend == "fx":
-        with pytest.raises(UntraceableModelError, match="multiplies a tuple"):
-            extract(model, "add")
+        with pytest.raises(UntraceableModelError, match="what kind of object|a loop, or unpacking"):
+            extract(model, "")
     else:
-        assert identical(extract(model, "add")(x)["add"], model(x))
+        assert identical(extract(model, "")(x)[""], model(x))
 
 
 @pytest.mark.only("hooks", why="fx refuses NumPy")

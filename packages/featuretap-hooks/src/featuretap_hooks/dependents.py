@@ -17,6 +17,9 @@ from .tracked import Tracked
 
 __all__ = ["Dependents"]
 
+# Of these there is one object for each value, whichever tensor it is read of.
+_ONE_FOR_ALL = (torch.dtype, torch.layout)
+
 
 class Dependents:
     """The tensors of one forward that depend on inputs or parameters, by identity.
@@ -64,7 +67,7 @@ class Dependents:
         # Fields of named tuples that were read, and how often, since they were used last.
         self._read: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
         self._devices: dict[int, tuple[torch.device, Tracked]] = {}
-        self._dtypes: dict[str, dict[torch.dtype, list[Tracked]]] = {}
+        self._dtypes: dict[str, dict[torch.dtype | torch.layout, list[Tracked]]] = {}
 
     def enter(self, module: nn.Module, path: str) -> None:
         """Begin with a forward.
@@ -172,15 +175,15 @@ class Dependents:
             self._unplaced.append(made)
 
     def remember(self, value: Any, source: Tracked, scope: str) -> None:
-        """Remember a device or dtype that was read off a marked tensor, in the forward of ``scope``.
+        """Remember a device, dtype or layout that the forward of ``scope`` read off a marked tensor.
 
         These cannot carry a mark. A device is told by identity, torch makes a new object at each read;
-        a dtype by value, in this forward of the scope. Where it was read of several tensors, what uses it
-        is taken to use the last that nothing has used yet.
+        the others by value, in this forward of the scope. Where it was read of several tensors, what
+        uses it is taken to use the last that nothing has used yet.
         """
         if isinstance(value, torch.device):
             self._devices[id(value)] = (value, source)
-        elif isinstance(value, torch.dtype):
+        elif isinstance(value, _ONE_FOR_ALL):
             self._dtypes.setdefault(scope, {}).setdefault(value, []).append(source)
 
     def forget(self) -> None:
@@ -239,7 +242,7 @@ class Dependents:
         elif isinstance(value, torch.device):
             if id(value) in self._devices:
                 found.append(self._devices[id(value)][1])
-        elif isinstance(value, torch.dtype) and value in self._dtypes.get(scope, ()):
+        elif isinstance(value, _ONE_FOR_ALL) and value in self._dtypes.get(scope, ()):
             reads = self._dtypes[scope][value]
             while len(reads) > 1 and not reads[-1]._origin.pending:
                 reads.pop()
@@ -256,5 +259,5 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from _tensors(item)
-    elif value is not None and type(value) not in (int, float, bool, str, torch.dtype):
+    elif value is not None and type(value) not in (int, float, bool, str, *_ONE_FOR_ALL):
         yield from tensors_of(value)

@@ -117,8 +117,10 @@ class ModuleHooks:
         may_wrap, wrapped = self._may_wrap, []
         for module, watcher in watchers:
             attributes = module.__dict__
-            is_plain = may_wrap and is_called_plainly(attributes)
-            if is_plain and type(attributes.get("forward")) in _NOBODYS:
+            # A property is found before what an instance has of its own.
+            is_plain = may_wrap and type(getattr(type(module), "forward", None)) is not property
+            is_nobodys = is_plain and type(attributes.get("forward")) in _NOBODYS
+            if is_nobodys and is_called_plainly(attributes):
                 name: str | None = "forward"
             else:
                 name = sees_hooks(module, self._root)

@@ -26,7 +26,7 @@ from .nodes import Nodes
 from .own_code import UNSEEN_WRITES
 from .program import counts, name_of_function
 from .sinks import Notes, Sink
-from .tracked import Origin, TrackedConstant, plain, track
+from .tracked import CONSTANTS, Origin, TrackedConstant, plain, track
 
 __all__ = ["Recorder"]
 
@@ -172,7 +172,7 @@ class Recorder(Nodes, TorchFunctionMode):
             self.use(args)
             name = self._namer.operation(self.scope, "getattr")
             return self._made(name, value, is_sized=is_sized)
-        if is_sized and not isinstance(value, (torch.dtype, torch.device)):
+        if is_sized and not isinstance(value, CONSTANTS):
             return value
         is_owner_used = not self._dependents.is_read(args[0])
         is_parameter = id(args[0]) in self._dependents.parameters

@@ -120,7 +120,11 @@ def _tell(tracked: Tracked, operation: str, value: Any, *others: Any) -> Any:
 
 
 class _Number(Tracked):
-    pass
+    def __divmod__(self: Any, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self: Any, other: Any) -> Any:
+        return other // self, other % self
 
 
 class TrackedInt(_Number, int):
@@ -154,19 +158,19 @@ _NUMBERS: dict[Any, Any] = {int: TrackedInt, float: TrackedFloat}
 def _binary(function: Callable[[Any, Any], Any], *, reflected: bool) -> Callable[..., Any]:
     operation = operation_name(function)
 
-    def method(self: Any, other: Any) -> Any:
+    def method(self: Any, other: Any, *modulo: Any) -> Any:
         # ``(1,) * x.ndim`` is an operation of the size, too.
         if not isinstance(other, (int, float, *((tuple, list) if operation == "mul" else ()))):
             return NotImplemented
         pair = (plain(other), plain(self)) if reflected else (plain(self), plain(other))
-        return _tell(self, operation, function(*pair), other)
+        value = pow(*pair, *plain(modulo)) if modulo else function(*pair)
+        return _tell(self, operation, value, other, *modulo)
 
     return method
 
 
-def _unary(function: Callable[[Any], Any]) -> Callable[..., Any]:
-    operation = operation_name(function)
-    return lambda self: _tell(self, operation, function(plain(self)))
+def _method(operation: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, *args: _tell(self, operation, function(plain(self), *plain(args)), *args)
 
 
 _ARITHMETIC = "add sub mul truediv floordiv mod pow lshift rshift and_ or_ xor".split()
@@ -176,8 +180,16 @@ for _name in _ARITHMETIC:
     setattr(_Number, f"__r{_name.rstrip('_')}__", _binary(_function, reflected=True))
 for _name in "lt le gt ge".split():
     setattr(_Number, f"__{_name}__", _binary(getattr(operator, _name), reflected=False))
-for _name in "neg pos invert".split():
-    setattr(_Number, f"__{_name}__", _unary(getattr(operator, _name)))
+for _function in (operator.neg, operator.pos, operator.invert, abs, round):
+    _name = operation_name(_function)
+    setattr(_Number, f"__{_name}__", _method(_name, _function))
+for _kind, _tracked in _NUMBERS.items():
+    for _name in (name for name in dir(_kind) if not name.startswith("_")):
+        _own = getattr(_kind, _name)
+        if callable(_own):
+            setattr(_tracked, _name, _method(_name, _own))
+        else:
+            setattr(_tracked, _name, property(_method("getattr", _own.__get__)))
 
 
 class _Sequence(Tracked):
@@ -275,7 +287,7 @@ for _kind in (_Number, TrackedTuple, TrackedList, TrackedDict):
 
 
 class TrackedConstant(Tracked):
-    """Stands for a device or dtype, which cannot be subclassed, where it came from the model."""
+    """Stands for a device, dtype or layout, which cannot be subclassed, where it came from the model."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -287,6 +299,7 @@ _PLAIN_KINDS: dict[Any, Any] = {
     **{tracked: kind for kind, tracked in (*_NUMBERS.items(), *_CONTAINERS.items())},
     TrackedTuple: tuple,
 }
+CONSTANTS = (torch.device, torch.dtype, torch.layout)
 _COPIES_ITSELF = frozenset({int, float, tuple, list, dict})
 
 
@@ -303,7 +316,7 @@ def track(value: Any, origin: Origin) -> Any:
         tracked = kind.__new__(_CONTAINERS[kind])
         kind.__init__(tracked, value)
         tracked._plain = value
-    elif kind in (torch.device, torch.dtype):
+    elif kind in CONSTANTS:
         tracked = TrackedConstant(value)
     else:
         return value

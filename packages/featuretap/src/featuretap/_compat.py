@@ -18,6 +18,7 @@ __all__ = [
     "ASKS_FOR_USERS",
     "PARAMETER_MARKS",
     "SWAPS_TENSORS",
+    "TREES",
     "TorchDispatchMode",
     "aten_schemas",
     "autocast_arguments",
@@ -59,6 +60,8 @@ PARAMETER_MARKS = frozenset({"_is_param", "_is_buffer"})
 # Modules of torch that ask for the type of what the user gave: of the items of containers, and of what
 # ``scan`` and its like loop over. Checked on torch 2.0.1, which has no ``scan``, and 2.15.0.
 ASKS_FOR_USERS = (torch.utils._pytree.__name__, "torch._higher_order_ops.")
+# Where functions such as ``tree_map`` look ``type`` up, to know a container from a leaf. Checked as above.
+TREES: dict[str, Any] = vars(torch.utils._pytree)
 
 
 # A context manager that switches torch-function modes off in this thread.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -108,13 +109,18 @@ class AskedTypes:
 
     @functools.cached_property
     def _shown(self) -> dict[str, Any]:
-        return {"type": _Type(self._kind_of), "callable": _callable_for(self._kind_of)}
+        return {
+            "type": _Type(self._kind_of),
+            "callable": _callable_for(self._kind_of),
+            "type in trees": _TypeInTrees(self._kind_of),
+        }
 
     def show_in(self, places: Iterable[_Place]) -> None:
         """Let the code that looks in these places find them."""
         for namespace, name in places:
             if name not in namespace:
-                namespace[name] = self._shown[name]
+                which = f"{name} in trees" if namespace is _compat.TREES else name
+                namespace[name] = self._shown[which]
                 self._patched.append((namespace, name))
 
     def restore(self) -> None:
@@ -191,12 +197,14 @@ def _asked_in(forward: Forward) -> tuple[_Place, ...]:
 @functools.lru_cache(maxsize=4096)
 def _asked_by_name(forward: Forward) -> tuple[_Place, ...]:
     """Return the places without those in tables, which may hold a function that looks into them."""
-    return tuple(
-        (function.__globals__, name)
-        for function in functions_of(forward)
-        if not is_ours(function.__globals__)
-        for name in {"type", "callable"}.intersection(_names(function.__code__))
-    )
+    found: list[_Place] = []
+    for function in functions_of(forward):
+        if not is_ours(function.__globals__):
+            names = frozenset(_names(function.__code__))
+            found += [(function.__globals__, name) for name in names & {"type", "callable"}]
+            if any(name in _compat.TREES and "tree_" in name for name in names):
+                found.append((_compat.TREES, "type"))
+    return tuple(found)
 
 
 def _asked_by(value: Any, named: frozenset[str]) -> Iterator[_Place]:
@@ -288,6 +296,17 @@ class _Type:
         if name == "__mro_entries__":  # what a class statement asks its bases for
             return object.__getattribute__(self, name)
         return getattr(type, name)
+
+
+class _TypeInTrees(_Type):
+    """The same where torch looks through containers; not for torch's own code, which hands on stand-ins."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        frame: types.FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_globals is _compat.TREES:
+            frame = frame.f_back
+        is_for_user = frame is not None and not is_ours(frame.f_globals)
+        return super().__call__(*args, **kwargs) if is_for_user else type(*args, **kwargs)
 
 
 def _callable_for(kind_of: Callable[[fx.Proxy], type]) -> Callable[[Any], bool]:

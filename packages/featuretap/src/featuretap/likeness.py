@@ -18,9 +18,22 @@ from torch import fx, nn
 
 from . import _compat
 
-__all__ = ["TENSOR_ATTRIBUTES", "attribute_kind", "is_tuple", "kind_of", "may_ask"]
+__all__ = ["COMPARISONS", "FLAGS", "TENSOR_ATTRIBUTES", "attribute_kind", "kind_of", "may_ask"]
 
-_SIZES = {"shape": torch.Size, "ndim": int, "device": torch.device, "dtype": torch.dtype}
+# Attributes of a tensor that are true or false.
+FLAGS = frozenset(
+    name
+    for name in dir(torch.Tensor)
+    if name in ("requires_grad", "retains_grad")
+    or (name.startswith("is_") and not callable(getattr(torch.Tensor, name)))
+)
+_KINDS = {
+    **dict.fromkeys(FLAGS, bool),
+    "shape": torch.Size,
+    "ndim": int,
+    "device": torch.device,
+    "dtype": torch.dtype,
+}
 _INTEGERS = frozenset(
     "dim ndimension numel nelement element_size storage_offset get_device".split()
 )
@@ -39,6 +52,9 @@ _TUPLES = frozenset(
 _ARITHMETIC = frozenset(
     getattr(operator, name)
     for name in "add sub mul truediv floordiv mod pow neg pos iadd isub imul itruediv ifloordiv".split()
+)
+COMPARISONS = frozenset(
+    {operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne}
 )
 _RETURNS_TUPLES = (
     nn.RNNBase,
@@ -93,27 +109,14 @@ def _kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
         return attribute_kind(str(node.args[1]))
     if node.target is operator.getitem:
         return _item_kind(node, modules)
-    if node.target in _ARITHMETIC:
+    if node.target in _ARITHMETIC or node.target in COMPARISONS:
         return _result_kind(node, modules)
     return _call_kind(node)
 
 
 def attribute_kind(name: str) -> type | None:
     """Return the type of an attribute of a tensor, ``None`` if that is not certain."""
-    return torch.Tensor if name in TENSOR_ATTRIBUTES else _SIZES.get(name)
-
-
-# Of these a tensor alone is the result, where no dimension is given.
-_MAY_REDUCE = frozenset("max min median nanmedian".split())
-
-
-def is_tuple(value: object) -> bool:
-    """Say whether ``value`` is a node that certainly stands for a tuple of tensors."""
-    if not isinstance(value, fx.Node) or value.op not in ("call_function", "call_method"):
-        return False
-    name = _called(value)
-    is_named = hasattr(torch.return_types, name) and name not in _MAY_REDUCE
-    return name in _TUPLES or is_named
+    return torch.Tensor if name in TENSOR_ATTRIBUTES else _KINDS.get(name)
 
 
 def _called(node: fx.Node) -> str:
@@ -189,6 +192,8 @@ def _result_kind(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
     kinds = [kind_of(a, modules) if isinstance(a, fx.Node) else type(a) for a in node.args]
     if any(kind in (torch.Tensor, nn.Parameter) for kind in kinds):
         return torch.Tensor
+    if node.target in COMPARISONS:
+        return None if None in kinds else bool
     if node.target is operator.pow and kinds == [int, int]:
         # With a negative exponent it is a float.
         exponent = node.args[1]

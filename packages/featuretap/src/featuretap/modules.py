@@ -15,7 +15,14 @@ from torch import fx, nn
 from . import _compat
 from .naming import join
 
-__all__ = ["LeafRule", "ModuleTree", "has_own_call", "signature_of", "stored_tensor"]
+__all__ = [
+    "LeafRule",
+    "ModuleTree",
+    "has_own_call",
+    "keeps_nothing",
+    "signature_of",
+    "stored_tensor",
+]
 
 _IS_LEAF_FOR_FX = fx.Tracer().is_leaf_module
 _PASSED_ON = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
@@ -148,6 +155,12 @@ class ModuleTree:
     def has_own_train_method(self) -> bool:
         """Whether some module overrides ``train``, so that switching modes is up to its code."""
         return any(type(module).train is not nn.Module.train for module in self.paths.values())
+
+
+def keeps_nothing(module: nn.Module) -> bool:
+    """Say so of a layer of torch's that only computes, or only calls others: part of a ``Sequential``."""
+    is_torchs = type(module).__module__.startswith("torch.nn.modules.")
+    return is_torchs and not (module._parameters or module._buffers)
 
 
 def has_own_call(module: nn.Module) -> bool:

@@ -18,6 +18,7 @@ import torch
 
 from .indexing import is_method
 from .naming import operation_name
+from .reading import by_code
 from .structures import clone_or_detach, map_tensors
 
 __all__ = ["is_call", "iterates_a_tensor", "name_of"]
@@ -57,7 +58,11 @@ _SHARED_WITH_OPERATOR = {
     "remainder_": "mod",
     "pow_": "pow",
 }
-_OPERATOR_INSTRUCTIONS = ("BINARY_", "INPLACE_", "UNARY_")
+# Methods that arrive under another name -> what code calls them.
+_ALIASES = {"numel": "nelement", "dim": "ndimension", "to_sparse": "to_sparse_coo"}
+# ``+x`` is an intrinsic of Python 3.12 and later.
+_OPERATOR_INSTRUCTIONS = ("BINARY_", "INPLACE_", "UNARY_", "CALL_INTRINSIC_1")
+_LOADS_METHOD = ("LOAD_ATTR", "LOAD_METHOD")
 # Python 3.11 makes hot calls of builtin functions at PRECALL already.
 _CALL_INSTRUCTIONS = ("CALL", "PRECALL")
 _WRAPPERS = (torch._tensor.__file__, torch.overrides.__file__)
@@ -79,6 +84,9 @@ def name_of(func: Callable[..., Any], frame: types.FrameType | None) -> str | No
         return None
     if operator_name is not None and frame is not None and _is_operator(frame):
         return operator_name
+    alias = _ALIASES.get(name or "")
+    if alias is not None and frame is not None and alias in frame.f_code.co_names:
+        return alias if _method_called(frame.f_code, frame.f_lasti) == alias else name
     return name
 
 
@@ -113,6 +121,13 @@ def is_call(frame: types.FrameType) -> bool:
 
 def _instruction(code: types.CodeType, offset: int) -> str:
     return dis.opname[code.co_code[offset]]
+
+
+@by_code
+def _method_called(code: types.CodeType, offset: int) -> str:
+    """Return the name of the method that is called at ``offset`` without arguments."""
+    before = [i for i in dis.get_instructions(code) if i.offset < offset]
+    return next((i.argval for i in reversed(before) if i.opname in _LOADS_METHOD), "")
 
 
 def iterates_a_tensor(frame: types.FrameType | None) -> bool:

@@ -19,7 +19,7 @@ from . import _compat
 from .asking import mentions_legacy_types, who_asks
 from .facts import CHANGE_IN_PLACE
 from .identity import is_asked_of_next
-from .likeness import TENSOR_ATTRIBUTES, attribute_kind, kind_of, may_ask
+from .likeness import FLAGS, TENSOR_ATTRIBUTES, attribute_kind, kind_of, may_ask
 from .operations import is_call
 from .refused import called_by_model
 from .texts import TEXT, makes_a_text
@@ -32,12 +32,10 @@ _IN_PLACE = (
 
 
 # Of a tensor, these are one object for a value, or ``None``.
-_COMPARED = frozenset("dtype layout device requires_grad grad _base names".split()) | {
-    name
-    for name in dir(torch.Tensor)
-    if name.startswith("is_") and not callable(getattr(torch.Tensor, name))
-}
+_COMPARED = frozenset("dtype layout device grad _base names".split()) | FLAGS
 _MAY_BE_NONE = frozenset("grad _base".split())
+# Told by the history of a tensor, which is another one in a graph.
+_OF_REAL_TENSORS = frozenset("grad_fn _version".split())
 # What operations in place may change after it was read.
 _CHANGED_IN_PLACE = frozenset("shape ndim requires_grad is_leaf".split())
 _OWN_ATTRIBUTES = frozenset({"tracer", "node", "root", "attr", "_node"})
@@ -97,8 +95,8 @@ class FeatureProxy(fx.Proxy):
             raise AttributeError(k)
         if not hasattr(torch.Tensor, k) and _is_surely_a_tensor(self):
             raise AttributeError(f"'Tensor' object has no attribute {k!r}")
-        if k == "grad_fn" and called_by_model(frame):
-            raise _refusal(self, "the forward looks at .grad_fn, which no stand-in has")
+        if k in _OF_REAL_TENSORS and called_by_model(frame):
+            raise _refusal(self, f"the forward looks at .{k}, which no stand-in has")
         if (
             k in _COMPARED
             and called_by_model(frame)
@@ -141,6 +139,20 @@ class FeatureProxy(fx.Proxy):
     def __hash__(self) -> int:
         # The hash of a stand-in would be found in no set, dict or cache: a branch taken silently.
         raise _refusal(self, "a tensor or size is used as a key, or looked up in a set")
+
+    def __pow__(self, power: Any, modulo: Any = None) -> fx.Proxy:
+        # A graph would write ``pow(n, 2, 5)`` as ``n ** 2``.
+        target, args = (operator.pow, ()) if modulo is None else (pow, (modulo,))
+        return self.tracer.create_proxy("call_function", target, (self, power, *args), {})
+
+    def __round__(self, *digits: int) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", round, (self, *digits), {})
+
+    def __divmod__(self, other: Any) -> tuple[Any, Any]:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> tuple[Any, Any]:
+        return other // self, other % self
 
     def __copy__(self) -> NoReturn:
         raise _refusal(
@@ -187,6 +199,8 @@ class FeatureAttribute(FeatureProxy, fx.proxy.Attribute):
         """What records it. A module that used it first may have been given up, with all its nodes."""
         if self._node is not None and _compat.is_erased(self._node):
             self._node = None
+        if attribute_kind(self.attr) is bool:
+            raise _refusal(self, f"the forward hands on .{self.attr} of a value, true or false")
         node: fx.Node = fx.proxy.Attribute.node.fget(self)  # type: ignore[attr-defined]
         return node
 

@@ -140,7 +140,11 @@ def thaw(value: Any, graph: fx.Graph, nodes: dict[fx.Node, fx.Node]) -> Any:
 def build(kind: type, keys: tuple[Any, ...], values: list[Any]) -> Any:
     """Build the object that a :class:`Built` stands for."""
     if is_dataclass(kind):
-        return kind(**dict(zip(keys, values, strict=True)))
+        given = dict(zip(keys, values, strict=True))
+        made = kind(**{f.name: given[f.name] for f in fields(kind) if f.init})
+        for name in (f.name for f in fields(kind) if not f.init):
+            object.__setattr__(made, name, given[name])
+        return made
     return kind(zip(keys, values, strict=True))
 
 

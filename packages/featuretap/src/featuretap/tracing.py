@@ -34,8 +34,9 @@ from .carry_over import CarryOver
 from .catching import is_caught
 from .faithful import Guard
 from .identity import asks_identity
+from .likeness import COMPARISONS, kind_of
 from .messages import location_of, untraceable
-from .modules import LeafRule, ModuleTree, has_own_call
+from .modules import LeafRule, ModuleTree, has_own_call, keeps_nothing
 from .place import Place
 from .placeholders import root_arguments
 from .proxies import FeatureProxy, is_overtaken, known_kind
@@ -135,6 +136,7 @@ class FeatureTracer(RefusingTracer):
         self.read_later: list[weakref.ref[fx.Proxy]] = []
         self._saved = SavedTensors()
         self._refused = None
+        self._answers: set[fx.Node] = set()
         self.recording = Recording(tree)
         self._real = RealTensors(self, self._tree, self._saved)
 
@@ -172,8 +174,11 @@ class FeatureTracer(RefusingTracer):
             return forward(*args, **kwargs)
         path = self._tree.path_of(m)
         if path is None:
+            if keeps_nothing(m):
+                return forward(*args, **kwargs)
             raise fx.proxy.TraceError(
-                f"{type(m).__name__} was made inside forward and is no submodule of the model"
+                f"{type(m).__name__} is no submodule of the model: it is made inside forward, or kept "
+                "where torch does not look for modules, as in a list"
             )
         if not path and self._place.scopes and has_own_call(m):
             return forward(*args, **kwargs)
@@ -319,6 +324,10 @@ class FeatureTracer(RefusingTracer):
             node.args = args
         if kwargs:
             node.kwargs = kwargs
+        if target in COMPARISONS and kind_of(node, self._tree.paths) is bool:
+            self._answers.add(node)
+        elif self._answers and self._answers.issuperset(node.all_input_nodes or (None,)):
+            raise self.refusal("the forward calculates with the answer to a comparison of sizes")
         self._place.note_on(node)
         if kind != "output":
             self.recording.add(node)

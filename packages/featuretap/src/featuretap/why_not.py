@@ -11,7 +11,6 @@ from torch import nn
 from .asking import Questions
 from .catching import catches_in_exit
 from .faithful import contains
-from .likeness import is_tuple
 from .put_back import is_own_hook
 from .trace_left import fills_what_it_is_given, is_of_a_library
 
@@ -23,7 +22,6 @@ _FILLS = (
     "a list or dict is given to {}, which is one node and fills it: the graph would not see that"
 )
 _SWITCHES = "the forward switches gradients on or off by a value that is not known when tracing"
-_REPEATS = "the forward multiplies a tuple, as tree_map does that takes a stand-in for no tuple"
 
 
 def why_not_look_into(module: nn.Module, asks: Questions) -> str | None:
@@ -56,6 +54,14 @@ _NOT_OF_A_GRAPH = {
 }
 
 
+# Of what a stand-in may stand for: a tensor, a size, a tuple or another container.
+_METHODS = frozenset(
+    name
+    for kind in (torch.Tensor, torch.Size, tuple, list, dict, int, float, str)
+    for name in dir(kind)
+)
+
+
 def why_not_record(
     kind: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> str | None:
@@ -71,6 +77,8 @@ def why_not_record(
     if kind == "call_method":
         if target in _NOT_OF_A_GRAPH:
             return _NOT_OF_A_GRAPH[target]
+        if target not in _METHODS:
+            return f"the forward calls .{target}() of an object that only the real forward knows"
         if target == "requires_grad_" and args[0].op == "get_attr":
             return "the forward freezes or unfreezes what the model keeps"
     elif kind == "call_module":
@@ -80,8 +88,6 @@ def why_not_record(
         name = getattr(target, "__name__", "")
         if name == "_set_grad_enabled":
             return _SWITCHES
-        if name in ("mul", "imul") and any(map(is_tuple, args)):
-            return _REPEATS
         if not is_of_a_library(target):
             return _why_not_call(target, name, args, kwargs)
     return None
