@@ -125,11 +125,19 @@ def input_names(tree: ModuleTree) -> dict[str, str]:
 
 @cache
 def _operations() -> frozenset[str]:
-    """Names of everything in torch that may be a node, and of what lists and dicts can do."""
-    spaces: list[Any] = [torch, torch.Tensor, torch.nn.functional, operator, math, list, dict]
-    spaces += [torch.fft, torch.linalg, torch.special, *namespaces_of_operators()]
+    """Names of everything in torch that may be a node, and of what numbers, lists and dicts do."""
+    spaces: list[Any] = [torch, torch.Tensor, torch.nn.functional, operator, math, int]
+    spaces += [
+        float,
+        list,
+        dict,
+        torch.fft,
+        torch.linalg,
+        torch.special,
+        *namespaces_of_operators(),
+    ]
     names = {operation_name(name) for space in spaces for name in dir(space)}
-    return frozenset({*names, "getattr", "getitem"})
+    return frozenset({*names, "getattr", "getitem", "round"})
 
 
 def _registered() -> frozenset[str]:
