@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from featuretap.held import attributes, is_opened, items_of
+from featuretap.looking import is_a
 from featuretap.reading import (
     CHANGES_CONTAINERS,
     Step,
@@ -212,11 +213,9 @@ def _kept_functions(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType
     for module in modules:
         for _, value in attributes(module):
             for kept in items_of(value) if is_opened(value) else (value,):
-                called = kept.func if isinstance(kept, functools.partial) else kept
-                function = getattr(called, "__func__", called)
-                if isinstance(function, types.FunctionType) and not _is_library(
-                    function.__module__
-                ):
+                called = kept.func if is_a(kept, functools.partial) else kept
+                function = called.__func__ if is_a(called, types.MethodType) else called
+                if is_a(function, types.FunctionType) and not _is_library(function.__module__):
                     yield from _functions(function)
 
 

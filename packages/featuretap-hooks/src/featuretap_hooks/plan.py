@@ -34,6 +34,7 @@ class Plan:
         moving_kept: paths of the modules that a forward writes other tensors of; ``None`` as before.
         draws: whether a forward may draw random numbers of torch.
         draws_elsewhere: whether it may draw those of Python or NumPy.
+        moves_outside: whether it may change what lies outside of the modules.
         leaves_nothing: whether a forward is known to move nothing and to draw nothing.
         must_end: whether a forward was seen to switch something over for a while.
 
@@ -50,6 +51,7 @@ class Plan:
     moving_kept: list[str] | None = None
     draws: bool = True
     draws_elsewhere: bool = True
+    moves_outside: bool = True
     leaves_nothing: bool = False
     must_end: bool = False
 
@@ -81,7 +83,7 @@ class Plan:
         """Forget what forwards have shown, because the model is another one now."""
         self.overwritten, self.retained = {}, set()
         self.calls, self.nested, self.moving, self.must_end = None, set(), None, False
-        self.draws = self.draws_elsewhere = True
+        self.draws = self.draws_elsewhere = self.moves_outside = True
         self.leaves_nothing = False
 
     def _take(self, selection: Selection) -> None:

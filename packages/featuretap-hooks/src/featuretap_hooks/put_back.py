@@ -36,8 +36,8 @@ def _nothing() -> None:
 class PutBack:
     """Entered around one forward.
 
-    The first forward of a plan shows which buffers and parameters move, and whether random numbers are
-    drawn; later ones copy that alone, beforehand.
+    The first forward of a plan shows which buffers and parameters move, whether random numbers are drawn,
+    and whether anything changes outside of the modules; later ones copy that alone, beforehand.
     """
 
     def __init__(self, plan: Plan, found: Findings) -> None:
@@ -57,8 +57,10 @@ class PutBack:
             self._others.append(Ambient())
         if switches or "grad" in found.own_code.names:
             self._others.append(Gradients(found.tree.parameters.values()))
-        if found.reaching_outside:
-            self._others.append(Outside(found.reaching_outside))
+        self._outside: Outside | None = None
+        if self._plan.moves_outside and found.reaching_outside:
+            self._outside = Outside(found.reaching_outside)
+            self._others.append(self._outside)
         return self
 
     def changed(self) -> list[nn.Module]:
@@ -114,6 +116,8 @@ class PutBack:
             ]
             self._plan.moving_kept = self._kept.moved()
             self._plan.draws_elsewhere = self._foreign()[0] != self._fingerprint
+            is_moved = self._outside is not None and self._outside.may_have_moved
+            self._plan.moves_outside = is_moved or self._found.own_code.switches
             self._plan.leaves_nothing = not (
                 self._plan.moving
                 or self._plan.moving_kept

@@ -21,6 +21,7 @@ from . import _compat
 from .catching import catches, enters
 from .held import items_of
 from .identity import may_ask_identity
+from .looking import is_a
 from .reading import Forward, by_code, functions_of, instructions_of, is_ours, is_users, names_in
 
 __all__ = [
@@ -215,17 +216,18 @@ def _asked_by(value: Any, named: frozenset[str]) -> Iterator[_Place]:
         named: what the forward mentions, the methods that it may call among it.
 
     """
-    if isinstance(value, functools.partial):
+    if is_a(value, functools.partial):
         value = value.func
-    value = getattr(value, "__func__", value)
+    if is_a(value, types.MethodType):
+        value = value.__func__
     if type(value) in _TABLES:
         items = items_of(value)
         for item in items if len(items) <= _SMALL else ():
             if type(item) not in _TABLES:
                 yield from _asked_by(item, named)
-    elif isinstance(value, types.FunctionType):
+    elif is_a(value, types.FunctionType):
         yield from _asked_by_name(Forward(object, value))
-    elif is_users(type(value)) and not isinstance(value, nn.Module):
+    elif is_users(type(value)) and not is_a(value, nn.Module):
         kind: Any = type(value)
         for function in _methods(kind, named):
             yield from _asked_by_name(Forward(kind, function))

@@ -30,6 +30,7 @@ from .held import (
     rewinder,
     slots_of,
 )
+from .looking import attributes_of, has_attributes, is_a
 from .put_back import restore_attributes, restore_hooks, without_own, without_own_wrappers
 from .reading import Forward, forward_of
 from .state import is_moved_by, may_read, moved_attribute, moved_content, moved_in_object
@@ -83,9 +84,9 @@ class ModuleContent:
             kind = type(value)
             if kind in _LEAVES or (kind is tuple and _LEAVES.issuperset(map(type, value))):
                 continue
-            if isinstance(value, nn.Module):
+            if is_a(value, nn.Module):
                 self.hidden.append(value)
-            elif isinstance(value, Iterator):
+            elif is_a(value, Iterator):
                 self._add_iterator(name, value, may_read(forward_of(module), name))
             else:
                 self._add(value, DEPTH, seen)
@@ -107,25 +108,26 @@ class ModuleContent:
         kind = type(value)
         if kind in _LEAVES or not depth or id(value) in seen:
             return
-        if isinstance(value, tuple):
+        if is_a(value, tuple):
             for item in items_of(value):
                 self._add(item, depth, seen)
             return
         seen.add(id(value))
         inside: list[Any] = []
-        if isinstance(value, CONTAINERS):
+        if is_a(value, CONTAINERS):
             self.containers.append((value, copied(value)))
             inside += items_of(value)
-        elif isinstance(value, _NOT_OPENED):
+        elif is_a(value, _NOT_OPENED):
             return
         elif (found := rewinder(value)) is not None:
             self.rewinders.append(found)
             if not has_slots(value):
                 return
             inside += slots_of(value).values()
-        if getattr(value, "__dict__", None) is not None:
-            held = copied(vars(value))
-            self.objects.append((vars(value), held))
+        if has_attributes(value):
+            own = attributes_of(value)
+            held = copied(own)
+            self.objects.append((own, held))
             inside += held.values()
         for item in inside:
             self._add(item, depth - 1, seen)

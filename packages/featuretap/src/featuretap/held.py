@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import warnings
+import weakref
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 from . import containers
+from .looking import attributes_of, has_attributes, is_a
 from .reading import CachedFunction
 
 __all__ = [
@@ -42,7 +44,10 @@ __all__ = [
 # How deep containers and objects are looked into; what refers to itself is looked into once.
 DEPTH = 10
 # Loggers lead to all of the process, and note which levels are on.
-NOT_OPENED = (nn.Module, torch.Tensor, type, logging.Filterer, logging.Manager)
+NOT_OPENED = (
+    *(nn.Module, torch.Tensor, type, logging.Filterer, logging.Manager),
+    *weakref.ProxyTypes,  # what is behind one belongs to others
+)
 _SIMPLE = frozenset({type(None), bool, int, float, complex, str, bytes, torch.Size, nn.Parameter})
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _REGISTRIES = frozenset(
@@ -59,20 +64,21 @@ def attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def is_opened(value: Any) -> bool:
     """Say whether ``value`` is a container, or an object of the user, that may hold something."""
-    if type(value) in _SIMPLE or isinstance(value, NOT_OPENED):
+    if type(value) in _SIMPLE or is_a(value, NOT_OPENED):
         return False
     if type(value) is dict and "__builtins__" in value:
         return False  # the globals of some code
-    if isinstance(value, _CONTAINERS):
+    if is_a(value, _CONTAINERS):
         return True
-    return not callable(value) and (hasattr(value, "__dict__") or has_slots(value))
+    return not callable(value) and (has_attributes(value) or has_slots(value))
 
 
 def items_of(value: Any) -> list[Any]:
     """Return what a container or an object holds now, also while another thread changes it."""
-    if isinstance(value, _CONTAINERS):
+    if is_a(value, _CONTAINERS):
         return containers.items_of(value)
-    return [*containers.items_of(getattr(value, "__dict__", {})), *slots_of(value).values()]
+    own = attributes_of(value) if has_attributes(value) else {}
+    return [*containers.items_of(own), *slots_of(value).values()]
 
 
 def has_slots(value: Any) -> bool:
@@ -104,7 +110,7 @@ def kept_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
 
 
 def _tensors(value: Any, depth: int, seen: set[int]) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
+    if is_a(value, torch.Tensor):
         if not isinstance(value, nn.Parameter):
             yield value
     elif depth and id(value) not in seen and is_opened(value):
@@ -145,31 +151,31 @@ def rewinder(value: Any) -> Rewinder | None:
     Random generators, arrays, bytes, objects that have slots, and what ``functools.cache`` made: that
     is emptied if it holds more than before.
     """
-    if isinstance(value, torch.Generator):
+    if is_a(value, torch.Generator):
         return _rewinder("a torch.Generator of its own", value.get_state, value.set_state)
-    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
+    if is_a(value, random.Random) and not is_a(value, random.SystemRandom):
         return _rewinder("random numbers of its own", value.getstate, value.setstate)
-    if isinstance(value, bytearray):
+    if is_a(value, bytearray):
         put = partial(bytearray.__setitem__, value, slice(None))
         return _rewinder("bytes that it keeps", partial(bytes, value), put)
-    if isinstance(value, array):
+    if is_a(value, array):
         return _rewinder("an array that it keeps", value.tobytes, partial(_fill_array, value))
     if value is os.environ:
         return _rewinder("the environment of the process", partial(dict, value), _set_environment)
-    if isinstance(value, ContextVar):
+    if is_a(value, ContextVar):
         with contextlib.suppress(LookupError):  # it was never set: there is no way back to that
             return _rewinder("a context variable", value.get, value.set)
         return None
-    if isinstance(value, CachedFunction):
+    if is_a(value, CachedFunction):
         about = f"what {value.__name__} has cached"
         return _rewinder(about, lambda: value.cache_info()[1:], lambda _: value.cache_clear())
     numpy: Any = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.ndarray):
+    if numpy is not None and is_a(value, numpy.ndarray):
         return _array(value)
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None and (found := _numpy_generator(numpy_random, value)) is not None:
         return found
-    if not isinstance(value, (nn.Module, type)) and (slots := _slots_of(value)):
+    if not is_a(value, (nn.Module, type)) and (slots := _slots_of(value)):
         return _slotted(value, slots)
     return None
 
@@ -235,11 +241,11 @@ def _rewinder(name: str, state: Callable[[], Any], put: Callable[[Any], object])
 
 def _numpy_generator(numpy_random: Any, value: Any) -> Rewinder | None:
     name = "random numbers of NumPy's of its own"
-    if isinstance(value, numpy_random.RandomState):
+    if is_a(value, numpy_random.RandomState):
         return _rewinder(name, lambda: value.get_state(legacy=False), value.set_state)
-    if isinstance(value, numpy_random.Generator):
+    if is_a(value, numpy_random.Generator):
         value = value.bit_generator
-    if isinstance(value, numpy_random.BitGenerator):
+    if is_a(value, numpy_random.BitGenerator):
         bits = value
         return _rewinder(name, lambda: bits.state, lambda kept: setattr(bits, "state", kept))
     return None

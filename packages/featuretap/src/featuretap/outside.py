@@ -9,6 +9,7 @@ import torch
 
 from .containers import CONTAINERS, copied, is_changed, is_same, items_of, restore_container
 from .held import DEPTH, Rewinder, copied_iterator, rewinder
+from .looking import is_a
 from .outside_places import HOLD_ITEMS, MISSING, STATELESS, Absent, Place, all_places
 from .reading import Forward
 from .state import moved_attribute, moved_content
@@ -37,6 +38,15 @@ class Outside:
         for found in self._found.values():
             yield from (one.place.label for one in _each(found) if one.is_changed)
 
+    @property
+    def may_have_moved(self) -> bool:
+        """Whether something is not as it was; most iterators cannot be looked at."""
+        return any(
+            one.is_changed or one.is_iterator
+            for found in self._found.values()
+            for one in _each(found)
+        )
+
     def restore(self) -> None:
         """Put everything back."""
         for found in self._found.values():
@@ -54,11 +64,11 @@ class _Held:
         self._copy: Iterator[Any] | None = None
         self._rewinder: Rewinder | None = None
         # Most places are such: code may set them, and they hold nothing.
-        if value is MISSING or isinstance(value, STATELESS):
+        if value is MISSING or is_a(value, STATELESS):
             return
-        if isinstance(value, CONTAINERS):
+        if is_a(value, CONTAINERS):
             self._content = copied(value)
-        elif isinstance(value, Iterator):
+        elif is_a(value, Iterator):
             self._copy = copied_iterator(value)
         else:
             self._rewinder = rewinder(value)
@@ -72,6 +82,11 @@ class _Held:
             return is_changed(self._value, self._content)
         return self._rewinder is not None and self._rewinder.moved()
 
+    @property
+    def is_iterator(self) -> bool:
+        """Whether what lies there moves when it is used."""
+        return is_a(self._value, Iterator)
+
     def moved(self, forward: Forward) -> bool:
         place, value = self.place, self._value
         now = place.read()
@@ -81,7 +96,7 @@ class _Held:
         if self._content is not None:
             return moved_content(forward, place.name, value, self._content)
         # Most iterators cannot be looked at.
-        return isinstance(value, Iterator) or (
+        return self.is_iterator or (
             self._rewinder is not None and self._rewinder.moved() and not is_plain_cache(value)
         )
 
@@ -106,9 +121,9 @@ def tensors_outside(forwards: Iterable[Forward]) -> Iterator[torch.Tensor]:
 
 
 def _tensors_in(value: Any, depth: int) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
+    if is_a(value, torch.Tensor):
         yield value
-    elif depth and isinstance(value, HOLD_ITEMS):
+    elif depth and is_a(value, HOLD_ITEMS):
         for item in items_of(value):
             yield from _tensors_in(item, depth - 1)
 
@@ -119,7 +134,7 @@ def _held_by(forward: Forward) -> Iterator[_Held | Absent]:
             yield place
             continue
         value = place.read()
-        if place.is_set or not (value is MISSING or isinstance(value, STATELESS)):
+        if place.is_set or not (value is MISSING or is_a(value, STATELESS)):
             yield _Held(place, value)
 
 

@@ -14,13 +14,14 @@ from collections import ChainMap, UserDict, UserList
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
+from weakref import ProxyTypes, WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import torch
 from torch import nn
 
 from .containers import CONTAINERS, items_of
 from .held import DEPTH, is_opened
+from .looking import attributes_of, has_attributes, is_a
 from .reading import (
     Forward,
     codes_in,
@@ -37,7 +38,7 @@ MISSING = object()
 STATELESS = (
     *(bool, int, float, complex, str, bytes, type(None), type, property, classmethod, staticmethod),
     *(types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
-    *(torch.Tensor, nn.Module, torch.dtype, torch.device),
+    *(torch.Tensor, nn.Module, torch.dtype, torch.device, *ProxyTypes),
 )
 HOLD_ITEMS = (*CONTAINERS, tuple)
 # Containers that keep what they hold in an attribute, which no code names.
@@ -126,10 +127,10 @@ def all_places(forward: Forward) -> Iterator[Place | Absent]:
 
 def _inside(place: Place, mentions: _Mentions) -> Iterator[Place | Absent]:
     value = place.read()
-    if isinstance(value, type):
+    if is_a(value, type):
         if is_users(value):
             yield from _in_a_class(value, mentions, value.__name__).places()
-    elif isinstance(value, types.ModuleType):
+    elif is_a(value, types.ModuleType):
         if is_users_module(value.__name__):
             yield from _in_a_class(value, mentions, value.__name__).places()
     elif _is_looked_into(value):
@@ -137,18 +138,18 @@ def _inside(place: Place, mentions: _Mentions) -> Iterator[Place | Absent]:
 
 
 def _is_looked_into(value: Any) -> bool:
-    if isinstance(value, STATELESS) or not hasattr(value, "__dict__"):
+    if is_a(value, STATELESS) or not has_attributes(value):
         return False
     return is_opened(value) or is_users(type(value))
 
 
 def _in_a_container(value: Any, label: str, depth: int) -> Iterator[Place]:
     """Yield the containers among what a container holds, or a ``functools.partial``."""
-    if isinstance(value, functools.partial):
+    if is_a(value, functools.partial):
         value = (*value.args, *value.keywords.values())
-    if depth and isinstance(value, HOLD_ITEMS):
+    if depth and is_a(value, HOLD_ITEMS):
         for item in items_of(value):
-            if isinstance(item, CONTAINERS):
+            if is_a(item, CONTAINERS):
                 yield Place("", label, partial(_itself, item), _itself, is_set=False)
             yield from _in_a_container(item, label, depth - 1)
 
@@ -206,18 +207,18 @@ def _in_an_object(owner: Any, mentions: _Mentions, label: str) -> Iterator[Place
     """Yield what an object keeps; of one that is not the user's, under the names that the code mentions."""
     mentioned = mentions.attributes | mentions.set_attributes
     is_own = is_users(type(owner))
-    for name, value in list(vars(owner).items()):
-        is_named = name in mentioned or isinstance(owner, _WRITTEN_IN_PYTHON)
+    for name, value in list(attributes_of(owner).items()):
+        is_named = name in mentioned or is_a(owner, _WRITTEN_IN_PYTHON)
         if not is_named and not (is_own and _is_small(value)):
             continue
         # What a property of the user's sets, its caller does not name.
         is_set = is_own or name in mentions.set_attributes
-        yield _in_dict(vars(owner), name, f"{label}.{name}", is_set)
+        yield _in_dict(attributes_of(owner), name, f"{label}.{name}", is_set)
 
 
 def _is_small(value: Any) -> bool:
     """Say whether it costs little to look through ``value`` in each call."""
-    return not isinstance(value, HOLD_ITEMS) or len(items_of(value)) <= _SMALL
+    return not is_a(value, HOLD_ITEMS) or len(items_of(value)) <= _SMALL
 
 
 def _of_variables(function: types.FunctionType) -> Iterator[Place]:
@@ -238,7 +239,7 @@ def _of_defaults(function: types.FunctionType) -> Iterator[Place]:
     defaults = function.__defaults__ or ()
     named = dict(zip(positional[len(positional) - len(defaults) :], defaults, strict=True))
     for name, value in {**named, **(function.__kwdefaults__ or {})}.items():
-        if isinstance(value, CONTAINERS):
+        if is_a(value, CONTAINERS):
             label = f"the default of its argument {name}"
             yield Place(name, label, partial(_itself, value), _itself, is_set=False)
 

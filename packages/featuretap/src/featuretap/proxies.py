@@ -24,7 +24,7 @@ from .operations import is_call
 from .refused import called_by_model
 from .texts import TEXT, makes_a_text
 
-__all__ = ["FeatureProxy", "is_overtaken", "known_kind"]
+__all__ = ["FeatureProxy", "is_overtaken", "known_kind", "node_of"]
 
 _IN_PLACE = (
     "iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift".split()
@@ -199,10 +199,18 @@ class FeatureAttribute(FeatureProxy, fx.proxy.Attribute):
         """What records it. A module that used it first may have been given up, with all its nodes."""
         if self._node is not None and _compat.is_erased(self._node):
             self._node = None
-        if attribute_kind(self.attr) is bool:
-            raise _refusal(self, f"the forward hands on .{self.attr} of a value, true or false")
         node: fx.Node = fx.proxy.Attribute.node.fget(self)  # type: ignore[attr-defined]
         return node
+
+
+def node_of(proxy: fx.Proxy) -> fx.Node:
+    """Return the node of a stand-in that an operation takes.
+
+    Not of a flag: the real forward has ``True`` or ``False``, which nobody knows again in an operation.
+    """
+    if isinstance(proxy, FeatureAttribute) and attribute_kind(proxy.attr) is bool:
+        raise _refusal(proxy, f"the forward hands on .{proxy.attr} of a value, true or false")
+    return proxy.node
 
 
 def _augmented(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:

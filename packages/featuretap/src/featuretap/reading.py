@@ -10,7 +10,7 @@ import dis
 import functools
 import sys
 import types
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -39,6 +39,7 @@ __all__ = [
 
 _R = TypeVar("_R")
 _MOST = 4096
+_MOST_OF_LIBRARY = 64
 _OURS = ("torch", "featuretap")
 # What ``functools.cache`` makes of a function.
 CachedFunction = type(functools.lru_cache(len))
@@ -168,6 +169,13 @@ def variables_of(function: types.FunctionType) -> dict[str, Any]:
     return found
 
 
+@functools.lru_cache(maxsize=4096)
+def _is_installed(top: str) -> bool:
+    """Say whether a package was installed, and is no file of a project."""
+    path = getattr(sys.modules.get(top), "__file__", None) or ""
+    return "site-packages" in path or "dist-packages" in path or top in sys.stdlib_module_names
+
+
 class _Reader:
     """Reads a function, and what it calls by name: functions, and methods of the classes it meets.
 
@@ -184,14 +192,26 @@ class _Reader:
     def __init__(self, kind: type) -> None:
         self.seen: dict[types.CodeType, types.FunctionType | None] = {}
         self.kinds = [kind]
+        self._own = kind.__module__.partition(".")[0]
+        self._of_library: Counter[str] = Counter()
         self.modules: list[types.ModuleType] = []
 
     def function(self, function: Any) -> Iterator[dis.Instruction]:
         """Yield the instructions of ``function``, those of what it calls where they are called."""
         if isinstance(function, types.FunctionType) and function.__code__ not in self.seen:
+            if not self._may_read(function):
+                return
             self.seen[function.__code__] = function
             names = ChainMap(variables_of(function), function.__globals__)
             yield from self._code(function.__code__, names)
+
+    def _may_read(self, function: types.FunctionType) -> bool:
+        """Say so of the model's own code, and of some of each library: one may lead through all of it."""
+        top = str(function.__module__).partition(".")[0]
+        if top == self._own or not _is_installed(top):
+            return True
+        self._of_library[top] += 1
+        return self._of_library[top] <= _MOST_OF_LIBRARY
 
     def _code(self, code: types.CodeType, names: Mapping[str, Any]) -> Iterator[dis.Instruction]:
         for instruction in dis.get_instructions(code):

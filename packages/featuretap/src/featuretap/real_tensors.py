@@ -164,9 +164,11 @@ class RealTensors:
 
     def watch_memory(self) -> None:
         """Keep what the model holds, which a forward may give other memory."""
-        for tensors in self._tree.storages.values():
-            for tensor in tensors:
-                self._saved.save(tensor)
+        # Seen by the mode of the trace, a copy might import half of torch.
+        with _compat.no_torch_function():
+            for tensors in self._tree.storages.values():
+                for tensor in tensors:
+                    self._saved.save(tensor)
 
     def check_memory(self) -> None:
         """Refuse that something which the model holds has other memory now."""

@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from .containers import copied
+from .looking import is_a
 from .reading import Forward, instructions_of, steps_of
 
 __all__ = [
@@ -54,8 +55,8 @@ def moved_attribute(
 
 def moved_in_object(forward: Forward, name: str, before: Any, now: Any) -> bool:
     """Say the same of an attribute of an object that the module keeps."""
-    if isinstance(now, (torch.Tensor, fx.Proxy)):
-        return isinstance(before, torch.Tensor) or _is_of_this_call(now)
+    if is_a(now, (torch.Tensor, fx.Proxy)):
+        return is_a(before, torch.Tensor) or _is_of_this_call(now)
     return moved_attribute(forward, name, before, now)
 
 
@@ -94,8 +95,8 @@ def _any_moved(items: Any, before: Any) -> bool:
     for now, kept in zip(list(items), before, strict=True):
         if now is kept or (_is_plain(now) and _is_plain(kept) and now == kept):
             continue
-        if isinstance(now, (torch.Tensor, fx.Proxy)):
-            if isinstance(kept, torch.Tensor) or id(now) in earlier or _is_of_this_call(now):
+        if is_a(now, (torch.Tensor, fx.Proxy)):
+            if is_a(kept, torch.Tensor) or id(now) in earlier or _is_of_this_call(now):
                 return True
         elif kept is not _MISSING or type(now) in _NUMBERS or _is_of_this_call(now):
             return True
@@ -104,7 +105,7 @@ def _any_moved(items: Any, before: Any) -> bool:
 
 def _is_of_this_call(value: Any) -> bool:
     """Say whether ``value`` is a stand-in for something that depends on the arguments of the call."""
-    waiting = [value.node] if isinstance(value, fx.Proxy) else []
+    waiting = [value.node] if is_a(value, fx.Proxy) else []
     seen = set(waiting)
     while waiting:
         node = waiting.pop()

@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from .containers import CONTAINERS, copied, is_changed, items_of, restore_container
 from .faithful import contains
+from .looking import is_a
 
 __all__ = ["Surroundings"]
 
@@ -33,7 +34,7 @@ class Surroundings:
             (value, copied(value))
             for _, namespace in self._namespaces
             for name, value in namespace.items()
-            if isinstance(value, CONTAINERS) and name != "__builtins__"
+            if is_a(value, CONTAINERS) and name != "__builtins__"
         ]
 
     def restore(self) -> None:

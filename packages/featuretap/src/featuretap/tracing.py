@@ -39,7 +39,7 @@ from .messages import location_of, untraceable
 from .modules import LeafRule, ModuleTree, has_own_call, keeps_nothing
 from .place import Place
 from .placeholders import root_arguments
-from .proxies import FeatureProxy, is_overtaken, known_kind
+from .proxies import FeatureProxy, is_overtaken, known_kind, node_of
 from .reading import forward_of
 from .real_tensors import RealTensors
 from .recording import ModuleCall, Recording
@@ -281,7 +281,7 @@ class FeatureTracer(RefusingTracer):
     def create_arg(self, a: Any) -> Any:
         """Lower a value to a graph argument. Tensors get a node, and the model stays as it is."""
         if isinstance(a, fx.Proxy):
-            return a.node
+            return node_of(a)
         kind = type(a)
         if kind in _LITERALS or isinstance(a, type):
             return a
@@ -324,10 +324,7 @@ class FeatureTracer(RefusingTracer):
             node.args = args
         if kwargs:
             node.kwargs = kwargs
-        if target in COMPARISONS and kind_of(node, self._tree.paths) is bool:
-            self._answers.add(node)
-        elif self._answers and self._answers.issuperset(node.all_input_nodes or (None,)):
-            raise self.refusal("the forward calculates with the answer to a comparison of sizes")
+        self._check_answers(node)
         self._place.note_on(node)
         if kind != "output":
             self.recording.add(node)
@@ -335,6 +332,18 @@ class FeatureTracer(RefusingTracer):
         if self._asks.identity and asks_identity(node, self._tree.paths):
             raise self.refusal("the forward compares with 'is' what may be None or a constant")
         return node
+
+    def _check_answers(self, node: fx.Node) -> None:
+        """Refuse what calculates with ``True`` and ``False``, which are no nodes of the real forward."""
+        if node.target in COMPARISONS and kind_of(node, self._tree.paths) is bool:
+            self._answers.add(node)
+        elif self._answers and node.target is not torch._assert:
+            inputs = node.all_input_nodes
+            if inputs and self._answers.issuperset(inputs):
+                self.graph.erase_node(node)
+                raise self.refusal(
+                    "the forward calculates with the answer to a comparison of sizes"
+                )
 
     @property
     def scope_path(self) -> str:

@@ -1,0 +1,32 @@
+"""Looks at objects of the user's without a word to them.
+
+An object may answer a question about its class or its attributes by itself: a proxy of what is gone
+raises, a deprecated name warns, settings that are not there yet are loaded. So what it is, is read off its
+very type.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["attributes_of", "has_attributes", "is_a"]
+
+
+def is_a(value: object, kinds: type | tuple[Any, ...]) -> bool:
+    """Say what ``isinstance`` says of an object that does not pass for another.
+
+    >>> is_a(True, int), is_a("1", (int, float))
+    (True, False)
+    """
+    return issubclass(type(value), kinds)
+
+
+def has_attributes(value: object) -> bool:
+    """Say whether ``value`` keeps attributes in a ``__dict__``."""
+    return type(value).__dictoffset__ != 0
+
+
+def attributes_of(value: object) -> dict[str, Any]:
+    """Return the ``__dict__`` of such an object."""
+    attributes: dict[str, Any] = object.__getattribute__(value, "__dict__")
+    return attributes
