@@ -27,6 +27,7 @@ from featuretap._compat import (
     storage_id,
 )
 from featuretap.indexing import is_method
+from featuretap.looking import is_a
 
 __all__ = [
     "CALLERS_OF_FORWARD",
@@ -204,7 +205,7 @@ def is_compiled_function(value: Any) -> bool:
     """
     if type(value) is types.FunctionType:
         return "_torchdynamo_orig_callable" in vars(value)
-    return isinstance(value, torch.jit.ScriptFunction)
+    return is_a(value, torch.jit.ScriptFunction)
 
 
 def take_out_modes(is_ours: Callable[[TorchFunctionMode], bool]) -> Callable[[], None]:

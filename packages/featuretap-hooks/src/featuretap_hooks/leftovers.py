@@ -10,6 +10,7 @@ from torch import nn
 
 from featuretap.containers import CONTAINERS, copied, items_of, kind_of
 from featuretap.held import attributes, is_opened, slots_of
+from featuretap.looking import attributes_of, has_attributes, is_a
 
 from .tracked import Tracked, plain
 
@@ -39,28 +40,28 @@ def _bare(value: Any, depth: int, seen: set[int]) -> Any:
         return plain(value)
     if not depth or id(value) in seen or not is_opened(value):
         return value
-    if not isinstance(value, (tuple, frozenset)):
+    if not is_a(value, (tuple, frozenset)):
         seen.add(id(value))
-    if isinstance(value, (tuple, frozenset)):
+    if is_a(value, (tuple, frozenset)):
         before = items_of(value)
         items = [_bare(item, depth - 1, seen) for item in before]
         if any(bare is not item for bare, item in zip(items, before, strict=True)):
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         return value
-    if isinstance(value, dict):
+    if is_a(value, dict):
         _change_dict(value, depth - 1, seen)
-    elif isinstance(value, (list, deque)):
+    elif is_a(value, (list, deque)):
         for index, item in enumerate(items_of(value)):
             bare = _bare(item, depth - 1, seen)
             if bare is not item:
                 kind_of(value).__setitem__(value, index, bare)
-    elif isinstance(value, set):
+    elif is_a(value, set):
         for item in [item for item in items_of(value) if issubclass(type(item), Tracked)]:
             set.remove(value, item)
             set.add(value, plain(item))
-    if getattr(value, "__dict__", None):
-        _change_dict(vars(value), depth - 1, seen)
-    if not isinstance(value, CONTAINERS):
+    if has_attributes(value):
+        _change_dict(attributes_of(value), depth - 1, seen)
+    if not is_a(value, CONTAINERS):
         for name, item in slots_of(value).items():
             bare = _bare(item, depth - 1, seen)
             if bare is not item:

@@ -7,7 +7,6 @@ recorder sees one operation at most.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
 import types
@@ -17,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from featuretap.containers import CONTAINERS, items_of
+from featuretap.looking import attributes_of, has_attributes, is_a
 from featuretap.reading import by_code, codes_in
 
 __all__ = ["mentioned_names"]
@@ -41,25 +41,25 @@ def mentioned_names(modules: Iterable[nn.Module]) -> set[str]:
 
 def _found_in(value: Any, names: set[str]) -> Iterator[Any]:
     """Yield what ``value`` leads to; add what it mentions to ``names``."""
-    if isinstance(value, types.FunctionType):
+    if is_a(value, types.FunctionType):
         if not _is_librarys(value.__module__):
             yield from _in_a_function(value, names)
-    elif isinstance(value, type):
+    elif is_a(value, type):
         for base in value.__mro__[:-1]:
             if not _is_librarys(base.__module__):
                 yield from vars(base).values()
-    elif isinstance(value, _CONTAINERS):
+    elif is_a(value, _CONTAINERS):
         yield from items_of(value)
-    elif isinstance(value, functools.partial):
+    elif is_a(value, functools.partial):
         yield from (value.func, *value.args)
-    elif isinstance(value, property):
+    elif is_a(value, property):
         yield from (value.fget, value.fset)
-    elif isinstance(value, (classmethod, staticmethod, types.MethodType)):
+    elif is_a(value, (classmethod, staticmethod, types.MethodType)):
         yield value.__func__
-    elif not isinstance(value, (nn.Module, types.ModuleType)):
+    elif not is_a(value, (nn.Module, types.ModuleType)):
         yield type(value)
-        with contextlib.suppress(Exception):  # what stands for a library that is not installed
-            yield value.__wrapped__
+        if has_attributes(value):
+            yield attributes_of(value).get("__wrapped__")
 
 
 def _in_a_function(function: types.FunctionType, names: set[str]) -> Iterator[Any]:
@@ -72,8 +72,9 @@ def _in_a_function(function: types.FunctionType, names: set[str]) -> Iterator[An
     while spaces:
         space = spaces.pop()
         seen.add(id(space))
-        for value in map(space.get, mentioned & space.keys()):
-            if not isinstance(value, types.ModuleType):
+        found: Iterator[Any] = map(space.get, mentioned & space.keys())
+        for value in found:
+            if not is_a(value, types.ModuleType):
                 yield value
             elif not _is_librarys(value.__name__) and id(vars(value)) not in seen:
                 spaces.append(vars(value))

@@ -204,7 +204,7 @@ def _called_by_name(
 ) -> Iterator[types.FunctionType]:
     """Yield the functions that a function finds among globals, and in the scopes around it."""
     for value in (*map(function.__globals__.get, names), *variables_of(function).values()):
-        if isinstance(value, types.FunctionType) and not _is_library(value.__module__):
+        if is_a(value, types.FunctionType) and not _is_library(value.__module__):
             yield value
 
 

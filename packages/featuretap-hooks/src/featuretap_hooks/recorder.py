@@ -30,6 +30,8 @@ from .tracked import CONSTANTS, Origin, TrackedConstant, plain, track
 
 __all__ = ["Recorder"]
 
+_ASSERT = torch._assert.__code__
+
 
 class Recorder(Nodes, TorchFunctionMode):
     """Names the operations of one forward, in one thread.
@@ -73,6 +75,8 @@ class Recorder(Nodes, TorchFunctionMode):
             return self._attribute(func, args, frame)
         if name == "get_device" and is_checkpointing(frame):
             return func(*args, **kwargs)
+        if name == "__bool__" and frame.f_code is _ASSERT:
+            return self._assert(func, args)
         if name in ("dim", "unbind") and iterates_a_tensor(frame):
             value = func(*args, **kwargs)
             is_items = name == "unbind" and self._dependents.is_marked(args[0], self.scope)
@@ -130,6 +134,13 @@ class Recorder(Nodes, TorchFunctionMode):
             return self._made(name, value, maker, is_sized=is_sized)
         if isinstance(value, torch.Tensor):
             self._dependents.mark(value)
+        return value
+
+    def _assert(self, func: Callable[..., Any], args: Any) -> Any:
+        """Look at a tensor for ``torch._assert``, which hands only what is no tensor to a mode."""
+        is_node, value = self.takes_part(args), func(*args)
+        if is_node and value:
+            self._node(self._namer.operation(self.scope, "_assert"), None)
         return value
 
     def _is_memory(self, value: Any) -> bool:

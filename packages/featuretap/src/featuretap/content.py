@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import types
+import weakref
 from collections.abc import Collection, Container, Iterator, Sequence
 from typing import Any
 
@@ -355,7 +356,9 @@ _OTHER_REGISTRIES = tuple(
     if isinstance(value, (dict, set)) and name not in (*_REGISTRIES, *_HOOKS)
 )
 _MISSING = object()
-_LEAVES = frozenset({type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter})
+_LEAVES = frozenset(
+    {type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter, *weakref.ProxyTypes}
+)
 _NOT_OPENED = (*NOT_OPENED, types.ModuleType, types.FunctionType, types.MethodType)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from . import _compat
+from .looking import is_a
 from .naming import join
 
 __all__ = [
@@ -118,7 +119,7 @@ class ModuleTree:
         yield from self._stored("_buffers")
         for path, module in self.paths.items():
             for attribute, value in list(vars(module).items()):
-                if isinstance(value, torch.Tensor):
+                if is_a(value, torch.Tensor):
                     yield join(path, attribute), value
 
     @cached_property
@@ -131,7 +132,7 @@ class ModuleTree:
         tensors: dict[int, list[torch.Tensor]] = {}
         stored = [value for module in self.paths.values() for value in list(vars(module).values())]
         for tensor in (*self.model.parameters(), *self.model.buffers(), *stored):
-            if isinstance(tensor, torch.Tensor):
+            if is_a(tensor, torch.Tensor):
                 tensors.setdefault(_compat.storage_id(tensor), []).append(tensor)
         return tensors
 

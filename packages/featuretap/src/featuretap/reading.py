@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
+from .looking import is_a
+
 __all__ = [
     "CHANGES_CONTAINERS",
     "CachedFunction",
@@ -237,17 +239,17 @@ class _Reader:
     def _variable(self, value: Any) -> Iterator[dis.Instruction]:
         if type(value) is CachedFunction:
             value = value.__wrapped__
-        elif isinstance(value, functools.partial):
+        elif is_a(value, functools.partial):
             value = value.func
-        if isinstance(value, types.FunctionType):
+        if is_a(value, types.FunctionType):
             if not str(value.__module__).startswith("torch."):
                 yield from self.function(value)
             return
-        if isinstance(value, types.ModuleType):
+        if is_a(value, types.ModuleType):
             if value not in self.modules and is_users_module(value.__name__):
                 self.modules.append(value)
             return
-        kind = value if isinstance(value, type) else type(value)
+        kind = value if is_a(value, type) else type(value)
         if kind not in self.kinds and is_users(kind):
             self.kinds.append(kind)
 

@@ -21,6 +21,7 @@ from torch import fx, nn
 
 from .containers import CONTAINERS, copied, empty_like, items_of, kind_of
 from .errors import UntraceableModelError
+from .looking import attributes_of, has_attributes, is_a
 
 __all__ = [
     "Built",
@@ -244,20 +245,20 @@ def tensors_of(value: Any) -> list[torch.Tensor]:
 
 
 def _tensors_in(value: Any, within: frozenset[int]) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
+    if is_a(value, torch.Tensor):
         yield value
-    elif not isinstance(value, _LEAVES) and id(value) not in within:
+    elif not is_a(value, _LEAVES) and id(value) not in within:
         within |= {id(value)}
         for item in _inside(value):
             yield from _tensors_in(item, within)
 
 
 def _inside(value: Any) -> Iterator[Any]:
-    if isinstance(value, (*CONTAINERS, tuple, frozenset)):
+    if is_a(value, (*CONTAINERS, tuple, frozenset)):
         yield from items_of(value)
-        if not is_dataclass(value):
+        if not is_dataclass(type(value)):
             return
-    if is_dataclass(value):
+    if is_dataclass(type(value)):
         yield from (getattr(value, field.name) for field in fields(value))
     else:
         yield from _held(value).values()
@@ -306,7 +307,7 @@ def _map_object(
 
 
 def _held(value: Any) -> dict[str, Any]:
-    held = dict(getattr(value, "__dict__", {}))
+    held = dict(attributes_of(value)) if has_attributes(value) else {}
     kind: Any = type(value)
     for name in _slots(kind):
         if hasattr(value, name):
