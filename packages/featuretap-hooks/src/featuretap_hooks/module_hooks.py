@@ -168,9 +168,11 @@ class ModuleHooks:
                 attributes = module.__dict__
                 wrapper = attributes.get(name)
                 if type(wrapper) is not _Wrapper:
-                    wrapper = attributes[name] = _Wrapper(module, name, wrapper)
-                wrapper.watchers += (watcher,)
+                    wrapper = _Wrapper(module, name, wrapper)
+                # Noted first: a KeyboardInterrupt may come between any two of these.
                 self._wrapped.append((wrapper, watcher))
+                wrapper.watchers += (watcher,)
+                attributes[name] = wrapper
 
     def __enter__(self) -> ModuleHooks:
         _ACTIVE.hooks.append(self)
@@ -182,9 +184,15 @@ class ModuleHooks:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _ACTIVE.hooks.remove(self)
+        self.close()
+
+    def close(self) -> None:
+        """Watch no more; done again where a KeyboardInterrupt came into the first time."""
         if self._wrapped or self._hooked:
             self._take_off()
+            self._wrapped, self._hooked = [], []
+        if self in _ACTIVE.hooks:
+            _ACTIVE.hooks.remove(self)
 
     def let_go(self) -> None:
         """Watch no calls that begin from now on; those that run are still seen to end."""
@@ -279,8 +287,8 @@ class _Wrapper:
 
     def remove(self, watcher: _Watcher) -> None:
         """Let one of those who watch go; put back what was there after the last."""
-        if len(self.watchers) > 1:
-            self.watchers = tuple(other for other in self.watchers if other is not watcher)
+        self.watchers = tuple(other for other in self.watchers if other is not watcher)
+        if self.watchers:
             return
         for module in (self.module, *self._copies):
             self._put_back(module.__dict__)

@@ -45,6 +45,8 @@ def not_reached(
 ) -> NodeNotReachedError:
     """Make the error that names what was not reached, and what was."""
     asked = sorted(missing)
+    # The other forward may have drawn other random numbers, and reached it.
+    reached = [name for name in reached if name not in missing]
     # Its other calls come first: the call of this name may have raised.
     again = [name for name in reached if _COUNTER.sub("", name) == asked[0]]
     near = list(dict.fromkeys([*again[:1], *nearest(asked[0], reached)]))[:3]

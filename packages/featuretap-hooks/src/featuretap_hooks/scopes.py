@@ -140,7 +140,10 @@ class Scopes:
 
     def finish(self) -> None:
         """Be told that the forward is over, whatever happened."""
-        self._switch(False)
+        try:
+            self._switch(False)
+        finally:
+            self._switch(False)  # for a KeyboardInterrupt in the first
         if self.recorder.is_live:
             self.recorder.finish()
         if self.calls is not None:
@@ -148,8 +151,9 @@ class Scopes:
 
     def _switch(self, on: bool) -> None:
         if on and not self.is_on:
-            push_mode(self.recorder)
+            # Noted first: a KeyboardInterrupt may come between the two.
             self.is_on = True
+            push_mode(self.recorder)
         # Where a mode of the model's own lies on top, ours stays on: then it does not listen.
         elif self.is_on and not on and pop_mode(self.recorder):
             self.is_on = False

@@ -105,11 +105,9 @@ def _run_watched(
     model, given = found.tree.model, (*args, *kwargs.values())
     recorder = Recorder(found.tree, sink, confined=part.scopes is not None, notes=calls)
     scopes = Scopes(recorder, part.scopes, calls)
+    hooks = ModuleHooks(model, may_wrap=not found.own_code.rewires)
     try:
-        with (
-            RecordingFunctions(recorder, found.places),
-            ModuleHooks(model, may_wrap=not found.own_code.rewires) as hooks,
-        ):
+        with RecordingFunctions(recorder, found.places), hooks:
             scopes.watch(hooks, part)
             if not watch_on:
                 sink.when_complete = partial(scopes.let_go, hooks)
@@ -127,6 +125,7 @@ def _run_watched(
             raise RuntimeError(_COMPILES) from error
         raise
     finally:
+        hooks.close()
         scopes.finish()
         sink.when_complete = None  # it knows the recorder, which knows the sink
         if recorder.has_tracked:

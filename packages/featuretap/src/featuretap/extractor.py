@@ -123,7 +123,11 @@ class FeatureExtractor(fx.GraphModule):
     @property
     def graph(self) -> fx.Graph:
         """The graph of the mode that the extractor is in."""
-        return self._graph_of(self._mode)
+        graph = self._graph_of(self._mode)
+        if graph.owning_module is None:
+            # Passes ask it for the modules. Not before, so that an extractor is freed with its last user.
+            graph.owning_module = self
+        return graph
 
     @graph.setter
     def graph(self, graph: fx.Graph) -> None:
@@ -132,7 +136,7 @@ class FeatureExtractor(fx.GraphModule):
 
     @property
     def _graph(self) -> fx.Graph:  # type: ignore[override]
-        return self.graph
+        return self._graph_of(self._mode)
 
     def graphs(self) -> list[fx.Graph]:
         """Return the graphs of the modes that this extractor has."""

@@ -1,0 +1,64 @@
+"""Rule M5: an interrupt that comes while a forward is cleaned up leaves nothing behind, either."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from torch import nn
+
+from featuretap_hooks import create_feature_extractor, module_hooks, scopes
+
+X = torch.ones(2, 4)
+MODES = torch._C._len_torch_function_stack()  # a default device is one
+
+
+class Adds(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+    def forward(self, x):
+        return self.block(x) + 1
+
+
+def interrupted(monkeypatch, owner, name, after):
+    """Have the first call of a function interrupted, before or after it does its work."""
+    original, calls = getattr(owner, name), []
+
+    def interrupt(*args):
+        calls.append(args)
+        value = original(*args) if after or len(calls) > 1 else None
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return value
+
+    monkeypatch.setattr(owner, name, interrupt)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (module_hooks.ModuleHooks, "_take_off"),
+        (module_hooks.ModuleHooks, "close"),
+        (scopes.Scopes, "finish"),
+        (scopes, "push_mode"),
+        (scopes, "pop_mode"),
+    ],
+)
+def test_M5_an_interrupt_of_what_cleans_up(monkeypatch, owner, name, after):
+    model = Adds().eval()
+    attributes = [sorted(vars(module)) for module in model.modules()]
+    for early_stop in (True, False):
+        one = create_feature_extractor(model, ["block.0", "add"], early_stop=early_stop)
+        one(X)
+        with monkeypatch.context() as patch:
+            interrupted(patch, owner, name, after)
+            with contextlib.suppress(KeyboardInterrupt):
+                one(X)
+        assert torch._C._len_torch_function_stack() == MODES
+        assert [sorted(vars(module)) for module in model.modules()] == attributes
+        assert not any(module._forward_hooks for module in model.modules())
+        assert torch.equal(one(X)["add"], model(X))
