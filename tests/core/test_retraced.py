@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -56,3 +58,20 @@ def test_V1_an_extractor_that_torch_fx_traces_keeps_its_copies(model, nodes, way
     traced = fx.symbolic_trace(way(extractor))
     assert identical(dict(traced(X)), dict(expected))
     assert identical(dict(pickle.loads(pickle.dumps(traced))(X)), dict(expected))
+
+
+def test_M4_graph_passes_find_the_modules_and_the_extractor_is_freed_without_them():
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.ones(2, 4)
+    extractor = create_feature_extractor(model, ["0"], backend="fx")
+    for one in (extractor, copy.deepcopy(extractor), pickle.loads(pickle.dumps(extractor))):
+        graph = one.graph
+        assert graph.owning_module is one
+        graph.eliminate_dead_code()
+        graph.lint()
+        one.recompile()
+        assert torch.equal(one(x)["0"], model[0](x))
+    unused = create_feature_extractor(model, ["0"], backend="fx")
+    unused(x)
+    freed = weakref.ref(unused)
+    del unused
+    assert freed() is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
@@ -185,3 +187,59 @@ def test_V5_what_the_example_left_out_at_random_may_be_reached_later(name):
             outcomes.add("not reached")
         assert tuple(extractor.eval()(x)) == (name,)
     assert outcomes == {(name,), "not reached"}
+
+
+class DropsALayer(nn.Module):
+    """Runs a layer by chance."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(x) * 2 if torch.rand(1).item() < 0.5 else x * 2
+
+
+def test_V5_what_another_forward_reached_is_not_said_to_be_reached():
+    errors = []
+    for seed in range(12):
+        extractor = create(DropsALayer(), ["b"])
+        torch.manual_seed(seed)
+        try:
+            extractor(X)
+        except featuretap.NodeNotReachedError as error:
+            errors.append(str(error))
+    assert 0 < len(errors) < 12
+    assert not any("'b'" in error.partition("Nearest")[2] for error in errors)
+
+
+class CountsOnce(nn.Module):
+    """Names what lies outside of it, and changes none of it."""
+
+    settings: ClassVar[dict[str, int]] = {}
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        if x.shape[0] > 100:
+            CountsOnce.settings["big"] = 1
+        return self.lin(x) + 1
+
+
+def test_C4_what_no_forward_changed_is_not_looked_at_in_each_call(monkeypatch):
+    made = []
+
+    class Counted(featuretap_hooks.put_back.Outside):
+        def __init__(self, forwards):
+            made.append(forwards)
+            super().__init__(forwards)
+
+    monkeypatch.setattr(featuretap_hooks.put_back, "Outside", Counted)
+    model = CountsOnce()
+    extractor = create(model, ["lin"])
+    for _ in range(3):
+        assert identical(extractor(X)["lin"], model.lin(X))
+    assert len(made) == 1
