@@ -280,9 +280,11 @@ class FeatureTracer(RefusingTracer):
 
     def create_arg(self, a: Any) -> Any:
         """Lower a value to a graph argument. Tensors get a node, and the model stays as it is."""
+        kind = type(a)
+        if kind is FeatureProxy:
+            return a.node
         if isinstance(a, fx.Proxy):
             return node_of(a)
-        kind = type(a)
         if kind in _LITERALS or isinstance(a, type):
             return a
         if kind is tuple:
@@ -337,9 +339,11 @@ class FeatureTracer(RefusingTracer):
         """Refuse what calculates with ``True`` and ``False``, which are no nodes of the real forward."""
         if node.target in COMPARISONS and kind_of(node, self._tree.paths) is bool:
             self._answers.add(node)
-        elif self._answers and node.target is not torch._assert:
+        elif self._answers:
             inputs = node.all_input_nodes
-            if inputs and self._answers.issuperset(inputs):
+            if node.target is torch._assert:
+                self._answers.difference_update(inputs)  # nearly all are compared for that
+            elif inputs and self._answers.issuperset(inputs):
                 self.graph.erase_node(node)
                 raise self.refusal(
                     "the forward calculates with the answer to a comparison of sizes"
