@@ -198,3 +198,23 @@ def test_N2_layers_that_nobody_registered_belong_to_who_calls_them(extract):
         assert identical(features[""], expected)
         assert identical(features["own.1"], own[:2](x))
         assert identical(features["relu"], x.relu())
+
+
+DOUBLED = {tuple: 2, torch.Size: 3, int: 5}
+
+
+def asks_for_types(self, x):
+    both, size, number = x.max(1), x.shape, x.shape[0]
+    y = x * (2 if type(both) is torch.return_types.max else 3)
+    y = y * DOUBLED.get(type(size), 7) * DOUBLED.get(type(number), 7)
+    return y * DOUBLED.get(type(x.split(2)), 7) + both[0].sum()
+
+
+@pytest.mark.only("hooks", why="fx refuses types as keys, and named tuples")
+def test_V1_type_answers_for_a_watched_size_as_for_the_real_one(extract):
+    model, x = with_forward(asks_for_types), drawn(3, 4)
+    for nodes in ([""], ["mul", "mul_3", ""]):
+        extractor = extract(model, nodes)
+        for _ in range(2):
+            assert identical(extractor(x)[""], model(x))
+        assert "type" not in globals()

@@ -6,6 +6,9 @@ from functools import cached_property
 
 from torch import nn
 
+from featuretap._compat import TREES
+from featuretap.asked_types import AskedPlace
+from featuretap.asking import asked_in_held, questions_of
 from featuretap.backends import Options
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.outside import Outside, tensors_outside
@@ -55,6 +58,15 @@ class Findings:
     def places(self) -> list[Namespace]:
         """Where functions that are one node each are looked up."""
         return places(self.tree, self._options, mentioned_names(self.modules))
+
+    @cached_property
+    def asked_types(self) -> list[AskedPlace]:
+        """Where the code looks ``type`` up."""
+        found: list[AskedPlace] = []
+        for module, forward in ((module, forward_of(module)) for module in self.modules):
+            found += (*questions_of(forward).types, *asked_in_held(module, forward))
+        places = [(space, name) for space, name in found if name == "type" and space is not TREES]
+        return list({id(space): (space, name) for space, name in places}.values())
 
     @cached_property
     def unwatched_layers(self) -> list[nn.Module]:

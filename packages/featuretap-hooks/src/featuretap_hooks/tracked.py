@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from featuretap.asked_types import answer_for
 from featuretap.naming import operation_name
 from featuretap.operations import is_call
 
@@ -363,6 +364,7 @@ def plain(value: Any) -> Any:
     return value
 
 
+answer_for(Tracked, lambda value: value.__class__)
 # ``tree_map`` goes by the very type of a container.
 for _holder in _HOLDERS:
     map_as_plain(_holder, plain)

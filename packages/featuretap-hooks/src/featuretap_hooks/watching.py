@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from featuretap.asked_types import types_shown
 from featuretap.indexing import hides_indexing, indexing_shown
 
 from ._compat import call_uncompiled, functorch_level, is_met_by_dynamo
@@ -86,6 +87,8 @@ def _surroundings(found: Findings, part: Part) -> list[Callable[[], AbstractCont
     surroundings: list[Callable[[], AbstractContextManager[None]]] = []
     if layers:
         surroundings.append(partial(fast_paths, layers))
+    if found.asked_types:
+        surroundings.append(partial(types_shown, found.asked_types))
     if hides_indexing():
         surroundings.append(indexing_shown)
     if found.caches:

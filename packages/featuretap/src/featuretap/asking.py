@@ -2,22 +2,23 @@
 
 For ``isinstance``, ``torch.is_tensor``, a class pattern of ``match`` and ``x.__class__``, Python reads
 ``__class__`` of the stand-in. For ``type(x)`` and ``callable(x)`` it reads nothing that a stand-in
-could answer; so while a trace runs, code of the model finds others under these two names.
+could answer; so while a trace runs, code of the model finds others under these two names (see
+:mod:`.asked_types`).
 """
 
 from __future__ import annotations
 
 import dis
 import functools
-import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from . import _compat
+from .asked_types import AskedPlace
 from .catching import catches, enters
 from .held import items_of
 from .identity import may_ask_identity
@@ -27,7 +28,6 @@ from .reading import Forward, by_code, functions_of, instructions_of, is_ours, i
 __all__ = [
     "LIMITS",
     "RESIZES",
-    "AskedTypes",
     "asked_in_held",
     "mentions_legacy_types",
     "questions_of",
@@ -42,8 +42,6 @@ LIMITS = frozenset({"finfo", "iinfo"})
 _ASK_NOTHING = frozenset({type(None), bool, int, float, str})
 _TABLES = (dict, list, tuple)
 _SMALL = 100
-# A namespace, and a name in it.
-_Place: TypeAlias = tuple[dict[str, Any], str]
 # Ways to give a tensor other memory, which torch shows to nobody.
 RESIZES = frozenset("resize_ resize_as_ set_".split())
 
@@ -96,41 +94,6 @@ def _asks_by_itself(code: types.CodeType, offset: int) -> bool:
     return found.opname == "MATCH_CLASS" or found.argval == "__class__"
 
 
-class AskedTypes:
-    """``type`` and ``callable`` for the code of the forwards that are traced.
-
-    Args:
-        kind_of: the type of the value that a stand-in stands for; raises where that is not certain.
-
-    """
-
-    def __init__(self, kind_of: Callable[[fx.Proxy], type]) -> None:
-        self._kind_of = kind_of
-        self._patched: list[_Place] = []
-
-    @functools.cached_property
-    def _shown(self) -> dict[str, Any]:
-        return {
-            "type": _Type(self._kind_of),
-            "callable": _callable_for(self._kind_of),
-            "type in trees": _TypeInTrees(self._kind_of),
-        }
-
-    def show_in(self, places: Iterable[_Place]) -> None:
-        """Let the code that looks in these places find them."""
-        for namespace, name in places:
-            if name not in namespace:
-                which = f"{name} in trees" if namespace is _compat.TREES else name
-                namespace[name] = self._shown[which]
-                self._patched.append((namespace, name))
-
-    def restore(self) -> None:
-        """Let all code find Python's own again."""
-        while self._patched:
-            namespace, name = self._patched.pop()
-            del namespace[name]
-
-
 class Questions(NamedTuple):
     """What a forward, or what it calls by name, may ask or do that needs care.
 
@@ -153,7 +116,7 @@ class Questions(NamedTuple):
     catches: bool = False
     enters: bool = False
     limits: bool = False
-    types: tuple[_Place, ...] = ()
+    types: tuple[AskedPlace, ...] = ()
 
 
 @functools.lru_cache(maxsize=4096)
@@ -173,7 +136,7 @@ def questions_of(forward: Forward) -> Questions:
     )
 
 
-def asked_in_held(module: nn.Module, forward: Forward) -> Iterator[_Place]:
+def asked_in_held(module: nn.Module, forward: Forward) -> Iterator[AskedPlace]:
     """Yield where code looks ``type`` and ``callable`` up that ``forward`` may find on its module."""
     named, held = _named_by_users(forward), vars(module)
     for name in named.intersection(held):
@@ -186,7 +149,7 @@ def _named_by_users(forward: Forward) -> frozenset[str]:
     return names_in(forward) if is_users(forward.kind) else frozenset()
 
 
-def _asked_in(forward: Forward) -> tuple[_Place, ...]:
+def _asked_in(forward: Forward) -> tuple[AskedPlace, ...]:
     found = list(_asked_by_name(forward))
     for function in functions_of(forward):
         for table in map(function.__globals__.get, frozenset(_names(function.__code__))):
@@ -196,9 +159,9 @@ def _asked_in(forward: Forward) -> tuple[_Place, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _asked_by_name(forward: Forward) -> tuple[_Place, ...]:
+def _asked_by_name(forward: Forward) -> tuple[AskedPlace, ...]:
     """Return the places without those in tables, which may hold a function that looks into them."""
-    found: list[_Place] = []
+    found: list[AskedPlace] = []
     for function in functions_of(forward):
         if not is_ours(function.__globals__):
             names = frozenset(_names(function.__code__))
@@ -208,7 +171,7 @@ def _asked_by_name(forward: Forward) -> tuple[_Place, ...]:
     return tuple(found)
 
 
-def _asked_by(value: Any, named: frozenset[str]) -> Iterator[_Place]:
+def _asked_by(value: Any, named: frozenset[str]) -> Iterator[AskedPlace]:
     """Yield the same of what a function, a table, or an object of the user's may run.
 
     Args:
@@ -250,71 +213,3 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
-
-
-class _Type:
-    """Stands for ``type`` where code looks it up; but for a stand-in it does what that does.
-
-    No class, for then the metaclass of a class made of it would be another one.
-    """
-
-    def __init__(self, kind_of: Callable[[fx.Proxy], type]) -> None:
-        object.__setattr__(self, "kind_of", kind_of)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and issubclass(type(args[0]), fx.Proxy):
-            return object.__getattribute__(self, "kind_of")(args[0])
-        made = type(*args, **kwargs)
-        return self if made is type else made  # the code may compare it with ``type``
-
-    def __mro_entries__(self, bases: object) -> tuple[type]:
-        return (type,)
-
-    def __instancecheck__(self, instance: object) -> bool:
-        return isinstance(instance, type)
-
-    def __subclasscheck__(self, subclass: type) -> bool:
-        return issubclass(subclass, type)
-
-    def __eq__(self, other: object) -> bool:
-        return other is self or other is type
-
-    def __hash__(self) -> int:
-        return hash(type)
-
-    def __getitem__(self, item: Any) -> Any:
-        return type[item]
-
-    def __or__(self, other: Any) -> Any:
-        return type | other
-
-    def __ror__(self, other: Any) -> Any:
-        return other | type
-
-    def __repr__(self) -> str:
-        return repr(type)
-
-    def __getattribute__(self, name: str) -> Any:
-        if name == "__mro_entries__":  # what a class statement asks its bases for
-            return object.__getattribute__(self, name)
-        return getattr(type, name)
-
-
-class _TypeInTrees(_Type):
-    """The same where torch looks through containers; not for torch's own code, which hands on stand-ins."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        frame: types.FrameType | None = sys._getframe(1)
-        while frame is not None and frame.f_globals is _compat.TREES:
-            frame = frame.f_back
-        is_for_user = frame is not None and not is_ours(frame.f_globals)
-        return super().__call__(*args, **kwargs) if is_for_user else type(*args, **kwargs)
-
-
-def _callable_for(kind_of: Callable[[fx.Proxy], type]) -> Callable[[Any], bool]:
-    def asked(value: Any) -> bool:
-        if issubclass(type(value), fx.Proxy):
-            return "__call__" in {name for kind in kind_of(value).__mro__ for name in vars(kind)}
-        return callable(value)
-
-    return asked

@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from . import _compat
+from .asked_types import answer_for
 from .asking import mentions_legacy_types, who_asks
 from .facts import CHANGE_IN_PLACE
 from .identity import is_asked_of_next
@@ -69,6 +70,9 @@ def _is_surely_a_tensor(proxy: fx.Proxy) -> bool:
     """Say whether ``proxy`` stands for a tensor that some operation made: inputs may be anything."""
     origin = proxy.root if isinstance(proxy, FeatureAttribute) else proxy
     return origin.node.op != "placeholder" and _kind(proxy) is torch.Tensor
+
+
+answer_for(fx.Proxy, known_kind)
 
 
 class FeatureProxy(fx.Proxy):

@@ -29,7 +29,8 @@ from torch import fx, nn
 
 from . import _compat
 from .around_trace import around_trace
-from .asking import AskedTypes, Questions, asked_in_held, questions_of
+from .asked_types import AskedTypes
+from .asking import Questions, asked_in_held, questions_of
 from .carry_over import CarryOver
 from .catching import is_caught
 from .faithful import Guard
@@ -39,7 +40,7 @@ from .messages import location_of, untraceable
 from .modules import LeafRule, ModuleTree, has_own_call, keeps_nothing
 from .place import Place
 from .placeholders import root_arguments
-from .proxies import FeatureProxy, is_overtaken, known_kind, node_of
+from .proxies import FeatureProxy, is_overtaken, node_of
 from .reading import forward_of
 from .real_tensors import RealTensors
 from .recording import ModuleCall, Recording
@@ -132,7 +133,7 @@ class FeatureTracer(RefusingTracer):
         self._place = Place()
         self._asks = Questions()
         self._inside_leaves: set[int] = set()
-        self._asked_types = AskedTypes(known_kind)
+        self._asked_types = AskedTypes()
         self.read_later: list[weakref.ref[fx.Proxy]] = []
         self._saved = SavedTensors()
         self._refused = None
