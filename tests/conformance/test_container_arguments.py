@@ -131,11 +131,11 @@ def of_parts(self, x):
 
 
 def of_a_size(self, x):
-    return x * len(_pytree.tree_leaves(x.shape))
+    return x * len(_pytree.tree_flatten(x.shape)[0])
 
 
 def of_a_layer(self, x):
-    return sum(t.sum() for t in _pytree.tree_leaves(self.own(x)))
+    return sum(t.sum() for t in _pytree.tree_flatten(self.own(x))[0])
 
 
 TREES = [of_a_named_tuple, of_parts, of_a_size, of_a_layer]

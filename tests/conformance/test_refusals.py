@@ -205,7 +205,7 @@ REFUSED = [
     (asks_for_an_attribute_of_a_result, "whether a value has .count"),
     (goes_through_numpy, "leaves torch for NumPy"),
     (looks_at_grad_fn, r"looks at \.grad_fn"),
-    (switches_gradients_by_an_input, "hands on .requires_grad of a value"),
+    (switches_gradients_by_an_input, r"hands on .requires_grad of a value|must be (a )?bool"),
     (python_random, "draws from Python's or NumPy's random numbers"),
 ]
 

@@ -149,6 +149,9 @@ class FeatureProxy(fx.Proxy):
         target, args = (operator.pow, ()) if modulo is None else (pow, (modulo,))
         return self.tracer.create_proxy("call_function", target, (self, power, *args), {})
 
+    def __abs__(self) -> fx.Proxy:  # a Proxy of torch 2.0 has none
+        return self.tracer.create_proxy("call_function", operator.abs, (self,), {})
+
     def __round__(self, *digits: int) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", round, (self, *digits), {})
 
