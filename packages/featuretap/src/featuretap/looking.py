@@ -23,7 +23,9 @@ def is_a(value: object, kinds: type | tuple[Any, ...]) -> bool:
 
 def has_attributes(value: object) -> bool:
     """Say whether ``value`` keeps attributes in a ``__dict__``."""
-    return type(value).__dictoffset__ != 0
+    # Those of a ``typing.TypeVar`` nobody can come to.
+    kind: Any = type(value)
+    return kind.__dictoffset__ != 0 and any("__dict__" in vars(base) for base in kind.__mro__)
 
 
 def attributes_of(value: object) -> dict[str, Any]:
