@@ -78,10 +78,17 @@ def test_N1_an_assertion_of_a_constant_is_no_node(backend, extract):
             torch._assert(1 + 1 == 2, "a constant")
             torch._assert(x.dim() == 2, f"a size, {x.shape}")
             torch._assert(x.sum() > -1e9, "a value")
-            return x + 1
+            is_long, is_wide = x.shape[0] > 1, x.shape[1] > 1
+            y = x + 1
+            torch._assert(is_long, "the answer of before")
+            torch._assert(is_wide, "another")
+            torch._assert(1 + 1 == 2, "a constant")
+            return y
 
     model, x = Asserts(), drawn(2, 4)
     names = get_graph_node_names(model, backend=backend, example_args=(x,))
-    asserted = [*["x", "dim", "eq", "getattr", "_assert"], *["sum", "gt", "_assert_1", "add"]]
+    asserted = [*["x", "dim", "eq", "getattr", "_assert"], *["sum", "gt", "_assert_1"]]
+    asserted += ["getattr_1", "getitem", "gt_1", "getattr_2", "getitem_1", "gt_2"]
+    asserted += ["add", "_assert_2", "_assert_3"]
     assert list(names) == asserted
     assert identical(extract(model, "")(x)[""], model(x))

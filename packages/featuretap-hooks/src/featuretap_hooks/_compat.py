@@ -340,7 +340,7 @@ def pop_mode(mode: TorchFunctionMode) -> bool:
 def is_met_by_dynamo(error: Exception) -> bool:
     """Say whether dynamo failed where a function that it looked into came to code of this package.
 
-    It says so in the text alone. Checked on torch 2.4.1 and 2.15.0.
+    It says so in the text alone. Checked on torch 2.15.0.
     """
     text = str(error)
     return "from user code" in text and __package__ in text

@@ -126,16 +126,8 @@ def input_names(tree: ModuleTree) -> dict[str, str]:
 @cache
 def _operations() -> frozenset[str]:
     """Names of everything in torch that may be a node, and of what numbers, lists and dicts do."""
-    spaces: list[Any] = [torch, torch.Tensor, torch.nn.functional, operator, math, int]
-    spaces += [
-        float,
-        list,
-        dict,
-        torch.fft,
-        torch.linalg,
-        torch.special,
-        *namespaces_of_operators(),
-    ]
+    spaces: list[Any] = [torch, torch.Tensor, torch.nn.functional, torch.fft, torch.linalg]
+    spaces += [torch.special, operator, math, int, float, list, dict, *namespaces_of_operators()]
     names = {operation_name(name) for space in spaces for name in dir(space)}
     return frozenset({*names, "getattr", "getitem", "round"})
 

@@ -39,7 +39,7 @@ class Nodes:
         busy: whether something runs whose operations are none of the scope's.
         is_live: whether it still names what it sees.
         has_tracked: whether something was given out that remembers where it came from.
-        has_answer: whether sizes were compared, and nothing was asserted since.
+        answers: how many comparisons of sizes no assertion has taken yet.
 
     """
 
@@ -67,7 +67,7 @@ class Nodes:
         self._origins: dict[str, Origin] = {}
         self._uncounted: set[str] = set()
         self.has_tracked = False
-        self.has_answer = False
+        self.answers = 0
 
     # -- scopes ---------------------------------------------------------------------------------
 
@@ -264,7 +264,7 @@ class Nodes:
         """Record what was computed from tracked values."""
         self.use(sources)
         # Nothing tells this ``True`` from another: an assertion that follows is taken to be of it.
-        self.has_answer |= type(value) is bool
+        self.answers += type(value) is bool
         name = self._namer.operation(self.scope, operation)
         return self._made(name, value, is_sized=self._dependents.is_sized(value))
 

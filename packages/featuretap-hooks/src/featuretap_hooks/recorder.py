@@ -81,8 +81,9 @@ class Recorder(Nodes, TorchFunctionMode):
             value = func(*args, **kwargs)
             is_items = name == "unbind" and self._dependents.is_marked(args[0], self.scope)
             return self._track(value) if is_items else value
-        if self.takes_part((*args, *kwargs.values())) or (name == "_assert" and self.has_answer):
-            self.has_answer = False
+        is_of_sizes = name == "_assert" and self.answers > 0
+        self.answers -= is_of_sizes
+        if self.takes_part((*args, *kwargs.values())) or is_of_sizes:
             return self.run(name_of(func, frame), func, args, kwargs, counted=True)
         value = func(*args, **kwargs)
         self._dependents.note_independent(value, self.scope)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx
+import torch
+from torch import fx, nn
+
+from .likeness import COMPARISONS, kind_of
 
 __all__ = ["RefusingTracer"]
 
@@ -12,7 +15,14 @@ __all__ = ["RefusingTracer"]
 class RefusingTracer(fx.Tracer):
     """A tracer whose refusals cannot be swallowed by an ``except`` of the model."""
 
-    _refused: Exception | None = None
+    _refused: Exception | None
+    # What a comparison of sizes gave, and nothing has asserted yet.
+    _answers: set[fx.Node]
+
+    def forget_refusals(self) -> None:
+        """Begin with a trace."""
+        self._refused = None
+        self._answers = set()
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Refuse to branch on a value."""
@@ -41,3 +51,17 @@ class RefusingTracer(fx.Tracer):
         """
         error, self._refused = self._refused or raised, None
         return error
+
+    def check_answers(self, node: fx.Node, modules: dict[str, nn.Module]) -> None:
+        """Refuse what calculates with ``True`` and ``False``, which are no nodes of the real forward."""
+        if node.target in COMPARISONS and kind_of(node, modules) is bool:
+            self._answers.add(node)
+        elif self._answers:
+            inputs = node.all_input_nodes
+            if node.target is torch._assert:
+                self._answers.difference_update(inputs)  # nearly all are compared for that
+            elif inputs and self._answers.issuperset(inputs):
+                self.graph.erase_node(node)
+                raise self.refusal(
+                    "the forward calculates with the answer to a comparison of sizes"
+                )

@@ -35,7 +35,6 @@ from .carry_over import CarryOver
 from .catching import is_caught
 from .faithful import Guard
 from .identity import asks_identity
-from .likeness import COMPARISONS, kind_of
 from .messages import location_of, untraceable
 from .modules import LeafRule, ModuleTree, has_own_call, keeps_nothing
 from .place import Place
@@ -136,8 +135,7 @@ class FeatureTracer(RefusingTracer):
         self._asked_types = AskedTypes()
         self.read_later: list[weakref.ref[fx.Proxy]] = []
         self._saved = SavedTensors()
-        self._refused = None
-        self._answers: set[fx.Node] = set()
+        self.forget_refusals()
         self.recording = Recording(tree)
         self._real = RealTensors(self, self._tree, self._saved)
 
@@ -327,7 +325,7 @@ class FeatureTracer(RefusingTracer):
             node.args = args
         if kwargs:
             node.kwargs = kwargs
-        self._check_answers(node)
+        self.check_answers(node, self._tree.paths)
         self._place.note_on(node)
         if kind != "output":
             self.recording.add(node)
@@ -335,20 +333,6 @@ class FeatureTracer(RefusingTracer):
         if self._asks.identity and asks_identity(node, self._tree.paths):
             raise self.refusal("the forward compares with 'is' what may be None or a constant")
         return node
-
-    def _check_answers(self, node: fx.Node) -> None:
-        """Refuse what calculates with ``True`` and ``False``, which are no nodes of the real forward."""
-        if node.target in COMPARISONS and kind_of(node, self._tree.paths) is bool:
-            self._answers.add(node)
-        elif self._answers:
-            inputs = node.all_input_nodes
-            if node.target is torch._assert:
-                self._answers.difference_update(inputs)  # nearly all are compared for that
-            elif inputs and self._answers.issuperset(inputs):
-                self.graph.erase_node(node)
-                raise self.refusal(
-                    "the forward calculates with the answer to a comparison of sizes"
-                )
 
     @property
     def scope_path(self) -> str:
