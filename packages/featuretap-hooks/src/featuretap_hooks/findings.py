@@ -11,7 +11,7 @@ from featuretap.asked_types import AskedPlace
 from featuretap.asking import asked_in_held, questions_of
 from featuretap.backends import Options
 from featuretap.modules import LeafRule, ModuleTree
-from featuretap.outside import Outside, tensors_outside
+from featuretap.outside import Roots, roots_that_keep, tensors_outside
 from featuretap.reading import Forward, forward_of
 
 from ._compat import any_wrapped
@@ -104,9 +104,9 @@ class Findings:
         return frozenset(map(forward_of, self.modules))
 
     @cached_property
-    def reaching_outside(self) -> frozenset[Forward]:
-        """The forwards that mention what may change outside of the modules."""
-        return frozenset(forward for forward in self.forwards if Outside([forward]))
+    def reaching_outside(self) -> Roots:
+        """Where the forwards find what may change outside of the modules."""
+        return roots_that_keep(self.forwards)
 
     @cached_property
     def writing_outside(self) -> frozenset[Forward]:

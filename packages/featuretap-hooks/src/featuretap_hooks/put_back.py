@@ -51,7 +51,8 @@ class PutBack:
         self._kept = _Kept(found, self._plan.moving_kept)
         self._fingerprint, self._restore_foreign = self._foreign()
         kept = found.modules if switches else found.storing
-        self._contents = [(module, content_of(module)) for module in kept]
+        seen: dict[int, int] = {}
+        self._contents = [(module, content_of(module, seen)) for module in kept]
         self._others: list[_Restorable] = []
         if switches:
             self._others.append(Ambient())

@@ -55,7 +55,7 @@ class ModuleContent:
         *("registries", "rewinders", "values"),
     )
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, seen: dict[int, int] | None = None) -> None:
         # Made for each module of each trace: what most modules have not is not made for them.
         self.current: dict[str, Any] = vars(module)
         self.values: dict[str, Any] = copied(self.current)
@@ -79,7 +79,7 @@ class ModuleContent:
         if any(self.empty):
             self.containers += [(found, copied(found)) for found in self.empty if found]
             self.empty = [found for found in self.empty if not found]
-        seen: set[int] = set()
+        seen = {} if seen is None else seen
         for name in values.keys() - _STANDARD:
             value = values[name]
             kind = type(value)
@@ -105,15 +105,15 @@ class ModuleContent:
         moved = Rewinder(f"the iterator .{name}", lambda: look(self.current[name]), shown, put)
         self.rewinders.append(moved)
 
-    def _add(self, value: Any, depth: int, seen: set[int]) -> None:
+    def _add(self, value: Any, depth: int, seen: dict[int, int]) -> None:
         kind = type(value)
-        if kind in _LEAVES or not depth or id(value) in seen:
+        if kind in _LEAVES or seen.get(id(value), 0) >= depth:
             return
         if is_a(value, tuple):
             for item in items_of(value):
                 self._add(item, depth, seen)
             return
-        seen.add(id(value))
+        seen[id(value)] = depth
         inside: list[Any] = []
         if is_a(value, CONTAINERS):
             self.containers.append((value, copied(value)))
@@ -189,12 +189,14 @@ class ModuleContent:
             may_grow: let containers pass that hold what they held, and more.
 
         """
-        yield from self.changed_names()
-        hooks = [(found, without_own(found), kept) for found, kept in self._all_hooks()]
-        dicts = [(owner, owner, kept) for owner, kept in (*self._all_registries(), *self.objects)]
-        for owner, now, before in (*hooks, *dicts):
-            names = now.keys() | before.keys()
-            yield from ((id(owner), n) for n in names if not is_same(now.get(n), before.get(n)))
+        changed = [pair for pair in self.objects if not same_items(*pair)]
+        if not self._is_plainly_as_before():
+            yield from self.changed_names()
+            changed += self._all_registries()
+            for found, kept in self._all_hooks():
+                yield from _changed_keys(found, without_own(found), kept)
+        for owner, kept in changed:
+            yield from _changed_keys(owner, owner, kept)
         empty = ((found, type(found)()) for found in self.empty if found)
         for container, content in (*self.containers, *empty):
             if is_changed(container, content) and not (may_grow and has_grown(container, content)):
@@ -331,10 +333,17 @@ class _ScriptContent(ModuleContent):
             self.module.training = self.training
 
 
-def content_of(module: nn.Module) -> ModuleContent:
-    """Return what ``module`` holds now."""
+def content_of(module: nn.Module, seen: dict[int, int] | None = None) -> ModuleContent:
+    """Return what ``module`` holds now.
+
+    Args:
+        module: the module.
+        seen: where is noted what was looked into, and how deep, so that what many modules hold, as a
+            configuration, is looked into once; each module looks for itself if there is none.
+
+    """
     is_script = isinstance(module, torch.jit.ScriptModule)
-    return _ScriptContent(module) if is_script else ModuleContent(module)
+    return _ScriptContent(module) if is_script else ModuleContent(module, seen)
 
 
 def content_of_given(arguments: Any) -> ModuleContent:
@@ -360,6 +369,15 @@ _LEAVES = frozenset(
     {type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter, *weakref.ProxyTypes}
 )
 _NOT_OPENED = (*NOT_OPENED, types.ModuleType, types.FunctionType, types.MethodType)
+
+
+def _changed_keys(
+    owner: dict[Any, Any], now: dict[Any, Any], before: dict[Any, Any]
+) -> Iterator[tuple[int, Any]]:
+    """Yield the keys of ``owner``, of which ``now`` is what counts, that are not as they were."""
+    for name in list(now) + [name for name in before if name not in now]:
+        if not is_same(now.get(name), before.get(name)):
+            yield id(owner), name
 
 
 def _name_of(registry: dict[Any, Any], module: nn.Module) -> str:

@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 
 from .containers import CONTAINERS, copied, is_changed, is_same, items_of, restore_container
 from .held import DEPTH, Rewinder, copied_iterator, rewinder
 from .looking import is_a
-from .outside_places import HOLD_ITEMS, MISSING, STATELESS, Absent, Place, all_places
+from .outside_places import (
+    HOLD_ITEMS,
+    MISSING,
+    STATELESS,
+    Absent,
+    Owner,
+    Place,
+    Root,
+    all_places,
+    places_at,
+    roots_of,
+)
 from .reading import Forward
 from .state import moved_attribute, moved_content
 from .trace_left import is_plain_cache, may_write
 
-__all__ = ["Outside", "tensors_outside"]
+__all__ = ["Outside", "Roots", "roots_that_keep", "tensors_outside"]
+
+# Where the code of each forward begins to look.
+Roots: TypeAlias = Mapping[Forward, Sequence[Root]]
 
 
 class Outside:
-    """What some forwards find outside of their modules, as it is when this object is made."""
+    """What some forwards find outside of their modules, as it is when this object is made.
 
-    def __init__(self, forwards: Iterable[Forward]) -> None:
-        found = {forward: list(_held_by(forward)) for forward in forwards}
+    Args:
+        roots: where to look: all of the forwards, or those of :func:`roots_that_keep`.
+
+    """
+
+    def __init__(self, roots: Roots) -> None:
+        found = {forward: list(_held_at(own, forward)) for forward, own in roots.items()}
         self._found = {forward: held for forward, held in found.items() if held}
+
+    @classmethod
+    def of(cls, forwards: Iterable[Forward]) -> Outside:
+        """Look at everything that ``forwards`` may find."""
+        return cls({forward: roots_of(forward) for forward in forwards})
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -128,14 +152,38 @@ def _tensors_in(value: Any, depth: int) -> Iterator[torch.Tensor]:
             yield from _tensors_in(item, depth - 1)
 
 
-def _held_by(forward: Forward) -> Iterator[_Held | Absent]:
-    for place in all_places(forward):
-        if isinstance(place, Absent):
-            yield place
-            continue
-        value = place.read()
-        if place.is_set or not (value is MISSING or is_a(value, STATELESS)):
-            yield _Held(place, value)
+def roots_that_keep(forwards: Iterable[Forward]) -> Roots:
+    """Return where there is something now that may change, to look there alone in each of many calls.
+
+    Most of what code mentions are functions and classes.
+    """
+    found = {forward: list(_narrowed(roots_of(forward), forward)) for forward in forwards}
+    return {forward: roots for forward, roots in found.items() if roots}
+
+
+def _narrowed(roots: Iterable[Root], forward: Forward) -> Iterator[Root]:
+    for root in roots:
+        if isinstance(root, Owner):
+            keeping = [
+                place.name
+                for place in root.places()
+                if isinstance(place, Place) and any(_held_at([place], forward))
+            ]
+            if keeping or root.set_names:
+                yield root._replace(names=frozenset(keeping))
+        elif any(_held_at([root], forward)):
+            yield root
+
+
+def _held_at(roots: Iterable[Root], forward: Forward) -> Iterator[_Held | Absent]:
+    for root in roots:
+        for place in places_at(root, forward):
+            if isinstance(place, Absent):
+                yield place
+                continue
+            value = place.read()
+            if place.is_set or not (value is MISSING or is_a(value, STATELESS)):
+                yield _Held(place, value)
 
 
 def _each(found: Iterable[_Held | Absent]) -> Iterator[_Held]:

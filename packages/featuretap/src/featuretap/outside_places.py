@@ -13,7 +13,7 @@ import types
 from collections import ChainMap, UserDict, UserList
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from weakref import ProxyTypes, WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import torch
@@ -31,9 +31,21 @@ from .reading import (
     is_users_module,
 )
 
-__all__ = ["HOLD_ITEMS", "MISSING", "STATELESS", "Absent", "Place", "all_places"]
+__all__ = [
+    "HOLD_ITEMS",
+    "MISSING",
+    "STATELESS",
+    "Absent",
+    "Owner",
+    "Place",
+    "Root",
+    "all_places",
+    "places_at",
+    "roots_of",
+]
 
 MISSING = object()
+_NONE: frozenset[str] = frozenset()
 # What holds no state, where it is not exchanged for something else.
 STATELESS = (
     *(bool, int, float, complex, str, bytes, type(None), type, property, classmethod, staticmethod),
@@ -65,7 +77,7 @@ class Place(NamedTuple):
     is_set: bool
 
 
-class _Owner(NamedTuple):
+class Owner(NamedTuple):
     """A class, a Python module or a function, whose attributes code may find or set.
 
     Attributes:
@@ -91,7 +103,8 @@ class _Owner(NamedTuple):
 
     def places(self) -> Iterator[Place | Absent]:
         """Yield where the attributes lie that are there, and which are not."""
-        present = (self.names | self.set_names) & self.known.keys()
+        # Most functions have no attributes.
+        present = (self.names | self.set_names) & self.known.keys() if self.known else _NONE
         yield from map(self.place, present)
         if not self.set_names <= present:
             yield Absent(self, self.set_names - present)
@@ -100,7 +113,7 @@ class _Owner(NamedTuple):
 class Absent(NamedTuple):
     """Attributes that code may set and that are not there: many, so they are looked at together."""
 
-    owner: _Owner
+    owner: Owner
     names: frozenset[str]
 
     def filled(self) -> Iterator[Place]:
@@ -108,21 +121,27 @@ class Absent(NamedTuple):
         yield from map(self.owner.place, self.names & self.owner.known.keys())
 
 
+# Where a look begins.
+Root: TypeAlias = Place | Owner
+
+
 def all_places(forward: Forward) -> Iterator[Place | Absent]:
     """Yield each place that the code of ``forward`` comes to, and what is inside of what lies there."""
+    for root in roots_of(forward):
+        yield from places_at(root, forward)
+
+
+def places_at(root: Root, forward: Forward) -> Iterator[Place | Absent]:
+    """Yield the places of one root, and what is inside of what lies there."""
     mentions = _mentions(forward)
-    if "environ" in mentions.attributes:
-        environment = partial(_itself, os.environ)
-        yield Place("environ", "the environment of the process", environment, _itself, is_set=False)
-    for found in _found(forward):
-        for place in found.places() if isinstance(found, _Owner) else (found,):
-            if isinstance(place, Absent):
-                yield place
-                continue
-            for inside in (place, *_inside(place, mentions)):
-                yield inside
-                if isinstance(inside, Place):
-                    yield from _in_a_container(inside.read(), inside.label, DEPTH)
+    for place in root.places() if isinstance(root, Owner) else (root,):
+        if isinstance(place, Absent):
+            yield place
+            continue
+        for inside in (place, *_inside(place, mentions)):
+            yield inside
+            if isinstance(inside, Place):
+                yield from _in_a_container(inside.read(), inside.label, DEPTH)
 
 
 def _inside(place: Place, mentions: _Mentions) -> Iterator[Place | Absent]:
@@ -182,11 +201,16 @@ def _mentions(forward: Forward) -> _Mentions:
 
 
 @functools.lru_cache(maxsize=1024)
-def _found(forward: Forward) -> tuple[Place | _Owner, ...]:
-    if forward.kind.__module__.startswith("torch."):
-        return ()
+def roots_of(forward: Forward) -> tuple[Root, ...]:
+    """Return where the code of ``forward`` begins: variables, classes, functions."""
     mentions = _mentions(forward)
-    found: list[Place | _Owner] = []
+    found: list[Root] = []
+    if "environ" in mentions.attributes:
+        environment = partial(_itself, os.environ)
+        label = "the environment of the process"
+        found.append(Place("environ", label, environment, _itself, is_set=False))
+    if forward.kind.__module__.startswith("torch."):
+        return tuple(found)
     for base in forward.kind.__mro__:
         if not base.__module__.startswith(("torch.", "builtins")):
             found.append(_in_a_class(base, mentions, "its class"))
@@ -194,13 +218,13 @@ def _found(forward: Forward) -> tuple[Place | _Owner, ...]:
         found += _of_variables(function)
         found += _of_defaults(function)
         write = partial(_write_in_dict, vars(function))
-        found.append(_Owner(f"{function.__name__}.{{}}", vars(function), write, *mentions))
+        found.append(Owner(f"{function.__name__}.{{}}", vars(function), write, *mentions))
     return tuple(found)
 
 
-def _in_a_class(owner: Any, mentions: _Mentions, label: str) -> _Owner:
+def _in_a_class(owner: Any, mentions: _Mentions, label: str) -> Owner:
     """Return what the code may find, or set, in a class or a Python module."""
-    return _Owner(f".{{}} of {label}", vars(owner), partial(_write_in_class, owner), *mentions)
+    return Owner(f".{{}} of {label}", vars(owner), partial(_write_in_class, owner), *mentions)
 
 
 def _in_an_object(owner: Any, mentions: _Mentions, label: str) -> Iterator[Place]:

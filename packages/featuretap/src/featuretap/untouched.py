@@ -27,7 +27,7 @@ class Untouched:
         self._parts = list(model.modules())
         self._modules: dict[int, ModuleContent] = {}
         self._add(self._parts)
-        self._outside = Outside(self.forwards)
+        self._outside = Outside.of(self.forwards)
 
     def _add(self, modules: Iterable[nn.Module]) -> None:
         """Keep modules, and models that they hold and that are no children: their modes may be switched."""
