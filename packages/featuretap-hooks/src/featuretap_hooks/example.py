@@ -16,11 +16,11 @@ from featuretap import UntraceableModelError
 from featuretap.alignment import aligned
 from featuretap.ambient import Ambient, GradientFlags, Gradients
 from featuretap.backends import Options
-from featuretap.content import content_of_given
 from featuretap.errors import FAILS_ON_EXAMPLE
 from featuretap.facts import written_arguments
 from featuretap.faithful import RandomState, foreign_random_state
 from featuretap.held import tensors_in
+from featuretap.held_content import content_of_given
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.outside import tensors_outside
 from featuretap.placeholders import positions_of, with_fixed

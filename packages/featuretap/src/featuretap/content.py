@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import operator
-import types
-import weakref
 from collections.abc import Collection, Container, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from .containers import (
-    CONTAINERS,
-    copied,
-    has_grown,
-    is_changed,
-    is_same,
-    items_of,
-    restore_container,
-    same_items,
-)
-from .held import (
-    DEPTH,
-    NOT_OPENED,
-    Rewinder,
-    copied_iterator,
-    has_slots,
-    iterator_state,
-    rewinder,
-    slots_of,
-)
-from .looking import attributes_of, has_attributes, is_a
+from .containers import copied, is_same, restore_container, same_items
+from .held import DEPTH
+from .held_content import LEAVES, HeldContent, changed_keys
+from .looking import is_a
 from .put_back import restore_attributes, restore_hooks, without_own, without_own_wrappers
 from .reading import Forward, forward_of
 from .state import is_moved_by, may_read, moved_attribute, moved_content, moved_in_object
 
-__all__ = ["ModuleContent", "content_of", "content_of_given"]
+__all__ = ["ModuleContent", "content_of"]
 
 
 class ModuleContent:
@@ -46,13 +27,14 @@ class ModuleContent:
     restored content.
 
     Attributes:
+        held: what its containers and objects hold.
         hidden: modules that are attributes and no children, as the model of an extractor is.
 
     """
 
     __slots__ = (
-        *("bare", "containers", "current", "empty", "hidden", "hooks", "no_hooks", "objects"),
-        *("registries", "rewinders", "values"),
+        *("bare", "current", "empty", "held", "hidden", "hooks", "no_hooks"),
+        *("registries", "values"),
     )
 
     def __init__(self, module: nn.Module, seen: dict[int, int] | None = None) -> None:
@@ -61,9 +43,7 @@ class ModuleContent:
         self.values: dict[str, Any] = copied(self.current)
         without_own_wrappers(self.values)
         values = self.values
-        self.containers: list[tuple[Any, Any]] = []
-        self.objects: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        self.rewinders: list[Rewinder] = []
+        self.held = HeldContent()
         self.hidden: list[nn.Module] = []
         get = values.get
         held = tuple(map(get, _REGISTRIES))
@@ -77,61 +57,21 @@ class ModuleContent:
             self.no_hooks = [found for found in self.no_hooks if not found]
         self.empty: Sequence[Any] = tuple(map(get, _OTHER_REGISTRIES))
         if any(self.empty):
-            self.containers += [(found, copied(found)) for found in self.empty if found]
+            self.held.containers += [(found, copied(found)) for found in self.empty if found]
             self.empty = [found for found in self.empty if not found]
         seen = {} if seen is None else seen
         for name in values.keys() - _STANDARD:
             value = values[name]
             kind = type(value)
-            if kind in _LEAVES or (kind is tuple and _LEAVES.issuperset(map(type, value))):
+            if kind in LEAVES or (kind is tuple and LEAVES.issuperset(map(type, value))):
                 continue
             if is_a(value, nn.Module):
                 self.hidden.append(value)
             elif is_a(value, Iterator):
-                self._add_iterator(name, value, may_read(forward_of(module), name))
+                is_read = may_read(forward_of(module), name)
+                self.held.add_iterator(name, self.current, values, is_read)
             else:
-                self._add(value, DEPTH, seen)
-
-    def _add_iterator(self, name: str, value: Iterator[Any], is_read: bool) -> None:
-        """Let an iterator that cannot be looked at count as moved where the forward names it."""
-        kept = copied_iterator(value)
-
-        def put(_: object) -> None:
-            if kept is not None:
-                self.current[name] = self.values[name] = copied_iterator(kept)
-
-        look = repr if iterator_state(value) is None else iterator_state
-        shown = "" if is_read and look is repr else look(value)
-        moved = Rewinder(f"the iterator .{name}", lambda: look(self.current[name]), shown, put)
-        self.rewinders.append(moved)
-
-    def _add(self, value: Any, depth: int, seen: dict[int, int]) -> None:
-        kind = type(value)
-        if kind in _LEAVES or seen.get(id(value), 0) >= depth:
-            return
-        if is_a(value, tuple):
-            for item in items_of(value):
-                self._add(item, depth, seen)
-            return
-        seen[id(value)] = depth
-        inside: list[Any] = []
-        if is_a(value, CONTAINERS):
-            self.containers.append((value, copied(value)))
-            inside += items_of(value)
-        elif is_a(value, _NOT_OPENED):
-            return
-        elif (found := rewinder(value)) is not None:
-            self.rewinders.append(found)
-            if not has_slots(value):
-                return
-            inside += slots_of(value).values()
-        if has_attributes(value):
-            own = attributes_of(value)
-            held = copied(own)
-            self.objects.append((own, held))
-            inside += held.values()
-        for item in inside:
-            self._add(item, depth - 1, seen)
+                self.held.add(value, DEPTH, seen)
 
     # -- the training flag ----------------------------------------------------------------------
 
@@ -189,19 +129,14 @@ class ModuleContent:
             may_grow: let containers pass that hold what they held, and more.
 
         """
-        changed = [pair for pair in self.objects if not same_items(*pair)]
         if not self._is_plainly_as_before():
             yield from self.changed_names()
-            changed += self._all_registries()
             for found, kept in self._all_hooks():
-                yield from _changed_keys(found, without_own(found), kept)
-        for owner, kept in changed:
-            yield from _changed_keys(owner, owner, kept)
-        empty = ((found, type(found)()) for found in self.empty if found)
-        for container, content in (*self.containers, *empty):
-            if is_changed(container, content) and not (may_grow and has_grown(container, content)):
-                yield id(container)
-        yield from (found.name for found in self.rewinders if found.moved())
+                yield from changed_keys(found, without_own(found), kept)
+            for found, kept in self._all_registries():
+                yield from changed_keys(found, found, kept)
+        yield from map(id, filter(None, self.empty))
+        yield from self.held.changes(may_grow=may_grow)
 
     def moved_state(
         self,
@@ -217,8 +152,8 @@ class ModuleContent:
             others: the forwards of the model, which may look at it as well.
 
         """
-        held = self.containers or self.objects or self.rewinders or any(self.empty)
-        if not held and self._is_plainly_as_before():
+        held = self.held
+        if not (held or any(self.empty)) and self._is_plainly_as_before():
             return ""
         forward = forward_of(module)
         for registry, kept in self._all_registries():
@@ -227,11 +162,11 @@ class ModuleContent:
                 kind = _name_of(registry, module).strip("_")
                 return f"its {kind}: {', '.join(changed)}"
         filled = [(container, type(container)()) for container in self.empty if container]
-        for container, content in (*self.containers, *filled):
+        for container, content in (*held.containers, *filled):
             names = [name for name, value in self.values.items() if value is container]
             if moved_content(forward, names[0] if names else "", container, content):
                 return "what it puts into a container"
-        for current, earlier in self.objects:
+        for current, earlier in held.objects:
             for name, value in copied(current).items():
                 before = earlier.get(name)
                 if before is not value and moved_in_object(forward, name, before, value):
@@ -243,7 +178,7 @@ class ModuleContent:
                 continue
             if moved_attribute(forward, name, before, value, others):
                 return f".{name}"
-        return next((found.name for found in self.rewinders if found.moved()), "")
+        return next((found.name for found in held.rewinders if found.moved()), "")
 
     def restore(self) -> None:
         """Put back what is not as it was."""
@@ -256,12 +191,7 @@ class ModuleContent:
         if any(self.empty):
             for container in filter(None, self.empty):
                 container.clear()
-        for current, values in self.objects:
-            restore_attributes(current, values)
-        for container, content in self.containers:
-            restore_container(container, content)
-        for found in self.rewinders:
-            found.rewind()
+        self.held.restore()
 
     def _all_hooks(self) -> Iterator[tuple[dict[Any, Any], dict[Any, Any]]]:
         """Yield each registry of hooks, and what it held."""
@@ -297,8 +227,8 @@ class _ScriptContent(ModuleContent):
 
     def __init__(self, module: nn.Module) -> None:
         self.current, self.values = {}, {}
-        self.containers, self.objects, self.registries, self.rewinders = [], [], [], []
-        self.hidden = []
+        self.held = HeldContent()
+        self.registries, self.hidden = [], []
         self.bare, self.no_hooks, self.empty = (), (), ()
         registries = (vars(module).get(name) for name in _HOOKS)
         self.hooks = [(found, without_own(found)) for found in registries if found is not None]
@@ -346,13 +276,6 @@ def content_of(module: nn.Module, seen: dict[int, int] | None = None) -> ModuleC
     return _ScriptContent(module) if is_script else ModuleContent(module, seen)
 
 
-def content_of_given(arguments: Any) -> ModuleContent:
-    """Return what the arguments of a call hold now, tensors aside: caches, counters, generators."""
-    holder = nn.Module()
-    vars(holder)["given"] = arguments
-    return ModuleContent(holder)
-
-
 _STANDARD = frozenset(vars(nn.Module()))
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 # What a forward hook is registered in.
@@ -365,19 +288,6 @@ _OTHER_REGISTRIES = tuple(
     if isinstance(value, (dict, set)) and name not in (*_REGISTRIES, *_HOOKS)
 )
 _MISSING = object()
-_LEAVES = frozenset(
-    {type(None), bool, int, float, str, bytes, torch.Tensor, nn.Parameter, *weakref.ProxyTypes}
-)
-_NOT_OPENED = (*NOT_OPENED, types.ModuleType, types.FunctionType, types.MethodType)
-
-
-def _changed_keys(
-    owner: dict[Any, Any], now: dict[Any, Any], before: dict[Any, Any]
-) -> Iterator[tuple[int, Any]]:
-    """Yield the keys of ``owner``, of which ``now`` is what counts, that are not as they were."""
-    for name in list(now) + [name for name in before if name not in now]:
-        if not is_same(now.get(name), before.get(name)):
-            yield id(owner), name
 
 
 def _name_of(registry: dict[Any, Any], module: nn.Module) -> str:

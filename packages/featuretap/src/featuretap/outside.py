@@ -14,11 +14,10 @@ from .outside_places import (
     HOLD_ITEMS,
     MISSING,
     STATELESS,
-    Absent,
     Owner,
     Place,
     Root,
-    all_places,
+    owner_at,
     places_at,
     roots_of,
 )
@@ -139,9 +138,10 @@ class _Held:
 def tensors_outside(forwards: Iterable[Forward]) -> Iterator[torch.Tensor]:
     """Yield the tensors that code of ``forwards`` finds outside of the modules, and may write."""
     for forward in filter(may_write, forwards):
-        for place in all_places(forward):
-            if isinstance(place, Place):
-                yield from _tensors_in(place.read(), DEPTH)
+        for root in roots_of(forward):
+            for place in places_at(root, forward):
+                if isinstance(place, Place):
+                    yield from _tensors_in(place.read(), DEPTH)
 
 
 def _tensors_in(value: Any, depth: int) -> Iterator[torch.Tensor]:
@@ -163,22 +163,20 @@ def roots_that_keep(forwards: Iterable[Forward]) -> Roots:
 
 def _narrowed(roots: Iterable[Root], forward: Forward) -> Iterator[Root]:
     for root in roots:
-        if isinstance(root, Owner):
-            keeping = [
-                place.name
-                for place in root.places()
-                if isinstance(place, Place) and any(_held_at([place], forward))
-            ]
-            if keeping or root.set_names:
-                yield root._replace(names=frozenset(keeping))
+        # A class does not go from where it is found, and is looked at without finding it again.
+        owner = root if isinstance(root, Owner) or root.is_set else owner_at(root, forward)
+        if isinstance(owner, Owner):
+            keeping = [place.name for place in owner.places() if any(_held_at([place], forward))]
+            if keeping or owner.set_names:
+                yield owner._replace(names=frozenset(keeping))
         elif any(_held_at([root], forward)):
             yield root
 
 
-def _held_at(roots: Iterable[Root], forward: Forward) -> Iterator[_Held | Absent]:
+def _held_at(roots: Iterable[Root], forward: Forward) -> Iterator[_Held | Owner]:
     for root in roots:
         for place in places_at(root, forward):
-            if isinstance(place, Absent):
+            if isinstance(place, Owner):
                 yield place
                 continue
             value = place.read()
@@ -186,10 +184,10 @@ def _held_at(roots: Iterable[Root], forward: Forward) -> Iterator[_Held | Absent
                 yield _Held(place, value)
 
 
-def _each(found: Iterable[_Held | Absent]) -> Iterator[_Held]:
+def _each(found: Iterable[_Held | Owner]) -> Iterator[_Held]:
     """Yield the places, and those that were empty and are not now."""
     for one in found:
-        if isinstance(one, Absent):
-            yield from (_Held(place, MISSING) for place in one.filled())
+        if isinstance(one, Owner):
+            yield from (_Held(place, MISSING) for place in one.places())
         else:
             yield one

@@ -35,11 +35,10 @@ __all__ = [
     "HOLD_ITEMS",
     "MISSING",
     "STATELESS",
-    "Absent",
     "Owner",
     "Place",
     "Root",
-    "all_places",
+    "owner_at",
     "places_at",
     "roots_of",
 ]
@@ -101,59 +100,67 @@ class Owner(NamedTuple):
         is_set = name in self.set_names
         return Place(name, self.label.format(name), read, partial(self.write, name), is_set)
 
-    def places(self) -> Iterator[Place | Absent]:
-        """Yield where the attributes lie that are there, and which are not."""
-        # Most functions have no attributes.
-        present = (self.names | self.set_names) & self.known.keys() if self.known else _NONE
-        yield from map(self.place, present)
-        if not self.set_names <= present:
-            yield Absent(self, self.set_names - present)
+    def places(self) -> Iterator[Place]:
+        """Yield where the attributes lie that are there."""
+        wanted = self.names | self.set_names if self.names else self.set_names
+        if not self.known.keys().isdisjoint(wanted):
+            yield from map(self.place, wanted & self.known.keys())
 
+    def absent(self) -> Iterator[Owner]:
+        """Yield what has the attributes that code may set and that are not there.
 
-class Absent(NamedTuple):
-    """Attributes that code may set and that are not there: many, so they are looked at together."""
-
-    owner: Owner
-    names: frozenset[str]
-
-    def filled(self) -> Iterator[Place]:
-        """Yield where there is something now."""
-        yield from map(self.owner.place, self.names & self.owner.known.keys())
+        They are many, so they are looked at together.
+        """
+        absent = self.set_names
+        if not self.known.keys().isdisjoint(absent):
+            absent -= self.known.keys()
+        if absent:
+            is_all = absent is self.set_names and not self.names
+            yield self if is_all else self._replace(names=_NONE, set_names=absent)
 
 
 # Where a look begins.
 Root: TypeAlias = Place | Owner
 
 
-def all_places(forward: Forward) -> Iterator[Place | Absent]:
-    """Yield each place that the code of ``forward`` comes to, and what is inside of what lies there."""
-    for root in roots_of(forward):
-        yield from places_at(root, forward)
+def places_at(root: Root, forward: Forward) -> Iterator[Root]:
+    """Yield the places of one root, and what is inside of what lies there.
+
+    An owner stands for those of its attributes that are not there.
+    """
+    if isinstance(root, Owner):
+        for place in root.places():
+            yield from _from(place, forward)
+        yield from root.absent()
+    else:
+        yield from _from(root, forward)
 
 
-def places_at(root: Root, forward: Forward) -> Iterator[Place | Absent]:
-    """Yield the places of one root, and what is inside of what lies there."""
-    mentions = _mentions(forward)
-    for place in root.places() if isinstance(root, Owner) else (root,):
-        if isinstance(place, Absent):
-            yield place
-            continue
-        for inside in (place, *_inside(place, mentions)):
-            yield inside
-            if isinstance(inside, Place):
-                yield from _in_a_container(inside.read(), inside.label, DEPTH)
-
-
-def _inside(place: Place, mentions: _Mentions) -> Iterator[Place | Absent]:
+def owner_at(place: Place, forward: Forward) -> Owner | None:
+    """Return the class or Python module of the user's that lies at a place, if one does."""
     value = place.read()
     if is_a(value, type):
-        if is_users(value):
-            yield from _in_a_class(value, mentions, value.__name__).places()
-    elif is_a(value, types.ModuleType):
-        if is_users_module(value.__name__):
-            yield from _in_a_class(value, mentions, value.__name__).places()
+        is_looked_at = is_users(value)
+    else:
+        is_looked_at = is_a(value, types.ModuleType) and is_users_module(value.__name__)
+    return _in_a_class(value, _mentions(forward), value.__name__) if is_looked_at else None
+
+
+def _from(place: Place, forward: Forward) -> Iterator[Root]:
+    for inside in (place, *_inside(place, forward)):
+        yield inside
+        if isinstance(inside, Place):
+            yield from _in_a_container(inside.read(), inside.label, DEPTH)
+
+
+def _inside(place: Place, forward: Forward) -> Iterator[Root]:
+    value = place.read()
+    owner = owner_at(place, forward)
+    if owner is not None:
+        yield from owner.places()
+        yield from owner.absent()
     elif _is_looked_into(value):
-        yield from _in_an_object(value, mentions, place.label)
+        yield from _in_an_object(value, _mentions(forward), place.label)
 
 
 def _is_looked_into(value: Any) -> bool:
@@ -214,12 +221,15 @@ def roots_of(forward: Forward) -> tuple[Root, ...]:
     for base in forward.kind.__mro__:
         if not base.__module__.startswith(("torch.", "builtins")):
             found.append(_in_a_class(base, mentions, "its class"))
+    variables: dict[tuple[int, str], Place] = {}
     for function in functions_of(forward):
-        found += _of_variables(function)
+        for where, place in _of_variables(function):
+            if place.is_set or (where, place.name) not in variables:
+                variables[where, place.name] = place
         found += _of_defaults(function)
         write = partial(_write_in_dict, vars(function))
         found.append(Owner(f"{function.__name__}.{{}}", vars(function), write, *mentions))
-    return tuple(found)
+    return (*found, *variables.values())
 
 
 def _in_a_class(owner: Any, mentions: _Mentions, label: str) -> Owner:
@@ -245,16 +255,20 @@ def _is_small(value: Any) -> bool:
     return not is_a(value, HOLD_ITEMS) or len(items_of(value)) <= _SMALL
 
 
-def _of_variables(function: types.FunctionType) -> Iterator[Place]:
-    """Yield the globals, and the variables of the scopes around it, that a function mentions."""
+def _of_variables(function: types.FunctionType) -> Iterator[tuple[int, Place]]:
+    """Yield the globals, and the variables of the scopes around it, that a function mentions.
+
+    Each comes with the identity of where it lies, which functions share.
+    """
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     code = [i for part in codes_in(function.__code__) for i in dis.get_instructions(part)]
     stored = {i.argval for i in code if i.opname in ("STORE_GLOBAL", "STORE_DEREF")}
     for name in dict.fromkeys(i.argval for i in code if "GLOBAL" in i.opname):
-        yield _in_dict(function.__globals__, name, f"the global {name}", name in stored)
+        place = _in_dict(function.__globals__, name, f"the global {name}", name in stored)
+        yield id(function.__globals__), place
     for name, cell in cells.items():
         read, write = partial(_cell_content, cell), partial(_fill_cell, cell)
-        yield Place(name, f"the variable {name} around it", read, write, name in stored)
+        yield id(cell), Place(name, f"the variable {name} around it", read, write, name in stored)
 
 
 def _of_defaults(function: types.FunctionType) -> Iterator[Place]:

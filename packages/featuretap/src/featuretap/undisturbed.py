@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from .ambient import Ambient
-from .content import content_of_given
 from .faithful import RandomState, foreign_random_state
 from .held import tensors_in
+from .held_content import content_of_given
 from .modules import ModuleTree
 from .saved import SavedTensors, refuse_unmade
 from .untouched import Untouched
