@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from featuretap.naming import join
 from featuretap.structures import tensors_of
 
 from ._compat import no_torch_function, storage_id
+from .instructions import spelled_out
 from .tracked import Tracked
 
 __all__ = ["Dependents"]
@@ -68,6 +70,7 @@ class Dependents:
         self._read: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
         self._devices: dict[int, tuple[torch.device, Tracked]] = {}
         self._dtypes: dict[str, dict[torch.dtype | torch.layout, list[Tracked]]] = {}
+        self._spelled_out: frozenset[Any] = frozenset()
 
     def enter(self, module: nn.Module, path: str) -> None:
         """Begin with a forward.
@@ -178,13 +181,21 @@ class Dependents:
         """Remember a device, dtype or layout that the forward of ``scope`` read off a marked tensor.
 
         These cannot carry a mark. A device is told by identity, torch makes a new object at each read;
-        the others by value, in this forward of the scope. Where it was read of several tensors, what
-        uses it is taken to use the last that nothing has used yet.
+        the others by value, in this forward of the scope, where the code does not spell them out (see
+        :meth:`tell_apart`). Where it was read of several tensors, what uses it is taken to use the last
+        that nothing has used yet.
         """
         if isinstance(value, torch.device):
             self._devices[id(value)] = (value, source)
         elif isinstance(value, _ONE_FOR_ALL):
             self._dtypes.setdefault(scope, {}).setdefault(value, []).append(source)
+
+    def tell_apart(self, values: Any, frame: types.FrameType, scope: str) -> None:
+        """Note which dtypes among ``values``, given to an operation by ``frame``, were read nowhere."""
+        self._spelled_out = frozenset()
+        if scope in self._dtypes and any(isinstance(value, _ONE_FOR_ALL) for value in values):
+            named = spelled_out(frame)
+            self._spelled_out = frozenset(n for n in named if isinstance(n, _ONE_FOR_ALL))
 
     def forget(self) -> None:
         """Let go of what was remembered: the forward is over."""
@@ -242,7 +253,11 @@ class Dependents:
         elif isinstance(value, torch.device):
             if id(value) in self._devices:
                 found.append(self._devices[id(value)][1])
-        elif isinstance(value, _ONE_FOR_ALL) and value in self._dtypes.get(scope, ()):
+        elif (
+            isinstance(value, _ONE_FOR_ALL)
+            and value in self._dtypes.get(scope, ())
+            and value not in self._spelled_out
+        ):
             reads = self._dtypes[scope][value]
             while len(reads) > 1 and not reads[-1]._origin.pending:
                 reads.pop()

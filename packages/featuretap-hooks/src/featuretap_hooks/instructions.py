@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dis
 import types
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from featuretap.reading import by_code
+from featuretap.reading import by_code, is_ours
 
-__all__ = ["compares", "formats_next"]
+__all__ = ["compares", "formats_next", "spelled_out"]
 
 
 def compares(frame: types.FrameType) -> bool:
@@ -31,3 +33,61 @@ def _instructions(code: types.CodeType) -> dict[int, tuple[str, str]]:
         instruction.offset: pair
         for instruction, pair in zip(found, zip(names, following, strict=True), strict=True)
     }
+
+
+def spelled_out(frame: types.FrameType) -> Iterator[Any]:
+    """Yield what the arguments of the call that ``frame`` is at name outright: ``dtype=torch.float32``.
+
+    Of a variable, as ``dtype=kind``, nobody can say where it is from.
+    """
+    caller: types.FrameType | None = frame
+    while caller is not None and is_ours(caller.f_globals):
+        caller = caller.f_back
+    if caller is None:
+        return
+    for owner, name in _named_in_calls(caller.f_code).get(caller.f_lasti, ()):
+        if not owner:
+            yield caller.f_globals.get(name)
+        elif isinstance(space := caller.f_globals.get(owner), types.ModuleType):
+            yield vars(space).get(name)
+
+
+@by_code
+def _named_in_calls(code: types.CodeType) -> dict[int, list[tuple[str, str]]]:
+    """Return the globals that the arguments of each call name, by its offset: owner and attribute.
+
+    The owner is empty for a global itself.
+    """
+    found = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "EXTENDED_ARG")]
+    return {
+        instruction.offset: names
+        for at, instruction in enumerate(found)
+        if instruction.opname in _CALLS and (names := [*_globals_in(_arguments(found, at))])
+    }
+
+
+_CALLS = frozenset(
+    "CALL CALL_KW CALL_METHOD CALL_FUNCTION CALL_FUNCTION_KW CALL_FUNCTION_EX".split()
+)
+
+
+def _arguments(code: Sequence[dis.Instruction], at: int) -> Sequence[dis.Instruction]:
+    """Return the instructions that put the arguments of the call at ``at`` on the stack."""
+    name, count = code[at].opname, code[at].arg or 0
+    missing = 1 + (count & 1) if name == "CALL_FUNCTION_EX" else count + name.endswith("KW")
+    end = at - (code[at - 1].opname == "PRECALL")
+    start = end
+    while missing > 0 and start > 0:
+        start -= 1
+        missing -= dis.stack_effect(code[start].opcode, code[start].arg, jump=False)
+    return code[start:end]
+
+
+def _globals_in(steps: Sequence[dis.Instruction]) -> Iterator[tuple[str, str]]:
+    owner = ""
+    for step in steps:
+        if owner and step.opname == "LOAD_ATTR":
+            yield owner, step.argval
+        owner = step.argval if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") else ""
+        if owner:
+            yield "", owner

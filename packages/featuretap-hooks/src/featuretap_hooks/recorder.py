@@ -83,7 +83,9 @@ class Recorder(Nodes, TorchFunctionMode):
             return self._track(value) if is_items else value
         is_of_sizes = name == "_assert" and self.answers > 0
         self.answers -= is_of_sizes
-        if self.takes_part((*args, *kwargs.values())) or is_of_sizes:
+        given = (*args, *kwargs.values())
+        self._dependents.tell_apart(given, frame, self.scope)
+        if self.takes_part(given) or is_of_sizes:
             return self.run(name_of(func, frame), func, args, kwargs, counted=True)
         value = func(*args, **kwargs)
         self._dependents.note_independent(value, self.scope)

@@ -1,0 +1,75 @@
+"""Rules N1, N3, N9: a dtype that the code spells out is a constant, whatever was read before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from support import drawn, identical, with_forward
+
+FLOAT = torch.float32
+
+
+def makes_a_constant(self, x):
+    kind = x.dtype
+    fixed = torch.arange(4, dtype=torch.float32)
+    read = torch.arange(4, 8, dtype=kind)
+    return x + fixed + read
+
+
+def names_a_global(self, x):
+    kind = x.dtype
+    return (x.cumsum(1, dtype=FLOAT).T * 2).to(kind)
+
+
+def converts_and_back(self, x):
+    kind = x.dtype
+    x = x.to(torch.float32)
+    return (x + x.mT).to(kind)
+
+
+def calls_a_function_of_torch(self, x):
+    kind = x.dtype
+    return torch.softmax(x, 1, dtype=torch.float32).T.to(kind)
+
+
+def nests_the_calls(self, x):
+    kind = x.dtype
+    return torch.add(x.T.to(torch.float32), x).to(kind)
+
+
+def names_a_layout(self, x):
+    kind = x.layout
+    zeros = torch.zeros_like(x, layout=torch.strided).T
+    return zeros + torch.ones_like(x, layout=kind)
+
+
+def gives_all_at_once(self, x):
+    kind, more = x.dtype, {"dtype": torch.float32}
+    return torch.arange(4, **more) + x.T.to(kind)
+
+
+# name -> its value, which is another where the constant is taken for what was read.
+CASES = {
+    makes_a_constant: ("arange", lambda x: torch.arange(4, 8, dtype=x.dtype)),
+    names_a_global: ("getattr", lambda x: x.cumsum(1).T),
+    converts_and_back: ("getattr", lambda x: x.mT),
+    calls_a_function_of_torch: ("getattr", lambda x: torch.softmax(x, 1).T),
+    nests_the_calls: ("getattr", lambda x: x.T),
+    names_a_layout: ("getattr", lambda x: torch.zeros_like(x).T),
+}
+
+
+@pytest.mark.parametrize("forward", CASES, ids=lambda forward: forward.__name__)
+def test_n1_a_dtype_that_is_spelled_out_is_a_constant(names_of, extract, forward):
+    model, x = with_forward(forward).eval(), drawn(4, 4)
+    name, value = CASES[forward]
+    assert name in names_of(model, example_args=(x,))
+    assert identical(extract(model, [name])(x)[name], value(x))
+
+
+@pytest.mark.parametrize("forward", CASES, ids=lambda forward: forward.__name__)
+def test_n8_the_names_do_not_depend_on_the_dtype_of_the_input(names_of, forward):
+    model = with_forward(forward).eval()
+    names = [names_of(model, example_args=(drawn(4, 4).to(k),)) for k in (FLOAT, torch.float64)]
+    assert names[0] == names[1]
