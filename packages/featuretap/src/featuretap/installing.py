@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,8 +21,9 @@ def populate(
     """Put the modules, parameters and buffers that the graphs name where the model has them.
 
     They are the model's own objects. Modules on the way that are not needed as a whole are stood
-    in for by empty ones. Constants that belong to no module become plain attributes. A module that the
-    model has in two places is in both, if the second is in a module that is needed.
+    in for by empty ones, unless they convert what they hold in a way of their own (a table of angles that
+    stays in float32). Constants that belong to no module become plain attributes. A module that the model
+    has in two places is in both, if the second is in a module that is needed.
     """
     called: set[str] = set()
     read: dict[str, dict[str, None]] = {}
@@ -37,6 +38,8 @@ def populate(
                 owner, _, name = path.rpartition(".")
                 read.setdefault(owner, {})[name] = None
     holders: dict[str, nn.Module] = {"": extractor}
+    around = {outer for path in (*called, *read) for outer in _from_outside(path)}
+    called.update(path for path in around if _converts_itself(tree.paths[path]))
     # In the model's order, which optimizers go by, and outer modules first: a whole one must not
     # replace a stand-in that has children already.
     for path, module in tree.paths.items():
@@ -49,6 +52,16 @@ def populate(
         owner, _, name = second.rpartition(".")
         if first in holders and owner in holders:
             holders[owner]._modules.setdefault(name, holders[first])
+
+
+def _from_outside(path: str) -> Iterator[str]:
+    """Yield the paths of the modules that the one at ``path`` is in, and its own, but not the model."""
+    names = path.split(".") if path else []
+    yield from (".".join(names[: n + 1]) for n in range(len(names)))
+
+
+def _converts_itself(module: nn.Module) -> bool:
+    return type(module)._apply is not nn.Module._apply
 
 
 def _holder(path: str, holders: dict[str, nn.Module], tree: ModuleTree) -> nn.Module:
