@@ -204,7 +204,10 @@ def is_compiled_function(value: Any) -> bool:
     Checked on torch 2.4.1 and 2.15.0.
     """
     if type(value) is types.FunctionType:
-        return "_torchdynamo_orig_callable" in vars(value)
+        attributes = vars(value)
+        # ``torch.compiler.disable`` leaves the same mark on what is not compiled.
+        is_disabled = attributes.get("_torchdynamo_disable", False)
+        return "_torchdynamo_orig_callable" in attributes and not is_disabled
     return is_a(value, torch.jit.ScriptFunction)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from featuretap.put_back import is_own_hook
+from featuretap.reading import forward_of, is_our_module
 
 from ._compat import (
     compiled_module,
@@ -62,19 +63,29 @@ def is_compiled(module: nn.Module) -> bool:
 
 def takes_note(module: nn.Module) -> bool:
     """Say whether ``module`` would notice a torch-function mode, so that nobody looks inside."""
-    return isinstance(module, _TAKES_NOTE) or is_compiled(module)
+    return _is_attention(module) or is_compiled(module)
+
+
+def _is_attention(module: nn.Module) -> bool:
+    """Say whether a call comes to the forward of one of these layers: a subclass may have its own."""
+    if not isinstance(module, _TAKES_NOTE):
+        return False
+    function = forward_of(module).function
+    if is_our_module(getattr(function, "__module__", None)):
+        return True
+    code = getattr(function, "__code__", None)
+    return code is None or not {"super", "forward"}.isdisjoint(code.co_names)
 
 
 def layers_that_take_note(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the outermost layers that would notice a torch-function mode.
+    """Yield the layers that would notice a torch-function mode; of what is compiled the outermost.
 
     A model that is compiled itself is none: it is run as it was before.
     """
-    if isinstance(model, _TAKES_NOTE):
+    if _is_attention(model):
         yield model
-        return
     for child in model.children():
-        if takes_note(child):
+        if is_compiled(child):
             yield child
         else:
             yield from layers_that_take_note(child)

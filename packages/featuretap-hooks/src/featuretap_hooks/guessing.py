@@ -11,6 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Set
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from featuretap.naming import Namer, operation_name
 from ._compat import functions_wrapped_for_fx, namespaces_of_operators, registered_operators
 from .fast_paths import takes_note
 from .index import Point, canonical, read_parameter
-from .mentioned import mentioned_names
+from .mentioned import chains_of_names, mentioned_names
 from .patching import operations_at, places
 
 __all__ = ["Guess"]
@@ -38,6 +39,7 @@ class Guess:
         self._tree = tree
         self._options = options
         self._of_places: Set[str] | None = None
+        self._chains: set[tuple[str, str]] | None = None
         self._is_leaf = is_leaf
         self._functions = {operation_name(function) for function in options.autowrap_functions}
         for module in options.autowrap_modules:
@@ -86,7 +88,23 @@ class Guess:
         return scope in self._tree.paths and any(name.startswith(operation) for name in known)
 
     def _open(self, name: str) -> bool:
-        return not name.startswith(self._closed) or name in self._tree.parameters
+        if not name.startswith(self._closed) or name in self._tree.parameters:
+            return True
+        others = [alias for alias, path in self._tree.aliases.items() if path == name]
+        return self._is_called_past(name) or not all(a.startswith(self._closed) for a in others)
+
+    def _is_called_past(self, name: str) -> bool:
+        """Say whether a forward may call by itself what is in a layer that nobody looks into.
+
+        So it does if it says ``self.enc.layers``, where the layer is ``enc``.
+        """
+        if self._chains is None:
+            self._chains = chains_of_names(self._tree.paths.values())
+        outer = next(closed for closed in self._closed if name.startswith(closed))
+        inside = _COUNTER.sub("", name[len(outer) :])
+        start = next((n for n in reversed(outer[:-1].split(".")) if not n.isdigit()), "")
+        steps = [start, *(step for step in inside.split(".") if not step.isdigit())]
+        return self._chains.issuperset(pairwise(steps))
 
     def _possible(self, name: str) -> bool:
         tree = self._tree
@@ -127,7 +145,17 @@ def input_names(tree: ModuleTree) -> dict[str, str]:
 def _operations() -> frozenset[str]:
     """Names of everything in torch that may be a node, and of what numbers, lists and dicts do."""
     spaces: list[Any] = [torch, torch.Tensor, torch.nn.functional, torch.fft, torch.linalg]
-    spaces += [torch.special, operator, math, int, float, list, dict, *namespaces_of_operators()]
+    spaces += [
+        torch.special,
+        torch.nn.init,
+        operator,
+        math,
+        int,
+        float,
+        list,
+        dict,
+        *namespaces_of_operators(),
+    ]
     names = {operation_name(name) for space in spaces for name in dir(space)}
     return frozenset({*names, "getattr", "getitem", "round"})
 

@@ -17,9 +17,9 @@ from torch import nn
 
 from featuretap.containers import CONTAINERS, items_of
 from featuretap.looking import attributes_of, has_attributes, is_a
-from featuretap.reading import by_code, codes_in
+from featuretap.reading import by_code, codes_in, forward_of, instructions_of, steps_of
 
-__all__ = ["mentioned_names"]
+__all__ = ["chains_of_names", "mentioned_names"]
 
 _CONTAINERS = (*CONTAINERS, tuple, frozenset)
 
@@ -37,6 +37,20 @@ def mentioned_names(modules: Iterable[nn.Module]) -> set[str]:
             seen.add(id(value))
             waiting += _found_in(value, names)
     return names
+
+
+def chains_of_names(modules: Iterable[nn.Module]) -> set[tuple[str, str]]:
+    """Return each attribute that forwards of ``modules`` read, after what they read it of, or may."""
+    chains: set[tuple[str, str]] = set()
+    for forward in set(map(forward_of, modules)):
+        variable = attribute = ""
+        for step in steps_of(instructions_of(forward)):
+            if step.name in ("LOAD_ATTR", "LOAD_METHOD"):
+                chains.update(((variable, step.argument), (attribute, step.argument)))
+                attribute, variable = step.argument, ""
+            elif step.is_variable or step.name in ("LOAD_DEREF", "LOAD_GLOBAL"):
+                variable = step.argument
+    return chains
 
 
 def _found_in(value: Any, names: set[str]) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from torch import nn
 from featuretap.modules import LeafRule, has_own_call
 
 from ._compat import functorch_level, pop_mode, push_mode
-from .fast_paths import takes_note
+from .fast_paths import is_compiled, takes_note
 from .module_hooks import Around, ModuleHooks
 from .program import Places
 from .recorder import Recorder
@@ -48,17 +48,23 @@ class Part(NamedTuple):
         """Find out which of ``modules`` are leaves, and leave out what cannot be hooked."""
         found: list[tuple[str, nn.Module, type[_Call]]] = []
         closed: tuple[str, ...] = ()
+        compiled: tuple[str, ...] = ()
         calls_itself = "" in modules and has_own_call(modules[""])
         for path, module in modules.items():
             if path == "" and calls_itself:
                 continue
-            if closed and path.startswith(closed):
+            if compiled and path.startswith(compiled):
                 continue
             is_closed = path != "" and takes_note(module)
             leaf = path != "" and (is_closed or is_leaf(module, path))
+            if closed and path.startswith(closed):
+                # The model may call it past the layer that it is in.
+                found.append((path, module, _InnerLeafCall if leaf else _InnerCall))
+            else:
+                found.append((path, module, _how(module) if leaf else _Call))
             if is_closed:
                 closed += (f"{path}.",)
-            found.append((path, module, _how(module) if leaf else _Call))
+                compiled += (f"{path}.",) if is_compiled(module) else ()
         return cls(scopes, found, names_inputs, calls_itself)
 
 
@@ -262,6 +268,25 @@ class _LeafCall(_Call):
     _is_leaf = True
 
 
+class _InnerCall(_Call):
+    """The same of a module in a layer that nobody looks into, where it is not called by that."""
+
+    __slots__ = ()
+
+    def call(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        opened = self._scopes.opened
+        if opened and opened[-1].scope is None:
+            return forward(*args, **kwargs)
+        return super().call(module, forward, args, kwargs)
+
+
+class _InnerLeafCall(_InnerCall):
+    """The same of a leaf."""
+
+    __slots__ = ()
+    _is_leaf = True
+
+
 class _LayerCall(_LeafCall):
     """The same of a leaf that calls no other module: most calls, so as little as possible is done."""
 
@@ -281,11 +306,11 @@ class _LayerCall(_LeafCall):
         if recorder.has_tracked:
             args, kwargs = plain(args), plain(kwargs)
         is_on = scopes.is_on and pop_mode(recorder)
-        recorder.busy = True
+        was_busy, recorder.busy = recorder.busy, True  # a function that is one node may call layers
         try:
             value = forward(*args, **kwargs)
         finally:
-            recorder.busy = False
+            recorder.busy = was_busy
             if is_on:
                 push_mode(recorder)
         changed = recorder.leave_leaf(name, value, module)

@@ -204,6 +204,8 @@ def _mentions(forward: Forward) -> _Mentions:
             # ``setattr(type(self), "calls", ...)``
             named.add(name)
             stored.add(name)
+    # What torch notes on a function that it leaves uncompiled is the same in each call.
+    stored.discard("__dynamo_disable")
     return _Mentions(frozenset(named), frozenset(stored))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check_argument_names", "positions_of", "root_arguments", "with_fixed"]
 
-_FIXED_DEFAULTS = (type(None), bool, str, enum.Enum)
+_FIXED_DEFAULTS = (
+    *(type(None), bool, str, enum.Enum),
+    *(types.FunctionType, types.BuiltinFunctionType),  # ``activation=torch.tanh``
+)
 # Mostly handed on to torch, which may be done with a stand-in, and seldom compared.
 _CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
 
@@ -29,10 +33,10 @@ def root_arguments(
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return the positional and keyword arguments to call the model with.
 
-    An argument whose default is ``None``, a flag, a string or a member of an ``Enum`` chooses a branch,
-    so it is fixed to its default: a stand-in would always take the other branch. So is a dtype where
-    the forward asks ``is`` of anything. The others are placeholders, and so are those that default to
-    ``None`` where nothing else would be an input, if the user has named what is fixed.
+    An argument whose default is ``None``, a flag, a string, a member of an ``Enum`` or a function
+    chooses a branch, so it is fixed to its default: a stand-in would always take the other branch. So is
+    a dtype where the forward asks ``is`` of anything. The others are placeholders, and so are those that
+    default to ``None`` where nothing else would be an input, if the user has named what is fixed.
     """
     check_argument_names(signature, concrete)
     recording = tracer.recording

@@ -49,7 +49,7 @@ from .saved import SavedTensors
 from .structures import freeze
 from .untouched import Untouched
 from .volatile import GENERATOR
-from .why_not import CATCHES, why_not_look_into, why_not_record
+from .why_not import CATCHES, GIVEN_MODULE, why_not_look_into, why_not_record
 from .wrapping import MATH
 
 __all__ = ["FeatureTracer"]
@@ -294,6 +294,8 @@ class FeatureTracer(RefusingTracer):
             return self._real.read_off(a)
         if kind is torch.Generator:
             raise self.refusal(GENERATOR)
+        if isinstance(a, nn.Module):
+            raise self.refusal(GIVEN_MODULE)
         return super().create_arg(a)
 
     def create_node(

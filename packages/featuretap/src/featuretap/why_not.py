@@ -14,9 +14,13 @@ from .faithful import contains
 from .put_back import is_own_hook
 from .trace_left import fills_what_it_is_given, is_of_a_library
 
-__all__ = ["CATCHES", "why_not_look_into", "why_not_record"]
+__all__ = ["CATCHES", "GIVEN_MODULE", "why_not_look_into", "why_not_record"]
 
 CATCHES = "the forward catches exceptions, which real tensors may raise"
+GIVEN_MODULE = (
+    "a module is given to a function that is one node, "
+    "and a graph would not see what that does with it"
+)
 _PATTERN = "its forward matches a pattern of items, to which a stand-in answers always alike"
 _FILLS = (
     "a list or dict is given to {}, which is one node and fills it: the graph would not see that"
