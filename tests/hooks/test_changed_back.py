@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
 
@@ -131,6 +132,64 @@ def test_M5_what_is_changed_back_at_the_end_of_a_forward_is_changed_back(forward
         assert state_outside() == before
         assert torch.equal(x, X)
         assert torch.equal(net.table["sum"], torch.ones(4))
+
+
+COLLECTING = contextvars.ContextVar("COLLECTING", default=None)
+
+
+def collects_in_a_context(net, x):
+    token = COLLECTING.set([])
+    try:
+        return net.run(x)
+    finally:
+        COLLECTING.reset(token)
+
+
+def evaluates_for_a_while(net, x):
+    net.lin.eval()
+    y = net.run(x)
+    net.lin.train(net.training)
+    return y
+
+
+def labels_itself_for_a_while(net, x):
+    net.label, label = "running", net.label
+    y = net.run(x)
+    net.label = label
+    return y
+
+
+def freezes_for_a_while(net, x):
+    net.out.requires_grad_(False)
+    y = net.run(x)
+    net.out.requires_grad_(True)
+    return y
+
+
+@pytest.mark.parametrize(
+    ("forward", "is_ended"),
+    [
+        (collects_in_a_context, True),
+        (evaluates_for_a_while, True),
+        (labels_itself_for_a_while, True),
+        (freezes_for_a_while, False),
+    ],
+)
+def test_C1_a_forward_that_switches_what_can_be_put_back_is_ended(forward, is_ended):
+    net = type("Switches", (WithoutForward,), {"forward": forward})().train()
+    net.label = "idle"
+    # Makes the code one that may switch hooks, as that of transformers.
+    net.on = lambda: net.lin.register_forward_hook(print)
+    extractor = create_feature_extractor(net, ["lin"])
+    ran = []
+    for _ in range(3):
+        ran.clear()
+        with net.out.register_forward_hook(lambda *_: ran.append(1)):
+            extractor(X)
+        assert torch.equal(extractor(X)["lin"], nn.functional.linear(X, *net.lin.parameters()))
+        assert (net.label, net.lin.training, COLLECTING.get()) == ("idle", True, None)
+        assert all(parameter.requires_grad for parameter in net.parameters())
+    assert bool(ran) is not is_ended
 
 
 class TakesADict(nn.Module):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -24,7 +24,6 @@ from featuretap.structures import clone_or_detach, map_tensors, tensors_of
 from ._compat import functorch_level, no_torch_function
 from .going_on import Maker, is_only_name
 from .stored import Stored, Weights
-from .switched import Switched
 from .tracked import plain
 
 __all__ = ["Captures", "Stop"]
@@ -32,6 +31,13 @@ __all__ = ["Captures", "Stop"]
 
 class Stop(BaseException):
     """Everything is there. No ``Exception``, so that no ``except Exception`` of a model swallows it."""
+
+
+class MayEnd(Protocol):
+    """Knows whether a forward has switched something over that it must see to."""
+
+    def may_end(self) -> bool:
+        """Say whether everything is as it was."""
 
 
 class Captures:
@@ -70,7 +76,7 @@ class Captures:
         stored: Stored,
         weights: Weights | None = None,
         retained: Collection[str] = (),
-        switched: Switched | None = None,
+        switched: MayEnd | None = None,
     ) -> None:
         self.missing = set(wanted)
         self.reached: list[str] = []

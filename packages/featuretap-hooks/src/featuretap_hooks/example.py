@@ -21,7 +21,7 @@ from featuretap.facts import written_arguments
 from featuretap.faithful import RandomState, foreign_random_state
 from featuretap.held import tensors_in
 from featuretap.held_content import content_of_given
-from featuretap.modules import LeafRule, ModuleTree
+from featuretap.modules import ModuleTree
 from featuretap.outside import tensors_outside
 from featuretap.placeholders import positions_of, with_fixed
 from featuretap.reading import forward_of
@@ -117,14 +117,9 @@ class _SaveWritten(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def watch_example(
-    model: nn.Module,
-    tree: ModuleTree,
-    options: Options,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> Seen:
-    """Run ``model`` on copies of the arguments, in the mode that it is in."""
+def watch_example(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Seen:
+    """Run the model of ``found`` on copies of the arguments, in the mode that it is in."""
+    tree, model = found.tree, found.tree.model
     refuse_unmade(model)
     seen, saved = Seen(tree), SavedTensors()
     for module in tree.paths.values():
@@ -148,11 +143,11 @@ def watch_example(
         stack.callback(content_of_given((args, kwargs)).restore)
         stack.enter_context(_SaveWritten(tree, saved))
         run_watched(
-            Findings(tree, options),
+            found,
             seen.index,
             copy_value(tuple(args)),
             copy_value(dict(kwargs)),
-            part=Part.of(None, tree.paths, LeafRule(options.leaf_modules)),
+            part=Part.of(None, tree.paths, found.is_leaf),
             calls=seen.calls,
         )
         seen.drew = random.moved or foreign_random_state()[0] != foreign
@@ -174,6 +169,7 @@ def watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exceptio
 
 def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exception]:
     tree = ModuleTree(model)
+    found = Findings(tree, options)
     args, kwargs = options.example_args or (), options.example_kwargs or {}
     kwargs = with_fixed(options.concrete_args, positions_of(tree.signature), args, kwargs)
     seen: dict[str, Seen | Exception] = {}
@@ -184,7 +180,7 @@ def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Excepti
             if model.training != (mode == "train"):
                 model.train(mode == "train")
             try:
-                seen[mode] = watch_example(model, tree, options, args, kwargs)
+                seen[mode] = watch_example(found, args, kwargs)
             except Exception as error:
                 seen[mode] = error
             untouched.restore()

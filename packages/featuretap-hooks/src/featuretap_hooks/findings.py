@@ -90,8 +90,8 @@ class Findings:
 
     @cached_property
     def must_end(self) -> bool:
-        """Whether every forward must go to its end, whatever is wanted."""
-        return self.own_code.switches or any_wrapped(self.modules)
+        """Whether every forward must go to its end, whatever is wanted and whatever it shows."""
+        return self.own_code.switches_unseen or any_wrapped(self.modules)
 
     @cached_property
     def own_code(self) -> OwnCode:

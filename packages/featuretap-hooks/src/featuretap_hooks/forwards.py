@@ -53,7 +53,9 @@ class Forwards(nn.Module):
 
     def _prepare(self) -> None:
         prepared = {
-            mode: Prepared(plan, self._found, whole=self._is_nested, stop=self._may_stop(plan))
+            mode: Prepared(
+                plan, self._found, whole=self._is_nested, stop=self._may_stop_compiled(plan)
+            )
             for mode, plan in self._plans.items()
         }
         for mode, plan in self._plans.items():
@@ -86,12 +88,12 @@ class Forwards(nn.Module):
         # Another thread may switch the mode meanwhile.
         mode = "train" if self._model.training else "eval"
         if active_recorder() is not None:
-            return self._run(mode, args, kwargs, lambda: self._found.storing)
+            return self._run(mode, args, kwargs, None)
         plan, prepared, grad = self._plans[mode], self._prepared[mode], torch.is_grad_enabled()
         if grad in plan.overwritten and is_quiet(plan, prepared, self._found):
             return self._run_quiet(plan, prepared, args, kwargs, grad=grad)
         with PutBack(plan, self._found) as before:
-            return self._run(mode, args, kwargs, before.changed)
+            return self._run(mode, args, kwargs, before)
 
     def _run_quiet(
         self, plan: Plan, prepared: Prepared, args: Any, kwargs: Any, *, grad: bool
@@ -140,13 +142,14 @@ class Forwards(nn.Module):
             raise self._not_reached(captures, args, kwargs, again=again)
 
     def _run(
-        self, mode: str, args: Any, kwargs: Any, changed: Callable[[], Sequence[nn.Module]]
+        self, mode: str, args: Any, kwargs: Any, before: PutBack | None
     ) -> OrderedDict[str, Any]:
+        """Do a forward; ``before`` is what the model was, if anybody has looked."""
         plan = self._plans[mode]
         if not self._prepared[mode].is_current:
             self._begin_anew()
         if plan.keys is None:
-            seen = watch_example(self._model, self._found.tree, self._options, args, kwargs)
+            seen = watch_example(self._found, args, kwargs)
             plan.resolve(seen.index, mode)
             plan.calls = seen.calls
             self._prepare()
@@ -158,12 +161,12 @@ class Forwards(nn.Module):
         known = plan.overwritten.get(grad) if outer is None else set(keys)
         # A lazy module makes parameters in the first forward, which cannot be looked at before.
         is_unready = known is None and any(map(is_unmade, self._found.tree.parameters.values()))
-        stop = self._may_stop(plan) and not is_unready
+        is_looked_at = before is not None or not self._found.own_code.switches
+        stop = self._may_stop(plan) and is_looked_at and not is_unready
+        own = self._found.own_code
         switched = None
         if stop and known is None:
-            switched = Switched(
-                self._model, self._found.own_code.names, (args, kwargs), self._found.caches
-            )
+            switched = Switched(self._model, own.names, (args, kwargs), self._found.caches)
         captures = Captures(
             keys,
             known,
@@ -171,7 +174,7 @@ class Forwards(nn.Module):
             stored=self._found.stored,
             weights=self._weights(),
             retained=plan.retained,
-            switched=switched,
+            switched=switched or (before if own.switches else None),
         )
         calls = Calls() if plan.calls is None else None
         if outer is not None and outer.share(self, captures):
@@ -180,12 +183,18 @@ class Forwards(nn.Module):
             _to_its_end(captures, self._watch, plan, prepared, captures, calls, args, kwargs)
         if switched is not None:
             switched.look_again()
-            plan.must_end |= switched.is_for_a_while
+            if own.switches and before is not None and switched.returning:
+                plan.returning |= switched.returning
+            else:
+                plan.must_end |= switched.is_for_a_while
+        elif captures.ended and before is not None and plan.returning:
+            before.turn_back()
         if calls is not None and calls.started and not captures.missing:
             plan.calls = calls
             self._prepare()
         in_full = outer is not None or (prepared.part and prepared.part.scopes is None)
-        self._learn(plan, captures, changed(), args, kwargs, grad=grad, again=not in_full)
+        changed = before.changed() if before is not None else self._found.storing
+        self._learn(plan, captures, changed, args, kwargs, grad=grad, again=not in_full)
         return captures.features(keys)
 
     def _weights(self) -> Weights | None:
@@ -197,7 +206,7 @@ class Forwards(nn.Module):
     ) -> NodeNotReachedError:
         reached: list[str] = []
         if again:
-            reached = all_reached(self._model, self._found.tree, self._options, args, kwargs)
+            reached = all_reached(self._found, args, kwargs)
         return not_reached(self._model, captures.missing, reached or captures.reached)
 
     def _watch(
@@ -236,6 +245,10 @@ class Forwards(nn.Module):
         bound.apply_defaults()
         for name, argument in inputs.items():
             captures.take(name, bound.arguments.get(argument))
+
+    def _may_stop_compiled(self, plan: Plan) -> bool:
+        # Compiled code compares nothing.
+        return self._may_stop(plan) and not self._found.own_code.switches
 
     def _may_stop(self, plan: Plan) -> bool:
         found = self._found

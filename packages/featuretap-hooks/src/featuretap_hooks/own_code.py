@@ -40,9 +40,13 @@ _ELSEWHERE = frozenset(
     "__init__ __new__ __init_subclass__ __getstate__ __setstate__ __reduce__ __reduce_ex__ __copy__ "
     "__deepcopy__ __repr__ __str__ __dir__ __del__".split()
 )
+# Ways to switch over what a comparison of the modules shows, and others.
 _SWITCHES = frozenset(
-    "train eval requires_grad_ set_default_dtype set_grad_enabled __enter__ register_forward_hook "
-    "register_forward_pre_hook register_module_forward_hook register_module_forward_pre_hook "
+    "train eval requires_grad_ register_forward_hook register_forward_pre_hook".split()
+)
+_SWITCHES_UNSEEN = frozenset(
+    "set_default_dtype set_grad_enabled __enter__ "
+    "register_module_forward_hook register_module_forward_pre_hook "
     "use_deterministic_algorithms set_deterministic_debug_mode set_float32_matmul_precision "
     "set_fastpath_enabled set_num_threads set_default_device set_detect_anomaly environ putenv "
     "set_rng_state set_rng_state_all manual_seed manual_seed_all setstate acquire "
@@ -52,7 +56,7 @@ _SWITCHES = frozenset(
 )
 # The same in two words, which are common names by themselves.
 _SWITCHES_OF = tuple(map(frozenset, (("logging", "disable"), ("gc", "disable"))))
-_SWITCHED = frozenset("data forward requires_grad training".split())
+_SWITCHED = frozenset("forward requires_grad training".split())
 # Ways to give the parameters of a module other memory.
 _CONVERTS = frozenset("half double bfloat16 apply _apply".split())
 # Where autograd lets parameters be written.
@@ -75,8 +79,9 @@ class OwnCode(NamedTuple):
         stores_elsewhere: whether something may be set on any object.
         fills: whether something may be put into a container that is there already.
         switches: whether something may be switched over for a while: a flag, a hook, a setting of torch,
-            random numbers, a lock, an attribute that one function sets twice.
-            Such a forward must not end half-way.
+            random numbers, a lock, an attribute that one function sets twice. Such a forward must not
+            end while something is.
+        switches_unseen: whether that may be something which a comparison does not show.
         writes_weights: whether parameters may be written, or given another dtype.
         rewires: whether something may change what a call of a module runs, or look at it.
         names: all names that the code mentions.
@@ -88,6 +93,7 @@ class OwnCode(NamedTuple):
     stores_elsewhere: bool
     fills: bool
     switches: bool
+    switches_unseen: bool
     writes_weights: bool
     rewires: bool
     names: frozenset[str]
@@ -113,8 +119,9 @@ class _Facts(NamedTuple):
     in_place: bool
 
 
-def _switches(names: set[str]) -> bool:
-    return not names.isdisjoint(_SWITCHES) or any(words <= names for words in _SWITCHES_OF)
+def _switches_unseen(names: set[str], sets: set[str]) -> bool:
+    is_named = not names.isdisjoint(_SWITCHES_UNSEEN) or "data" in sets
+    return is_named or any(words <= names for words in _SWITCHES_OF)
 
 
 def own_code(modules: Iterable[nn.Module]) -> OwnCode:
@@ -152,12 +159,15 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         for name in facts.names:
             waiting += by_name.pop(name, ())
         waiting += [(None, called) for called in _called_by_name(function, facts.names)]
+    unseen = _switches_unseen(names, sets)
+    is_switched = not (sets.isdisjoint(_SWITCHED) and names.isdisjoint(_SWITCHES))
     return OwnCode(
         not names.isdisjoint(UNSEEN_WRITES),
         frozenset(setters),
         stores_elsewhere or not names.isdisjoint(_SETS),
         fills or not names.isdisjoint(CHANGES_CONTAINERS),
-        sets_back or _switches(names) or not sets.isdisjoint(_SWITCHED),
+        sets_back or is_switched or unseen,
+        unseen,
         _may_write_weights(modules, names, in_place),
         not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
         frozenset(names),

@@ -37,6 +37,7 @@ class Plan:
         moves_outside: whether it may change what lies outside of the modules.
         leaves_nothing: whether a forward is known to move nothing and to draw nothing.
         must_end: whether a forward was seen to switch something over for a while.
+        returning: what one was seen to switch over that can be put back, so that it need not end.
 
     """
 
@@ -54,6 +55,7 @@ class Plan:
     moves_outside: bool = True
     leaves_nothing: bool = False
     must_end: bool = False
+    returning: set[object] = field(default_factory=set)
 
     def resolve(self, index: NodeIndex, mode: str, other: NodeIndex | None = None) -> None:
         """Look the request up in ``index``; ``other`` is that of the other mode, for the messages."""
@@ -83,6 +85,7 @@ class Plan:
         """Forget what forwards have shown, because the model is another one now."""
         self.overwritten, self.retained = {}, set()
         self.calls, self.nested, self.moving, self.must_end = None, set(), None, False
+        self.returning = set()
         self.draws = self.draws_elsewhere = self.moves_outside = True
         self.leaves_nothing = False
 

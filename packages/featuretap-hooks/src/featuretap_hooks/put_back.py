@@ -53,25 +53,44 @@ class PutBack:
         kept = found.modules if switches else found.storing
         seen: dict[int, int] = {}
         self._contents = [(module, content_of(module, seen)) for module in kept]
-        self._others: list[_Restorable] = []
-        if switches:
-            self._others.append(Ambient())
-        if switches or "grad" in found.own_code.names:
-            self._others.append(Gradients(found.tree.parameters.values()))
-        self._outside: Outside | None = None
-        if self._plan.moves_outside and found.reaching_outside:
-            self._outside = Outside(found.reaching_outside)
-            self._others.append(self._outside)
+        self._ambient = Ambient() if switches else None
+        may_freeze = switches or "grad" in found.own_code.names
+        self._gradients = Gradients(found.tree.parameters.values()) if may_freeze else None
+        reaches = self._plan.moves_outside and found.reaching_outside
+        self._outside = Outside(found.reaching_outside) if reaches else None
+        others: list[_Restorable | None] = [self._ambient, self._gradients, self._outside]
+        self._others = [other for other in others if other is not None]
         return self
 
     def changed(self) -> list[nn.Module]:
         """Return the modules that hold something else since this was entered, of those that may."""
-        unchanged = object()
-        return [
-            module
-            for module, content in self._contents
-            if next(content.changes(), unchanged) is not unchanged
-        ]
+        return [module for module, content in self._contents if content.is_changed]
+
+    def may_end(self) -> bool:
+        """Say whether all that the forward may switch over is as it was, or can be put back.
+
+        Then it may end here.
+        """
+        is_set = self._ambient is not None and self._ambient.settings_changed
+        is_frozen = self._gradients is not None and self._gradients.is_changed
+        if is_set or is_frozen:
+            return False
+        return all(change in self._plan.returning for change in self._changes())
+
+    def turn_back(self) -> None:
+        """Do what is left to be done after a forward that was ended: most have put it back themselves."""
+        if any(change in self._plan.returning for change in self._changes()):
+            for content in (*(content for _, content in self._contents), self._outside):
+                if content is not None:
+                    content.restore()
+
+    def _changes(self) -> Iterator[object]:
+        """Yield keys for what is not as it was, those of :meth:`.Untouched.changes`."""
+        for module, content in self._contents:
+            if content.is_changed:
+                yield from ((id(module), change) for change in content.changes())
+        if self._outside is not None:
+            yield from self._outside.changes()
 
     def _foreign(self) -> tuple[object, Callable[[], None]]:
         """Look at Python's and NumPy's random numbers, unless forwards have shown to leave them alone."""

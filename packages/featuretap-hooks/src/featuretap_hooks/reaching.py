@@ -10,24 +10,17 @@ import torch
 from torch import nn
 
 from featuretap import NodeNotReachedError
-from featuretap.backends import Options
 from featuretap.errors import nearest
-from featuretap.modules import ModuleTree
 
 from .example import watch_example
+from .findings import Findings
 
 __all__ = ["all_reached", "not_reached"]
 
 _COUNTER = re.compile(r"_[0-9]+$")
 
 
-def all_reached(
-    model: nn.Module,
-    tree: ModuleTree,
-    options: Options,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> list[str]:
+def all_reached(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
     """Return the nodes of the same forward, run once more in full; none if it fails.
 
     It leaves no trace. Where processes run in step nothing is run.
@@ -35,7 +28,7 @@ def all_reached(
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return []
     try:
-        return list(watch_example(model, tree, options, args, kwargs).index.known_names())
+        return list(watch_example(found, args, kwargs).index.known_names())
     except Exception:
         return []
 

@@ -37,6 +37,8 @@ class Switched:
         is_for_a_while: whether something was not as before in the middle, and was again at the end, or
             was changed again after the middle, or a parameter had been touched. Known after
             :meth:`look_again`.
+        returning: what was not as before in the middle and was again at the end, if that is all: whoever
+            ends a forward in between can put it back.
 
     """
 
@@ -66,6 +68,7 @@ class Switched:
         self._marks = self._marks_of_now()
         self._changes: set[object] = set()
         self.is_for_a_while = False
+        self.returning: set[object] = set()
 
     def may_end(self) -> bool:
         """Say whether everything is as it was: then the forward may end here."""
@@ -78,12 +81,15 @@ class Switched:
 
     def look_again(self) -> None:
         """Look whether what was changed in the middle is what it was before, now that it is over."""
-        self.is_for_a_while |= not self._changes <= self._changes_now()
+        returned = self._changes - self._changes_now()
         self.is_for_a_while |= not self._written.issubset(self._written_now())
         if self._middle is not None:
             # A depth that is counted up and down may end as another object than it began.
             again = self._middle.changes(may_grow=True)
-            self.is_for_a_while |= not self._changes.isdisjoint(again)
+            self.is_for_a_while |= not (self._changes - returned).isdisjoint(again)
+        if not self.is_for_a_while:
+            self.returning = returned
+        self.is_for_a_while |= bool(returned)
 
     def _changes_now(self) -> set[object]:
         arguments = (id(found) for found, content in self._containers if is_changed(found, content))

@@ -47,6 +47,11 @@ class GradientFlags:
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
         self._flags = [(tensor, tensor.requires_grad) for tensor in tensors]
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether a tensor requires gradients that did not, or no longer does."""
+        return any(tensor.requires_grad != flag for tensor, flag in self._flags)
+
     def restore(self) -> None:
         """Set the flags that were changed back."""
         for tensor, requires_grad in self._flags:
