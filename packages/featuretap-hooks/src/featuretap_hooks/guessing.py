@@ -145,17 +145,8 @@ def input_names(tree: ModuleTree) -> dict[str, str]:
 def _operations() -> frozenset[str]:
     """Names of everything in torch that may be a node, and of what numbers, lists and dicts do."""
     spaces: list[Any] = [torch, torch.Tensor, torch.nn.functional, torch.fft, torch.linalg]
-    spaces += [
-        torch.special,
-        torch.nn.init,
-        operator,
-        math,
-        int,
-        float,
-        list,
-        dict,
-        *namespaces_of_operators(),
-    ]
+    spaces += [torch.special, torch.nn.init, operator, math, int, float, list, dict]
+    spaces += namespaces_of_operators()
     names = {operation_name(name) for space in spaces for name in dir(space)}
     return frozenset({*names, "getattr", "getitem", "round"})
 
