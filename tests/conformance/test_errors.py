@@ -36,6 +36,29 @@ def test_E1_a_module_type_that_is_never_called(extract):
         extract(NestedScopes(), {nn.Conv2d})
 
 
+class HoldsLists(nn.Module):
+    """Holds modules in what is never called itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.heads = nn.ModuleDict({"a": nn.ReLU()})
+
+    def forward(self, x):
+        for layer in self.body:
+            x = layer(x)
+        return self.heads["a"](x)
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("body.2", "body.1"), ("heads", "heads.a")])
+def test_E1_a_list_of_modules_is_never_called(extract, name, nearest):
+    expected = f"^'{name}' is no node of the model. Did you mean '{nearest}'"
+    with pytest.raises(featuretap.NodeNotFoundError, match=expected):
+        extract(HoldsLists(), name)
+    with pytest.raises(featuretap.NodeNotFoundError, match="no module of type ModuleList is"):
+        extract(HoldsLists(), {nn.ModuleList})
+
+
 def test_E3_an_empty_request(extract):
     with pytest.raises(ValueError, match="return_nodes is empty"):
         extract(NestedScopes(), [])

@@ -6,6 +6,7 @@ name, and only its scope is checked. What was never reached shows after the forw
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import re
@@ -15,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import nn
 
 from featuretap.backends import Options
 from featuretap.modules import LeafRule, ModuleTree
@@ -46,12 +48,14 @@ class Guess:
             self._functions.update(map(operation_name, vars(module)))
         self.inputs = input_names(tree)
         modules = [(path, module) for path, module in tree.paths.items() if path]
+        # A ``ModuleList`` and its like, which nobody calls.
+        self._lists = {path for path, module in modules if not _has_forward(module)}
         closed = [path for path, module in modules if takes_note(module)]
         self._closed = tuple(f"{path}." for path in closed)
         leaves = [path for path, module in modules if path in closed or is_leaf(module, path)]
-        leaves = list(filter(self._open, leaves))
+        leaves = list(filter(self._is_known, leaves))
         ends = {*leaves}
-        rest = [path for path in tree.paths if self._open(path) and path not in ends]
+        rest = [path for path in tree.paths if self._is_known(path) and path not in ends]
         self._points = {
             name: Point(name, at) for at, name in enumerate([*self.inputs, *leaves, *rest])
         }
@@ -71,12 +75,15 @@ class Guess:
     def names_of_type(self, kind: type) -> list[str]:
         """Return the paths of all modules of type ``kind`` that can be nodes."""
         paths = self._tree.paths.items()
-        return [path for path, module in paths if isinstance(module, kind) and self._open(path)]
+        return [path for path, module in paths if isinstance(module, kind) and self._is_known(path)]
 
     def known_names(self) -> Iterable[str]:
         """Every name that is known to exist."""
         modules = (*self._tree.paths, *self._tree.aliases)
-        return [*self.inputs, *filter(self._open, modules)]
+        return [*self.inputs, *filter(self._is_known, modules)]
+
+    def _is_known(self, name: str) -> bool:
+        return self._open(name) and name not in self._lists
 
     def may_match(self, pattern: str) -> bool:
         """Say whether some node, also of those that are not known yet, can match a glob."""
@@ -108,7 +115,7 @@ class Guess:
 
     def _possible(self, name: str) -> bool:
         tree = self._tree
-        if not self._open(name):
+        if not self._is_known(name):
             return False
         if name in tree.paths or name in tree.parameters or _COUNTER.sub("", name) in tree.paths:
             return True
@@ -128,6 +135,12 @@ class Guess:
             mentioned = mentioned_names(self._tree.paths.values())
             self._of_places = operations_at(places(self._tree, self._options, mentioned))
         return self._of_places
+
+
+def _has_forward(module: nn.Module) -> bool:
+    # Not by the attribute, which TorchScript makes anew.
+    own = inspect.getattr_static(type(module), "forward", None)
+    return own is not nn.Module.forward or "forward" in vars(module)
 
 
 def input_names(tree: ModuleTree) -> dict[str, str]:

@@ -12,6 +12,7 @@ import warnings
 import torch
 from torch import nn
 
+from . import backends  # which imports this
 from .errors import UntraceableModelError
 from .reading import forward_of
 
@@ -61,10 +62,11 @@ def untraceable(model: nn.Module, error: Exception | str) -> UntraceableModelErr
     location = location_of(cause, model)
     reason = error if cause is None else f"{type(cause).__name__}: {cause}"
     at = f" at {location}" if location else ""
+    first = "" if "hooks" in backends.available_backends() else "install featuretap-hooks and "
     text = (
         f"torch.fx cannot record {type(model).__name__}.forward{at}: {reason}. Ways out: name the "
         "module that does it in tracer_kwargs={'leaf_modules': [...]}, or the function in "
         "{'autowrap_functions': [...]}; fix arguments that choose a branch with concrete_args={...}; or "
-        "install featuretap-hooks and use backend='hooks', which watches the real forward"
+        f"{first}use backend='hooks', which watches the real forward"
     )
     return UntraceableModelError(text, "", location)
