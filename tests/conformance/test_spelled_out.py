@@ -38,6 +38,12 @@ def nests_the_calls(self, x):
     return torch.add(x.T.to(torch.float32), x).to(kind)
 
 
+def looks_inside_of_the_arguments(self, x):
+    y = x.cumsum(1).T
+    kind = y.to(y.to(torch.float32).dtype).dtype
+    return y.to(kind)
+
+
 def names_a_layout(self, x):
     kind = x.layout
     zeros = torch.zeros_like(x, layout=torch.strided).T
@@ -56,6 +62,7 @@ CASES = {
     converts_and_back: ("getattr", lambda x: x.mT),
     calls_a_function_of_torch: ("getattr", lambda x: torch.softmax(x, 1).T),
     nests_the_calls: ("getattr", lambda x: x.T),
+    looks_inside_of_the_arguments: ("getattr_1", lambda x: x.dtype),
     names_a_layout: ("getattr", lambda x: torch.zeros_like(x).T),
 }
 

@@ -97,6 +97,29 @@ def test_api_a_type_matches_layers_that_are_called_past_an_attention_layer(extra
     assert list(features) == ["part.layers.0", "part.layers.1"]
 
 
+class TakesAMask(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part = layer()
+
+    def forward(self, x, mask):
+        return self.part(x, src_key_padding_mask=mask) * 2
+
+
+def test_v1_a_layer_that_is_given_a_mask_takes_the_path_that_it_takes_unwatched(extract):
+    torch.manual_seed(0)
+    inner = TakesAMask()
+    model = with_forward(lambda self, x, mask: self.inner(x, mask) + 1, inner=inner).eval()
+    x, mask = drawn(3, 5, 8), drawn(3, 5) > 1
+    mask[:, 0] = False
+    with torch.no_grad():
+        real, extractor = model(x, mask), extract(model, ["inner.mul", ""])
+        for _ in range(3):
+            features = extractor(x, mask)
+            assert identical(features[""], real)
+            assert identical(features["inner.mul"], inner(x, mask))
+
+
 @torch.compiler.disable
 def uncompiled(layer, x):
     return layer(x) * 2

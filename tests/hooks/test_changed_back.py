@@ -145,6 +145,38 @@ def collects_in_a_context(net, x):
         COLLECTING.reset(token)
 
 
+def collects_without_finally(net, x):
+    token = COLLECTING.set([])
+    y = net.run(x)
+    COLLECTING.reset(token)
+    return y
+
+
+def patches_a_function(net, x):
+    kept, nn.functional.gelu = nn.functional.gelu, None
+    y = net.run(x)
+    nn.functional.gelu = kept
+    return y
+
+
+def takes_another_class(net, x):
+    net.out.__class__ = nn.Bilinear
+    net.out.__class__ = nn.Linear
+    y = net.run(x)
+    net.lin.__class__, net.out.__class__ = nn.Linear, nn.Linear
+    return y
+
+
+def counts_in_finally(net, x):
+    net.label = "running"
+    try:
+        y = net.run(x)
+        net.label = "idle"
+        return y
+    finally:
+        net.table["rate"] += 1
+
+
 def evaluates_for_a_while(net, x):
     net.lin.eval()
     y = net.run(x)
@@ -170,25 +202,31 @@ def freezes_for_a_while(net, x):
     ("forward", "is_ended"),
     [
         (collects_in_a_context, True),
-        (evaluates_for_a_while, True),
-        (labels_itself_for_a_while, True),
+        (collects_without_finally, True),
+        (patches_a_function, False),
+        (takes_another_class, False),
+        (counts_in_finally, False),
+        (evaluates_for_a_while, False),
+        (labels_itself_for_a_while, False),
         (freezes_for_a_while, False),
     ],
 )
-def test_C1_a_forward_that_switches_what_can_be_put_back_is_ended(forward, is_ended):
+def test_C1_a_forward_ends_early_where_it_has_switched_a_context_variable_alone(forward, is_ended):
     net = type("Switches", (WithoutForward,), {"forward": forward})().train()
     net.label = "idle"
     # Makes the code one that may switch hooks, as that of transformers.
     net.on = lambda: net.lin.register_forward_hook(print)
     extractor = create_feature_extractor(net, ["lin"])
-    ran = []
-    for _ in range(3):
+    ran, gelu = [], nn.functional.gelu
+    for call in range(3):
         ran.clear()
         with net.out.register_forward_hook(lambda *_: ran.append(1)):
             extractor(X)
         assert torch.equal(extractor(X)["lin"], nn.functional.linear(X, *net.lin.parameters()))
         assert (net.label, net.lin.training, COLLECTING.get()) == ("idle", True, None)
         assert all(parameter.requires_grad for parameter in net.parameters())
+        assert nn.functional.gelu is gelu
+        assert net.table["rate"] == (2 * call + 3 if forward is counts_in_finally else 1)
     assert bool(ran) is not is_ended
 
 

@@ -131,6 +131,8 @@ class _Uncompiled(Around):
 class _FastPaths(Around):
     """Switches our torch-function modes off inside the layers that would notice them."""
 
+    must_wrap = True
+
     def __init__(self) -> None:
         self._inside = 0
 

@@ -58,36 +58,37 @@ def _named_in_calls(code: types.CodeType) -> dict[int, list[tuple[str, str]]]:
 
     The owner is empty for a global itself.
     """
-    found = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "EXTENDED_ARG")]
+    found = [i for i in dis.get_instructions(code) if i.opname not in _NO_STEPS]
     return {
         instruction.offset: names
         for at, instruction in enumerate(found)
-        if instruction.opname in _CALLS and (names := [*_globals_in(_arguments(found, at))])
+        if instruction.opname in _CALLS
+        if (names := [n for group in _arguments(found, at) for n in _global_in(group)])
     }
 
 
-_CALLS = frozenset(
-    "CALL CALL_KW CALL_METHOD CALL_FUNCTION CALL_FUNCTION_KW CALL_FUNCTION_EX".split()
-)
+_NO_STEPS = ("CACHE", "EXTENDED_ARG", "KW_NAMES")
+_CALLS = frozenset("CALL CALL_KW CALL_METHOD CALL_FUNCTION CALL_FUNCTION_KW".split())
 
 
-def _arguments(code: Sequence[dis.Instruction], at: int) -> Sequence[dis.Instruction]:
-    """Return the instructions that put the arguments of the call at ``at`` on the stack."""
-    name, count = code[at].opname, code[at].arg or 0
-    missing = 1 + (count & 1) if name == "CALL_FUNCTION_EX" else count + name.endswith("KW")
+def _arguments(code: Sequence[dis.Instruction], at: int) -> Iterator[Sequence[dis.Instruction]]:
+    """Yield the instructions that put each argument of the call at ``at`` on the stack, the last first."""
+    count = code[at].arg or 0
     end = at - (code[at - 1].opname == "PRECALL")
-    start = end
-    while missing > 0 and start > 0:
-        start -= 1
-        missing -= dis.stack_effect(code[start].opcode, code[start].arg, jump=False)
-    return code[start:end]
+    for _ in range(count + code[at].opname.endswith("KW")):
+        start, missing = end, 1
+        while missing > 0 and start > 0:
+            start -= 1
+            missing -= dis.stack_effect(code[start].opcode, code[start].arg, jump=False)
+        yield code[start:end]
+        end = start
 
 
-def _globals_in(steps: Sequence[dis.Instruction]) -> Iterator[tuple[str, str]]:
-    owner = ""
-    for step in steps:
-        if owner and step.opname == "LOAD_ATTR":
-            yield owner, step.argval
-        owner = step.argval if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") else ""
-        if owner:
-            yield "", owner
+def _global_in(steps: Sequence[dis.Instruction]) -> Iterator[tuple[str, str]]:
+    """Yield what an argument names, if it is nothing but a global or an attribute of one."""
+    names = [str(step.argval) for step in steps]
+    if steps and steps[0].opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+        if len(steps) == 1:
+            yield "", names[0]
+        elif len(steps) == 2 and steps[1].opname == "LOAD_ATTR":
+            yield names[0], names[1]

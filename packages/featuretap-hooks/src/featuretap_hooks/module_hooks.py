@@ -47,9 +47,15 @@ _LOCK = threading.Lock()
 
 
 class Around:
-    """What is told of each call of a module."""
+    """What is told of each call of a module.
+
+    Attributes:
+        must_wrap: whether the layer around the module must see no hooks on it.
+
+    """
 
     __slots__ = ()
+    must_wrap = False
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """See the arguments; may return others, as a pair."""
@@ -124,6 +130,8 @@ class ModuleHooks:
                 name: str | None = "forward"
             else:
                 name = sees_hooks(module, self._root)
+            if name is None and watcher.must_wrap and not is_compiling():
+                name = "forward"
             if name is None:
                 self._hook(module, watcher)
             else:

@@ -41,11 +41,9 @@ _ELSEWHERE = frozenset(
     "__deepcopy__ __repr__ __str__ __dir__ __del__".split()
 )
 # Ways to switch over what a comparison of the modules shows, and others.
-_SWITCHES = frozenset(
-    "train eval requires_grad_ register_forward_hook register_forward_pre_hook".split()
-)
+_SWITCHES = frozenset("register_forward_hook register_forward_pre_hook".split())
 _SWITCHES_UNSEEN = frozenset(
-    "set_default_dtype set_grad_enabled __enter__ "
+    "train eval requires_grad_ set_default_dtype set_grad_enabled __enter__ set_state "
     "register_module_forward_hook register_module_forward_pre_hook "
     "use_deterministic_algorithms set_deterministic_debug_mode set_float32_matmul_precision "
     "set_fastpath_enabled set_num_threads set_default_device set_detect_anomaly environ putenv "
@@ -56,7 +54,7 @@ _SWITCHES_UNSEEN = frozenset(
 )
 # The same in two words, which are common names by themselves.
 _SWITCHES_OF = tuple(map(frozenset, (("logging", "disable"), ("gc", "disable"))))
-_SWITCHED = frozenset("forward requires_grad training".split())
+_SWITCHED = frozenset("data forward requires_grad training __class__".split())
 # Ways to give the parameters of a module other memory.
 _CONVERTS = frozenset("half double bfloat16 apply _apply".split())
 # Where autograd lets parameters be written.
@@ -116,11 +114,12 @@ class _Facts(NamedTuple):
     fills: bool
     sets: frozenset[str]
     sets_back: bool
+    sets_other_back: bool
     in_place: bool
 
 
 def _switches_unseen(names: set[str], sets: set[str]) -> bool:
-    is_named = not names.isdisjoint(_SWITCHES_UNSEEN) or "data" in sets
+    is_named = not (names.isdisjoint(_SWITCHES_UNSEEN) and sets.isdisjoint(_SWITCHED))
     return is_named or any(words <= names for words in _SWITCHES_OF)
 
 
@@ -141,7 +140,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
     names: set[str] = set()
     setters: set[type] = set()
     sets: set[str] = set()
-    stores_elsewhere = fills = sets_back = in_place = False
+    stores_elsewhere = fills = sets_back = sets_other_back = in_place = False
     while waiting:
         kind, function = waiting.pop()
         facts = _facts(function.__code__)
@@ -155,18 +154,18 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         names |= facts.names
         sets |= facts.sets
         sets_back |= facts.sets_back
+        sets_other_back |= facts.sets_other_back
         in_place |= facts.in_place
         for name in facts.names:
             waiting += by_name.pop(name, ())
         waiting += [(None, called) for called in _called_by_name(function, facts.names)]
-    unseen = _switches_unseen(names, sets)
-    is_switched = not (sets.isdisjoint(_SWITCHED) and names.isdisjoint(_SWITCHES))
+    unseen = sets_other_back or _switches_unseen(names, sets)
     return OwnCode(
         not names.isdisjoint(UNSEEN_WRITES),
         frozenset(setters),
         stores_elsewhere or not names.isdisjoint(_SETS),
         fills or not names.isdisjoint(CHANGES_CONTAINERS),
-        sets_back or is_switched or unseen,
+        sets_back or unseen or not names.isdisjoint(_SWITCHES),
         unseen,
         _may_write_weights(modules, names, in_place),
         not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
@@ -260,12 +259,14 @@ def _facts(code: types.CodeType) -> _Facts:
     names: set[str] = set()
     targets: list[str] = []
     sets: list[str] = []
+    set_on: list[tuple[str, str]] = []
     in_place = False
     for part in codes_in(code):
         steps = list(steps_of(dis.get_instructions(part)))
         names.update(part.co_names)
         targets += _targets(steps)
         sets += [str(step.argument) for step in steps if step.sets_attribute]
+        set_on += _roots(steps)
         in_place |= any(step.is_in_place or step.sets_item for step in steps)
     return _Facts(
         frozenset(names),
@@ -274,6 +275,7 @@ def _facts(code: types.CodeType) -> _Facts:
         _ITEM in targets,
         frozenset(sets),
         len(set(sets)) < len(sets),
+        any(root != own and sets.count(name) > 1 for root, name in set_on),
         in_place,
     )
 
@@ -294,3 +296,14 @@ def _targets(steps: Iterable[Step]) -> Iterator[str]:
             yield _ITEM
         is_variable = step.is_variable or step.name == "LOAD_DEREF"
         loaded = step.argument if is_variable else ""
+
+
+def _roots(steps: Iterable[Step]) -> Iterator[tuple[str, str]]:
+    """Yield each attribute that is set, after the variable that its owner hangs on: ``self.a.b = ...``."""
+    root = ""
+    for step in steps:
+        if step.sets_attribute:
+            yield root, str(step.argument)
+        if step.name != "LOAD_ATTR":
+            is_variable = step.is_variable or step.name == "LOAD_DEREF"
+            root = step.argument if is_variable else ""

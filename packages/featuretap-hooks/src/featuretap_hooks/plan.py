@@ -37,7 +37,7 @@ class Plan:
         moves_outside: whether it may change what lies outside of the modules.
         leaves_nothing: whether a forward is known to move nothing and to draw nothing.
         must_end: whether a forward was seen to switch something over for a while.
-        returning: what one was seen to switch over that can be put back, so that it need not end.
+        returning: context variables that one was seen to switch over, which can be put back.
 
     """
 

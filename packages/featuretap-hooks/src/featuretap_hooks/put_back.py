@@ -67,7 +67,7 @@ class PutBack:
         return [module for module, content in self._contents if content.is_changed]
 
     def may_end(self) -> bool:
-        """Say whether all that the forward may switch over is as it was, or can be put back.
+        """Say whether all that the forward may switch over is as it was, or is when it is left.
 
         Then it may end here.
         """
@@ -78,11 +78,9 @@ class PutBack:
         return all(change in self._plan.returning for change in self._changes())
 
     def turn_back(self) -> None:
-        """Do what is left to be done after a forward that was ended: most have put it back themselves."""
-        if any(change in self._plan.returning for change in self._changes()):
-            for content in (*(content for _, content in self._contents), self._outside):
-                if content is not None:
-                    content.restore()
+        """Put back what a forward that was ended has not put back when it was left."""
+        if self._outside is not None:
+            self._outside.restore(self._plan.returning)
 
     def _changes(self) -> Iterator[object]:
         """Yield keys for what is not as it was, those of :meth:`.Untouched.changes`."""

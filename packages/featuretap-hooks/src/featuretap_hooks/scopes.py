@@ -9,7 +9,7 @@ from torch import nn
 
 from featuretap.modules import LeafRule, has_own_call
 
-from ._compat import functorch_level, pop_mode, push_mode
+from ._compat import functorch_level, is_compiling, pop_mode, push_mode
 from .fast_paths import is_compiled, takes_note
 from .module_hooks import Around, ModuleHooks
 from .program import Places
@@ -172,7 +172,11 @@ class Scopes:
 
     def watch(self, hooks: ModuleHooks, part: Part) -> None:
         """Open and close a scope at each call of each module of ``part``."""
-        hooks.around_each([(module, how(self, path)) for path, module, how in part.modules])
+        watched = part.modules
+        if is_compiling():
+            # Nothing may be wrapped, and the layer around such a module would see hooks.
+            watched = [found for found in watched if not issubclass(found[2], _InnerCall)]
+        hooks.around_each([(module, how(self, path)) for path, module, how in watched])
 
     def run(self, model: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Run the ``__call__`` of a model as if it were its forward."""
@@ -272,6 +276,7 @@ class _InnerCall(_Call):
     """The same of a module in a layer that nobody looks into, where it is not called by that."""
 
     __slots__ = ()
+    must_wrap = True
 
     def call(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         opened = self._scopes.opened

@@ -37,8 +37,8 @@ class Switched:
         is_for_a_while: whether something was not as before in the middle, and was again at the end, or
             was changed again after the middle, or a parameter had been touched. Known after
             :meth:`look_again`.
-        returning: what was not as before in the middle and was again at the end, if that is all: whoever
-            ends a forward in between can put it back.
+        returning: the context variables that had another value in the middle and their own again at the
+            end, if that is all: whoever leaves the forward in between can put them back.
 
     """
 
@@ -87,7 +87,7 @@ class Switched:
             # A depth that is counted up and down may end as another object than it began.
             again = self._middle.changes(may_grow=True)
             self.is_for_a_while |= not (self._changes - returned).isdisjoint(again)
-        if not self.is_for_a_while:
+        if not self.is_for_a_while and returned <= self._untouched.context_variables:
             self.returning = returned
         self.is_for_a_while |= bool(returned)
 

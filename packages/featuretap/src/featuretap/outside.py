@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import torch
@@ -62,6 +63,12 @@ class Outside:
             yield from (one.place.label for one in _each(found) if one.is_changed)
 
     @property
+    def context_variables(self) -> set[Any]:
+        """The keys for those of the places where a context variable is."""
+        all_held = (one for found in self._found.values() for one in _each(found))
+        return {one.place.label for one in all_held if is_a(one.value, ContextVar)}
+
+    @property
     def may_have_moved(self) -> bool:
         """Whether something is not as it was; most iterators cannot be looked at."""
         return any(
@@ -70,19 +77,20 @@ class Outside:
             for one in _each(found)
         )
 
-    def restore(self) -> None:
-        """Put everything back."""
+    def restore(self, only: Collection[Any] | None = None) -> None:
+        """Put everything back, or what :meth:`changes` yields these keys for."""
         for found in self._found.values():
             for one in _each(found):
-                one.restore()
+                if only is None or (one.place.label in only and one.is_changed):
+                    one.restore()
 
 
 class _Held:
-    """One place, and what lay there."""
+    """One place, and what lay there: ``value``."""
 
     def __init__(self, place: Place, value: Any) -> None:
         self.place = place
-        self._value = value
+        self.value = value
         self._content: Any = None
         self._copy: Iterator[Any] | None = None
         self._rewinder: Rewinder | None = None
@@ -99,19 +107,19 @@ class _Held:
     @property
     def is_changed(self) -> bool:
         """Whether another object lies there, or it holds something else."""
-        if not is_same(self.place.read(), self._value):
+        if not is_same(self.place.read(), self.value):
             return True
         if self._content is not None:
-            return is_changed(self._value, self._content)
+            return is_changed(self.value, self._content)
         return self._rewinder is not None and self._rewinder.moved()
 
     @property
     def is_iterator(self) -> bool:
         """Whether what lies there moves when it is used."""
-        return is_a(self._value, Iterator)
+        return is_a(self.value, Iterator)
 
     def moved(self, forward: Forward) -> bool:
-        place, value = self.place, self._value
+        place, value = self.place, self.value
         now = place.read()
         if now is not value:
             before = None if value is MISSING else value
@@ -124,7 +132,7 @@ class _Held:
         )
 
     def restore(self) -> None:
-        place, value = self.place, self._value
+        place, value = self.place, self.value
         if self._copy is not None:
             place.write(copied_iterator(self._copy))
         elif place.is_set and place.read() is not value:

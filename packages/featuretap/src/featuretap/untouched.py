@@ -85,6 +85,11 @@ class Untouched:
             for change in content.changes(may_grow=may_grow)
         }.union(self._outside.changes())
 
+    @property
+    def context_variables(self) -> set[Any]:
+        """The keys for the context variables that the forwards mention."""
+        return self._outside.context_variables
+
     @cached_property
     def sets_elsewhere(self) -> bool:
         """Whether some forward may set attributes of other modules."""
