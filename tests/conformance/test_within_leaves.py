@@ -106,6 +106,7 @@ class TakesAMask(nn.Module):
         return self.part(x, src_key_padding_mask=mask) * 2
 
 
+@pytest.mark.filterwarnings("ignore:Converting mask")  # torch 2.0 converts its own
 def test_v1_a_layer_that_is_given_a_mask_takes_the_path_that_it_takes_unwatched(extract):
     torch.manual_seed(0)
     inner = TakesAMask()
@@ -120,7 +121,12 @@ def test_v1_a_layer_that_is_given_a_mask_takes_the_path_that_it_takes_unwatched(
             assert identical(features["inner.mul"], inner(x, mask))
 
 
-@torch.compiler.disable
+def disable(function):
+    # Torch 2.0 has no such name.
+    return torch.compiler.disable(function) if hasattr(torch, "compiler") else function
+
+
+@disable
 def uncompiled(layer, x):
     return layer(x) * 2
 
@@ -130,7 +136,7 @@ class Uncompiled(nn.Module):
         super().__init__()
         self.lin = nn.Linear(4, 4)
 
-    @torch.compiler.disable
+    @disable
     def before(self, x):
         return self.lin(x) * 2
 
@@ -174,9 +180,14 @@ def test_n1_a_function_of_the_callers_is_one_node_though_it_calls_a_layer(names_
 
 @pytest.mark.only("fx", why="hooks see what a function does with a module")
 def test_e2_a_module_that_is_given_to_a_function_of_the_callers_is_refused(extract):
-    model, x = with_forward(gives_a_module_away, lin=nn.Linear(4, 4)).eval(), drawn(2, 4)
+    model = with_forward(gives_a_module_away, lin=nn.Linear(4, 4)).eval()
     with pytest.raises(featuretap.UntraceableModelError, match="a module is given to a function"):
         extract(model, ["mul"], tracer_kwargs=GIVEN)
+
+
+@pytest.mark.sees_operations
+def test_e2_such_a_request_falls_back_with_the_reason():
+    model, x = with_forward(gives_a_module_away, lin=nn.Linear(4, 4)).eval(), drawn(2, 4)
     with pytest.warns(featuretap.FallbackWarning, match="a module is given to a function"):
         served = featuretap.create_feature_extractor(model, ["mul"], tracer_kwargs=GIVEN)
     assert identical(served(x)["mul"], applied(model.lin, x) * 3)
