@@ -262,3 +262,31 @@ def test_N2_what_gets_the_place_of_a_tensor_that_was_given_up_is_a_value_of_its_
         extractor = extract(model, ["cos"], example_args=example, early_stop=early_stop)
         for number in range(4):
             assert identical(extractor(X * number)["cos"], model.inner(X * number).cos())
+
+
+class _KeepsItsTable(nn.Module):
+    """Has a table that stays in float32 whatever the module is converted to."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.linspace(0, 1, 4))
+
+    def _apply(self, fn, *args, **kwargs):
+        super()._apply(fn, *args, **kwargs)
+        self.table = torch.linspace(0, 1, 4)
+        return self
+
+    def forward(self, x):
+        return x * self.table
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_M2_a_module_that_converts_itself_does_so_in_the_extractor(extract, inside):
+    torch.manual_seed(0)
+    keeper = _KeepsItsTable()
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(keeper) if inside else keeper).eval()
+    extractor = extract(copy.deepcopy(model), "")
+    x = torch.rand(2, 4).to(torch.bfloat16)
+    expected = model.to(torch.bfloat16)(x)
+    assert identical(extractor.to(torch.bfloat16)(x)[""], expected)
+    assert identical(copy.deepcopy(extractor).to(torch.bfloat16)(x)[""], expected)

@@ -325,31 +325,3 @@ def test_M2_a_dtype_change_of_the_model_reaches_the_extractor_and_back(extract):
     assert dict(extractor.named_buffers())["scale"] is model.scale
     extractor.float()
     assert model.scale.dtype is model.lin.weight.dtype is torch.float32
-
-
-class _KeepsItsTable(nn.Module):
-    """Has a table that stays in float32 whatever the module is converted to."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("table", torch.linspace(0, 1, 4))
-
-    def _apply(self, fn, *args, **kwargs):
-        super()._apply(fn, *args, **kwargs)
-        self.table = torch.linspace(0, 1, 4)
-        return self
-
-    def forward(self, x):
-        return x * self.table
-
-
-@pytest.mark.parametrize("inside", [False, True])
-def test_M2_a_module_that_converts_itself_does_so_in_the_extractor(extract, inside):
-    torch.manual_seed(0)
-    keeper = _KeepsItsTable()
-    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(keeper) if inside else keeper).eval()
-    extractor = extract(copy.deepcopy(model), "")
-    x = torch.rand(2, 4).to(torch.bfloat16)
-    expected = model.to(torch.bfloat16)(x)
-    assert identical(extractor.to(torch.bfloat16)(x)[""], expected)
-    assert identical(copy.deepcopy(extractor).to(torch.bfloat16)(x)[""], expected)

@@ -18,10 +18,10 @@ from featuretap.placeholders import check_argument_names
 from .example import MODES, Seen, watch_modes
 from .extractor import HooksExtractor
 from .guessing import Guess
-from .module_hooks import is_wrapped
 from .parts import needed_part
 from .plan import Plan
 from .reaching import not_reached
+from .wrapper import is_wrapped
 
 __all__ = ["HooksBackend", "backend"]
 

@@ -13,13 +13,10 @@ whole call of a module that has backward hooks: torch puts these on its output a
 
 from __future__ import annotations
 
-import copy
-import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from sys import _getframe, exc_info
+from sys import exc_info
 from threading import get_ident
 from types import TracebackType
 from typing import Any
@@ -30,7 +27,6 @@ from featuretap._compat import hooks_of_every_module
 from featuretap.put_back import HookKey
 
 from ._compat import (
-    CALLERS_OF_FORWARD,
     add_hooks,
     has_backward_hooks,
     is_called_plainly,
@@ -39,8 +35,9 @@ from ._compat import (
     remove_hooks,
 )
 from .copied_hooks import OwnHook
+from .wrapper import Watcher, Wrapper
 
-__all__ = ["Around", "ModuleHooks", "is_wrapped", "sees_hooks", "unwatched"]
+__all__ = ["Around", "ModuleHooks", "sees_hooks", "unwatched"]
 
 _LOOKS_FOR_HOOKS = (nn.TransformerEncoderLayer,)
 _LOCK = threading.Lock()
@@ -88,7 +85,7 @@ class ModuleHooks:
         self._root = root
         self._thread = get_ident()
         self._hooked: list[tuple[nn.Module, HookKey, Callable[..., Any] | None, Any]] = []
-        self._wrapped: list[tuple[_Wrapper, _Watcher]] = []
+        self._wrapped: list[tuple[Wrapper, Watcher]] = []
         # ``torch.export`` stands proxies for modules, which a wrapped forward would not know.
         self._may_wrap = may_wrap and not is_compiling() and not any(hooks_of_every_module())
 
@@ -169,14 +166,14 @@ class ModuleHooks:
         self._hooked.append((module, key, before, after))
         add_hooks(module, key, before, after)
 
-    def _wrap(self, watched: Iterable[tuple[nn.Module, str, _Watcher]]) -> None:
+    def _wrap(self, watched: Iterable[tuple[nn.Module, str, Watcher]]) -> None:
         """Have what is watched, an attribute of a module, stand for what it was."""
         with _LOCK:
             for module, name, watcher in watched:
                 attributes = module.__dict__
                 wrapper = attributes.get(name)
-                if type(wrapper) is not _Wrapper:
-                    wrapper = _Wrapper(module, name, wrapper)
+                if type(wrapper) is not Wrapper:
+                    wrapper = Wrapper(module, name, wrapper)
                 # Noted first: a KeyboardInterrupt may come between any two of these.
                 self._wrapped.append((wrapper, watcher))
                 wrapper.watchers += (watcher,)
@@ -268,102 +265,5 @@ class _Only(Around):
         return self._failed() if raised else self._returned(value)
 
 
-# The thread that a forward runs in, and what runs there in the place of the forward of a module.
-_Watcher = tuple[int, Callable[[nn.Module, Callable[..., Any], Any, Any], Any]]
-
-
-class _Wrapper:
-    """Stands for ``module.forward``, or the compiled call, while somebody watches it.
-
-    Attributes:
-        module: whose it is.
-        name: the attribute that it is.
-        replaced: the ``forward`` that the module has of its own, if it has one.
-        watchers: who watches.
-
-    """
-
-    __slots__ = ("_copies", "_forward", "module", "name", "replaced", "watchers")
-
-    def __init__(self, module: nn.Module, name: str, replaced: Any) -> None:
-        self.module = module
-        self.name = name
-        self.replaced = replaced
-        self._forward = getattr(module, name)
-        self.watchers: tuple[_Watcher, ...] = ()
-        self._copies: tuple[nn.Module, ...] = ()
-
-    def remove(self, watcher: _Watcher) -> None:
-        """Let one of those who watch go; put back what was there after the last."""
-        self.watchers = tuple(other for other in self.watchers if other is not watcher)
-        if self.watchers:
-            return
-        for module in (self.module, *self._copies):
-            self._put_back(module.__dict__)
-
-    def _put_back(self, attributes: dict[str, Any]) -> None:
-        if attributes.get(self.name) is not self:
-            return
-        if self.replaced is None:
-            del attributes[self.name]
-        else:
-            attributes[self.name] = self.replaced
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        frame = _getframe(1)
-        if frame.f_code not in CALLERS_OF_FORWARD:
-            return self._forward(*args, **kwargs)
-        if frame.f_locals["self"] is not self.module:
-            return self._of(frame.f_locals["self"])(*args, **kwargs)
-        here, run, watchers = get_ident(), self._forward, self.watchers
-        if len(watchers) == 1:
-            thread, call = watchers[0]
-            return call(self.module, run, args, kwargs) if thread == here else run(*args, **kwargs)
-        # Who came later is further outside.
-        calls = [call for thread, call in watchers if thread == here]
-        for call in calls[:-1]:
-            run = partial(_run, call, self.module, run)
-        return calls[-1](self.module, run, args, kwargs) if calls else run(*args, **kwargs)
-
-    def _of(self, other: nn.Module) -> Callable[..., Any]:
-        """Return the same of a shallow copy, which was made while somebody watched the module."""
-        self._put_back(other.__dict__)
-        if self.replaced is not None:
-            return self.replaced  # type: ignore[no-any-return]
-        return partial(getattr(type(other), self.name), other)
-
-    # What is looked up on a forward: its signature, its code, its globals.
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self._forward)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_forward":
-            raise AttributeError(name)
-        return getattr(self._forward, name)
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        if self.replaced is not None:
-            return copy.deepcopy(self.replaced, memo)
-        # Of the copy it stands for its class's forward until it is taken off, or called.
-        self._copies += (memo[id(self.module)],) if id(self.module) in memo else ()
-        return self
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return getattr, (self.module, self.name)
-
-
-def is_wrapped(forward: Any) -> bool:
-    """Say whether ``forward`` stands for the one of a module that somebody watches."""
-    return type(forward) is _Wrapper
-
-
-def _run(
-    call: Callable[..., Any], module: nn.Module, forward: Any, *args: Any, **kwargs: Any
-) -> Any:
-    return call(module, forward, args, kwargs)
-
-
 # What a module has for a ``forward`` of its own where that is its class's, watched or not.
-_NOBODYS = (type(None), _Wrapper)
+_NOBODYS = (type(None), Wrapper)

@@ -258,16 +258,15 @@ def _facts(code: types.CodeType) -> _Facts:
     own = code.co_varnames[0] if code.co_argcount else ""
     names: set[str] = set()
     targets: list[str] = []
-    sets: list[str] = []
     set_on: list[tuple[str, str]] = []
     in_place = False
     for part in codes_in(code):
         steps = list(steps_of(dis.get_instructions(part)))
         names.update(part.co_names)
         targets += _targets(steps)
-        sets += [str(step.argument) for step in steps if step.sets_attribute]
         set_on += _roots(steps)
         in_place |= any(step.is_in_place or step.sets_item for step in steps)
+    sets = [name for _, name in set_on]
     return _Facts(
         frozenset(names),
         own != "" and own in targets,

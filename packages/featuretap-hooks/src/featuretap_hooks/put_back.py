@@ -67,9 +67,9 @@ class PutBack:
         return [module for module, content in self._contents if content.is_changed]
 
     def may_end(self) -> bool:
-        """Say whether all that the forward may switch over is as it was, or is when it is left.
+        """Say whether the forward may end here.
 
-        Then it may end here.
+        All that it may switch over must be as it was, or be put back by :meth:`turn_back`.
         """
         is_set = self._ambient is not None and self._ambient.settings_changed
         is_frozen = self._gradients is not None and self._gradients.is_changed
