@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import os
 import threading
 
@@ -228,6 +229,36 @@ def test_C1_a_forward_ends_early_where_it_has_switched_a_context_variable_alone(
         assert nn.functional.gelu is gelu
         assert net.table["rate"] == (2 * call + 3 if forward is counts_in_finally else 1)
     assert bool(ran) is not is_ended
+
+
+@functools.lru_cache
+def scale_of(kind):
+    return {"plain": 2}[kind]
+
+
+class AsksACache(WithoutForward):
+    """Its cached function is exchanged for another while operations are recorded."""
+
+    @functools.lru_cache  # noqa: B019
+    def shift(self):
+        return 1
+
+    def on(self):
+        self.lin.register_forward_hook(print)
+
+    def forward(self, x):
+        return self.run(x * scale_of("plain") + self.shift())
+
+
+def test_C1_what_is_exchanged_to_record_a_forward_does_not_keep_it_from_ending():
+    net = AsksACache()
+    net(X)  # fills the caches, which is a change as any other
+    extractor = create_feature_extractor(net, ["mul", "add"])
+    for _ in range(3):
+        with net.lin.register_forward_hook(lambda *_: pytest.fail("went on")):
+            features = extractor(X)
+        assert torch.equal(features["mul"], X * 2)
+        assert torch.equal(features["add"], X * 2 + 1)
 
 
 class TakesADict(nn.Module):

@@ -12,13 +12,13 @@ import math
 import operator
 import sys
 import threading
-import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from featuretap.backends import Options
+from featuretap.looking import ORIGINAL, original_of
 from featuretap.modules import ModuleTree
 from featuretap.naming import operation_name
 from featuretap.reading import CachedFunction, forward_of, functions_of, is_users, kinds_of
@@ -33,7 +33,6 @@ __all__ = ["Namespace", "RecordingFunctions", "active_recorder", "operations_at"
 _LOCK = threading.Lock()
 _ACTIVE = threading.local()
 _MISSING = object()
-_ORIGINAL = "_featuretap_original"
 
 
 class Place(NamedTuple):
@@ -160,7 +159,7 @@ def places(tree: ModuleTree, options: Options, mentioned: Collection[str]) -> li
     operators = sys.modules.get("torchvision.ops")
     modules = [math, *([operators] if operators else []), *options.autowrap_modules]
     whole = {
-        id(_original(value))
+        id(original_of(value))
         for module in modules
         for name, value in vars(module).items()
         if not name.startswith("_") and callable(value) and not isinstance(value, type)
@@ -206,7 +205,7 @@ def places(tree: ModuleTree, options: Options, mentioned: Collection[str]) -> li
 def operations_at(found: Iterable[Namespace]) -> set[str]:
     """Return what the functions at these places are called."""
     wrappers = (place.wrapper for namespace in found for place in namespace.places)
-    return {operation_name(_original(wrapper)) for wrapper in wrappers if wrapper is not None}
+    return {operation_name(original_of(wrapper)) for wrapper in wrappers if wrapper is not None}
 
 
 # Methods of tensors that no torch-function mode is shown.
@@ -216,7 +215,7 @@ _UNSEEN = frozenset({"as_subclass"})
 def _method(name: str) -> Namespace:
     methods, method = _Methods(torch.Tensor), getattr(torch.Tensor, name)
     # They are inherited; what is there stands for one while a forward in another thread is recorded.
-    return Namespace(methods, [Place(methods, name, _MISSING, _wrapper(_original(method)))])
+    return Namespace(methods, [Place(methods, name, _MISSING, _wrapper(original_of(method)))])
 
 
 def _is_torchs(kind: type) -> bool:
@@ -224,14 +223,14 @@ def _is_torchs(kind: type) -> bool:
 
 
 def _place(namespace: dict[str, Any], name: str) -> Place:
-    original = _original(namespace.get(name, _MISSING))
+    original = original_of(namespace.get(name, _MISSING))
     function = getattr(builtins, name, None) if original is _MISSING else original
     return Place(namespace, name, original, _wrapper(function) if callable(function) else None)
 
 
 def _named(namespace: dict[str, Any], ids: set[int]) -> Iterator[tuple[dict[str, Any], str]]:
     for name, value in list(namespace.items()):
-        if id(_original(value)) in ids and not name.startswith("__"):
+        if id(original_of(value)) in ids and not name.startswith("__"):
             yield namespace, name
 
 
@@ -241,7 +240,7 @@ def _compiled(namespace: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]
         if (
             not name.startswith("_")
             and name != "forward"
-            and is_compiled_function(_original(value))
+            and is_compiled_function(original_of(value))
         ):
             yield namespace, name
 
@@ -257,13 +256,8 @@ def _namespaces(tree: ModuleTree) -> Iterator[dict[str, Any]]:
 
 def _cached(namespace: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     for name, value in list(namespace.items()):
-        if type(_original(value)) is CachedFunction:
+        if type(original_of(value)) is CachedFunction:
             yield namespace, name
-
-
-def _original(value: Any) -> Any:
-    """See through a wrapper that a forward in another thread has put there."""
-    return vars(value).get(_ORIGINAL, value) if type(value) is types.FunctionType else value
 
 
 class RecordingFunctions:
@@ -305,7 +299,7 @@ def _uncached(function: Any) -> Callable[..., Any]:
 
     for name in ("cache_info", "cache_clear", "cache_parameters"):
         setattr(wrapped, name, getattr(function, name))
-    setattr(wrapped, _ORIGINAL, function)
+    setattr(wrapped, ORIGINAL, function)
     return wrapped
 
 
@@ -329,5 +323,5 @@ def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
             return run(*args, **kwargs)
         return recorder.run(operation, run, args, kwargs)
 
-    setattr(wrapped, _ORIGINAL, function)
+    setattr(wrapped, ORIGINAL, function)
     return wrapped

@@ -7,9 +7,13 @@ very type.
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
-__all__ = ["attributes_of", "has_attributes", "is_a"]
+__all__ = ["ORIGINAL", "attributes_of", "has_attributes", "is_a", "original_of"]
+
+#: The attribute in which a function that stands for another, for a while, keeps that one.
+ORIGINAL = "_featuretap_original"
 
 
 def is_a(value: object, kinds: type | tuple[Any, ...]) -> bool:
@@ -32,3 +36,8 @@ def attributes_of(value: object) -> dict[str, Any]:
     """Return the ``__dict__`` of such an object."""
     attributes: dict[str, Any] = object.__getattribute__(value, "__dict__")
     return attributes
+
+
+def original_of(value: Any) -> Any:
+    """See through what stands in the place of a function while a forward is recorded, in any thread."""
+    return vars(value).get(ORIGINAL, value) if type(value) is types.FunctionType else value

@@ -10,7 +10,7 @@ import torch
 
 from .containers import CONTAINERS, copied, is_changed, is_same, items_of, restore_container
 from .held import DEPTH, Rewinder, copied_iterator, rewinder
-from .looking import is_a
+from .looking import is_a, original_of
 from .outside_places import (
     HOLD_ITEMS,
     MISSING,
@@ -105,9 +105,13 @@ class _Held:
             self._rewinder = rewinder(value)
 
     @property
+    def _now(self) -> Any:
+        return original_of(self.place.read())
+
+    @property
     def is_changed(self) -> bool:
         """Whether another object lies there, or it holds something else."""
-        if not is_same(self.place.read(), self.value):
+        if not is_same(self._now, self.value):
             return True
         if self._content is not None:
             return is_changed(self.value, self._content)
@@ -120,7 +124,7 @@ class _Held:
 
     def moved(self, forward: Forward) -> bool:
         place, value = self.place, self.value
-        now = place.read()
+        now = self._now
         if now is not value:
             before = None if value is MISSING else value
             return moved_attribute(forward, place.name, before, now)
@@ -135,7 +139,7 @@ class _Held:
         place, value = self.place, self.value
         if self._copy is not None:
             place.write(copied_iterator(self._copy))
-        elif place.is_set and place.read() is not value:
+        elif place.is_set and self._now is not value:
             place.write(value)
         if self._content is not None:
             restore_container(value, self._content)
@@ -187,7 +191,7 @@ def _held_at(roots: Iterable[Root], forward: Forward) -> Iterator[_Held | Owner]
             if isinstance(place, Owner):
                 yield place
                 continue
-            value = place.read()
+            value = original_of(place.read())
             if place.is_set or not (value is MISSING or is_a(value, STATELESS)):
                 yield _Held(place, value)
 
