@@ -290,3 +290,32 @@ def test_M2_a_module_that_converts_itself_does_so_in_the_extractor(extract, insi
     expected = model.to(torch.bfloat16)(x)
     assert identical(extractor.to(torch.bfloat16)(x)[""], expected)
     assert identical(copy.deepcopy(extractor).to(torch.bfloat16)(x)[""], expected)
+
+
+class _ConvertsAllItself(_KeepsItsTable):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.lin(x) * self.table
+
+
+def test_M2_a_model_that_converts_itself_does_so_or_the_extractor_says_that_it_cannot(
+    extract, backend
+):
+    model, x = _ConvertsAllItself().eval(), torch.rand(2, 4).to(torch.bfloat16)
+    extractor, again = (extract(copy.deepcopy(model), "") for _ in range(2))
+    extractor = copy.deepcopy(extractor)
+    if backend == "fx":
+        for each in (extractor, nn.Sequential(extractor)):
+            with pytest.raises(RuntimeError, match="_ConvertsAllItself converts itself.*'hooks'"):
+                each.to(torch.bfloat16)
+        assert again.lin.weight.dtype == torch.float32
+        extractor = extract(model.to(torch.bfloat16), "")
+    else:
+        assert extractor.to(torch.bfloat16) is extractor
+        assert nn.Sequential(again).to(torch.bfloat16)[0] is again
+        model.to(torch.bfloat16)
+    assert extractor.table.dtype == torch.float32
+    assert identical(extractor(x)[""], model(x))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from featuretap.backends import Options
-from featuretap.modules import ModuleTree
+from featuretap.modules import ModuleTree, converts_itself
 from featuretap.placeholders import positions_of, with_fixed
 
 from ._compat import dynamo_callback, is_compiling, is_jit_tracing
@@ -76,6 +76,8 @@ class HooksExtractor(Forwards):
             type(m) is HooksExtractor for m in self._found.tree.paths.values()
         )
         state["forward"] = with_signature(HooksExtractor._forward, self, self._found.tree.signature)
+        if converts_itself(model):
+            state["_apply"] = self._convert_model
         state["_compiled_holder"] = Holder(self)
         self._prepare()
 
@@ -112,6 +114,11 @@ class HooksExtractor(Forwards):
     def train(self, mode: bool = True) -> HooksExtractor:
         """Switch the model, and with it the extractor."""
         self._model.train(mode)
+        return self
+
+    def _convert_model(self, *args: Any, **kwargs: Any) -> HooksExtractor:
+        model: Any = self._model
+        model._apply(*args, **kwargs)
         return self
 
     @property

@@ -8,7 +8,7 @@ import types
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import fx, nn
 
@@ -34,6 +34,7 @@ class ExtractorParts:
         flag_exceptions: for each mode, paths of the modules whose ``training`` flag is the opposite.
         auto_leaves: path of each module that became a leaf by itself -> why.
         moves: for each mode, what a call may change.
+        converts_itself: whether the model has an ``_apply`` of its own.
 
     """
 
@@ -45,6 +46,7 @@ class ExtractorParts:
     flag_exceptions: dict[str, list[str]] = field(default_factory=lambda: {"train": [], "eval": []})
     auto_leaves: dict[str, str] = field(default_factory=dict)
     moves: dict[str, Moves] = field(default_factory=lambda: {"train": Moves(), "eval": Moves()})
+    converts_itself: bool = False
 
 
 class Followed:
@@ -177,6 +179,8 @@ class FeatureExtractor(fx.GraphModule):
         cls.forward = forward
         cls.__call__ = _own_code(FeatureExtractor.__call__)
         cls.__name__ = parts.class_name
+        if parts.converts_itself:
+            cls._apply = _refuse_to_convert
         return None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -284,6 +288,15 @@ _OWN = frozenset(dir(FeatureExtractor)) | frozenset(
     "_code _lineno_map _moving _options _parts _prologue_start _tracer_cls _tracer_extras "
     "followed meta training".split()
 )
+
+
+def _refuse_to_convert(self: FeatureExtractor, *_: object, **__: object) -> NoReturn:
+    name = self._parts.class_name
+    raise RuntimeError(
+        f"{name} converts itself in a way of its own (it defines _apply), which this extractor, made of "
+        f"graphs, does not know: convert the {name} and make the extractor again, or make it with "
+        "backend='hooks'"
+    )
 
 
 def _own_code(function: Any) -> types.FunctionType:

@@ -15,7 +15,7 @@ from .errors import NodeNotFoundError, UntraceableModelError
 from .extractor import ExtractorParts, FeatureExtractor
 from .installing import populate
 from .modes import MODES, Recorded, record_modes, same_operation
-from .modules import signature_of
+from .modules import converts_itself, signature_of
 from .node_names import NodeNames
 from .pruning import Pruning
 from .recording import Recording
@@ -88,6 +88,7 @@ def assemble(
         signature=inspect.Signature(),
         graphs={},
         return_nodes={"train": {}, "eval": {}},
+        converts_itself=converts_itself(model),
     )
     constants: dict[str, Any] = {}
     for mode in MODES:

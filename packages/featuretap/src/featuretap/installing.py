@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .extractor import FeatureExtractor, Followed
-from .modules import ModuleTree, stored_tensor
+from .modules import ModuleTree, converts_itself, stored_tensor
 
 __all__ = ["populate"]
 
@@ -39,7 +39,7 @@ def populate(
                 read.setdefault(owner, {})[name] = None
     holders: dict[str, nn.Module] = {"": extractor}
     around = {outer for path in (*called, *read) for outer in _from_outside(path)}
-    called.update(path for path in around if _converts_itself(tree.paths[path]))
+    called.update(path for path in around if converts_itself(tree.paths[path]))
     # In the model's order, which optimizers go by, and outer modules first: a whole one must not
     # replace a stand-in that has children already.
     for path, module in tree.paths.items():
@@ -58,10 +58,6 @@ def _from_outside(path: str) -> Iterator[str]:
     """Yield the paths of the modules that the one at ``path`` is in, and its own, but not the model."""
     names = path.split(".") if path else []
     yield from (".".join(names[: n + 1]) for n in range(len(names)))
-
-
-def _converts_itself(module: nn.Module) -> bool:
-    return type(module)._apply is not nn.Module._apply
 
 
 def _holder(path: str, holders: dict[str, nn.Module], tree: ModuleTree) -> nn.Module:

@@ -19,6 +19,7 @@ from .naming import join
 __all__ = [
     "LeafRule",
     "ModuleTree",
+    "converts_itself",
     "has_own_call",
     "keeps_nothing",
     "signature_of",
@@ -167,6 +168,11 @@ def keeps_nothing(module: nn.Module) -> bool:
 def has_own_call(module: nn.Module) -> bool:
     """Say whether a call of ``module`` is more than torch makes it: its class has a ``__call__``."""
     return type(module).__call__ is not nn.Module.__call__
+
+
+def converts_itself(module: nn.Module) -> bool:
+    """Say whether ``to`` or ``half`` is more than torch makes it: its class has an ``_apply``."""
+    return type(module)._apply is not nn.Module._apply
 
 
 def signature_of(model: nn.Module) -> inspect.Signature:
