@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from featuretap.facts import written_arguments
+from featuretap.facts import writes_others, written_arguments
 from featuretap.faithful import contains
 from featuretap.modules import ModuleTree
 from featuretap.operations import iterates_a_tensor, name_of
@@ -121,8 +121,15 @@ class Recorder(Nodes, TorchFunctionMode):
         finally:
             self.busy = False
         written: list[Any] = []
-        if is_sized or "out" in kwargs or (args and self._is_memory(args[0])):
-            written += written_arguments(graph_target(func), args, kwargs)
+        target = graph_target(func)
+        if (
+            is_sized
+            or "out" in kwargs
+            or not args
+            or writes_others(target)
+            or self._is_memory(args[0])
+        ):
+            written += written_arguments(target, args, kwargs)
             self._dependents.mark_written(written, self.scope)
         if is_sized and not written and _is_size(func, value):
             operation = None

@@ -24,6 +24,7 @@ __all__ = [
     "facts_of",
     "may_draw",
     "returns_itself",
+    "writes_others",
     "written_arguments",
 ]
 
@@ -79,6 +80,7 @@ class Facts(NamedTuple):
 
     Attributes:
         writes: position and name of each argument that it always writes.
+        writes_by_name: arguments that it writes where it is given them, which is by name alone.
         shares: whether its result may share storage with an argument.
         trusted: whether the facts are known; else it may write and share everything.
         random: whether it may draw random numbers.
@@ -89,6 +91,7 @@ class Facts(NamedTuple):
     shares: bool
     trusted: bool
     random: bool
+    writes_by_name: tuple[str, ...] = ()
 
 
 _FIRST = ((0, "self"),)
@@ -99,7 +102,9 @@ def written_arguments(
 ) -> list[Any]:
     """Return the arguments that a call of a function or tensor method writes."""
     written = [kwargs["out"]] if kwargs.get("out") is not None else []
-    for position, name in facts_of(target).writes:
+    facts = facts_of(target)
+    written += [kwargs[name] for name in facts.writes_by_name if name in kwargs]
+    for position, name in facts.writes:
         if position < len(args):
             written.append(args[position])
         elif name in kwargs:
@@ -115,6 +120,18 @@ def written_arguments(
     if name in _MOVE_STATISTICS and _trains(target, args, kwargs):
         written += [argument(target, args, kwargs, statistic) for statistic in _STATISTICS]
     return list(_flat(written))
+
+
+@cache
+def writes_others(target: str | Callable[..., Any]) -> bool:
+    """Say whether a function or tensor method may write an argument besides its first and ``out``."""
+    facts = facts_of(target)
+    return bool(
+        facts.writes_by_name
+        or any(position > 0 for position, _ in facts.writes)
+        or _name(target) in _MOVE_STATISTICS
+        or "max_norm" in _parameters(target)[0]
+    )
 
 
 def returns_itself(method: str) -> bool:
@@ -178,13 +195,18 @@ def _facts_of_name(name: str, origin: str) -> Facts:
 def _facts_of_schemas(schemas: Iterable[Any], random: bool) -> Facts:
     """Read off what operators write and share; ``out=`` is seen in the call itself."""
     writes: dict[tuple[int, str], None] = {}
+    by_name: dict[str, None] = {}
     shares = False
     for schema in schemas:
         for position, given in enumerate(schema.arguments):
-            if given.alias_info is not None and given.alias_info.is_write and not given.kwarg_only:
+            if given.alias_info is None or not given.alias_info.is_write:
+                continue
+            if not given.kwarg_only:
                 writes[position, given.name] = None
+            elif given.name != "out":
+                by_name[given.name] = None
         shares |= any(result.alias_info is not None for result in schema.returns)
-    return Facts(tuple(writes), shares or bool(writes), True, random)
+    return Facts(tuple(writes), shares or bool(writes), True, random, tuple(by_name))
 
 
 def _trains(
