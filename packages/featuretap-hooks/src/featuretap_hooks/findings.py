@@ -23,6 +23,7 @@ from .patching import Namespace, places
 from .signatures import Arguments
 from .stored import Stored
 from .warm_caches import modules_with_caches
+from .writable import TensorPlace, named_places
 
 __all__ = ["Findings"]
 
@@ -91,7 +92,13 @@ class Findings:
     @cached_property
     def must_end(self) -> bool:
         """Whether every forward must go to its end, whatever is wanted and whatever it shows."""
-        return self.own_code.switches_unseen or any_wrapped(self.modules)
+        own = self.own_code
+        return own.switches_unseen or own.writes_unseen or any_wrapped(self.modules)
+
+    @cached_property
+    def named_places(self) -> list[TensorPlace]:
+        """Where the modules keep tensors that their code names."""
+        return named_places(self.modules, self.own_code.names)
 
     @cached_property
     def own_code(self) -> OwnCode:
@@ -122,7 +129,7 @@ class Findings:
     def computes_alone(self) -> bool:
         """Whether no code of a forward keeps, switches or writes anything besides buffers of layers."""
         own = self.own_code
-        writes = own.switches or own.writes_weights or own.writes_unseen
+        writes = own.switches or own.writes_weights or own.writes_unseen or own.writes_tensors
         return not (writes or self.storing or self.reaching_outside or self.writing_outside)
 
     @cached_property

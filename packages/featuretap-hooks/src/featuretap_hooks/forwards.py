@@ -92,7 +92,7 @@ class Forwards(nn.Module):
         plan, prepared, grad = self._plans[mode], self._prepared[mode], torch.is_grad_enabled()
         if grad in plan.overwritten and is_quiet(plan, prepared, self._found):
             return self._run_quiet(plan, prepared, args, kwargs, grad=grad)
-        with PutBack(plan, self._found) as before:
+        with PutBack(plan, self._found, (args, kwargs)) as before:
             return self._run(mode, args, kwargs, before)
 
     def _run_quiet(
@@ -161,12 +161,12 @@ class Forwards(nn.Module):
         known = plan.overwritten.get(grad) if outer is None else set(keys)
         # A lazy module makes parameters in the first forward, which cannot be looked at before.
         is_unready = known is None and any(map(is_unmade, self._found.tree.parameters.values()))
-        is_looked_at = before is not None or not self._found.own_code.switches
+        is_looked_at = before is not None or self._found.computes_alone
         stop = self._may_stop(plan) and is_looked_at and not is_unready
         own = self._found.own_code
         switched = None
         if stop and known is None:
-            switched = Switched(self._model, own.names, (args, kwargs), self._found.caches)
+            switched = Switched(self._found, (args, kwargs))
         captures = Captures(
             keys,
             known,
@@ -174,7 +174,7 @@ class Forwards(nn.Module):
             stored=self._found.stored,
             weights=self._weights(),
             retained=plan.retained,
-            switched=switched or (before if own.switches else None),
+            switched=switched or before,
         )
         calls = Calls() if plan.calls is None else None
         if outer is not None and outer.share(self, captures):
@@ -187,6 +187,8 @@ class Forwards(nn.Module):
                 plan.returning |= switched.returning
             else:
                 plan.must_end |= switched.is_for_a_while
+            if not own.switches:
+                plan.staying |= switched.staying
         elif captures.ended and before is not None and plan.returning:
             before.turn_back()
         if calls is not None and calls.started and not captures.missing:

@@ -46,7 +46,8 @@ _SWITCHES_UNSEEN = frozenset(
     "train eval requires_grad_ set_default_dtype set_grad_enabled __enter__ set_state "
     "register_module_forward_hook register_module_forward_pre_hook "
     "use_deterministic_algorithms set_deterministic_debug_mode set_float32_matmul_precision "
-    "set_fastpath_enabled set_num_threads set_default_device set_detect_anomaly environ putenv "
+    "set_fastpath_enabled enable_flash_sdp enable_math_sdp enable_mem_efficient_sdp enable_cudnn_sdp "
+    "_set_grad_enabled set_num_threads set_default_device set_detect_anomaly environ putenv "
     "set_rng_state set_rng_state_all manual_seed manual_seed_all setstate acquire "
     "set_autocast_enabled set_autocast_cpu_enabled set_autocast_dtype set_autocast_cpu_dtype "
     "set_autocast_gpu_dtype set_autocast_cache_enabled set_flags set_flush_denormal set_printoptions "
@@ -81,6 +82,8 @@ class OwnCode(NamedTuple):
             end while something is.
         switches_unseen: whether that may be something which a comparison does not show.
         writes_weights: whether parameters may be written, or given another dtype.
+        writes_tensors: whether other tensors may be written that the code has not made.
+        changes_outside: whether something may be changed that lies outside of the modules.
         rewires: whether something may change what a call of a module runs, or look at it.
         names: all names that the code mentions.
 
@@ -93,6 +96,8 @@ class OwnCode(NamedTuple):
     switches: bool
     switches_unseen: bool
     writes_weights: bool
+    writes_tensors: bool
+    changes_outside: bool
     rewires: bool
     names: frozenset[str]
 
@@ -116,6 +121,7 @@ class _Facts(NamedTuple):
     sets_back: bool
     sets_other_back: bool
     in_place: bool
+    sets_outside: bool
 
 
 def _switches_unseen(names: set[str], sets: set[str]) -> bool:
@@ -140,7 +146,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
     names: set[str] = set()
     setters: set[type] = set()
     sets: set[str] = set()
-    stores_elsewhere = fills = sets_back = sets_other_back = in_place = False
+    stores_elsewhere = fills = sets_back = sets_other_back = in_place = sets_outside = False
     while waiting:
         kind, function = waiting.pop()
         facts = _facts(function.__code__)
@@ -156,18 +162,23 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         sets_back |= facts.sets_back
         sets_other_back |= facts.sets_other_back
         in_place |= facts.in_place
+        sets_outside |= facts.sets_outside
         for name in facts.names:
             waiting += by_name.pop(name, ())
         waiting += [(None, called) for called in _called_by_name(function, facts.names)]
     unseen = sets_other_back or _switches_unseen(names, sets)
+    stores_elsewhere |= not names.isdisjoint(_SETS)
+    fills |= not names.isdisjoint(CHANGES_CONTAINERS)
     return OwnCode(
         not names.isdisjoint(UNSEEN_WRITES),
         frozenset(setters),
-        stores_elsewhere or not names.isdisjoint(_SETS),
-        fills or not names.isdisjoint(CHANGES_CONTAINERS),
+        stores_elsewhere,
+        fills,
         sets_back or unseen or not names.isdisjoint(_SWITCHES),
         unseen,
         _may_write_weights(modules, names, in_place),
+        in_place or any(map(_is_in_place, names)),
+        stores_elsewhere or fills or sets_outside or "set" in names,
         not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
         frozenset(names),
     )
@@ -184,14 +195,16 @@ def _is_filled(value: Any) -> bool:
 
 def _may_write_weights(modules: list[nn.Module], names: set[str], in_place: bool) -> bool:
     """Say so of code that names these things: most models do not, and are spared looking."""
-    if not names.isdisjoint(_CONVERTS | _UNGUARDED) or any(
-        name.endswith("_") and not name.startswith("_") for name in names
-    ):
+    if not names.isdisjoint(_CONVERTS | _UNGUARDED) or any(map(_is_in_place, names)):
         return True
     if any(getattr(module, "max_norm", None) is not None for module in modules):
         return True  # embeddings scale the rows that they look up
     registries = [module._parameters for module in modules if isinstance(module._parameters, dict)]
     return in_place and any(not names.isdisjoint(registry) for registry in registries)
+
+
+def _is_in_place(name: str) -> bool:
+    return name.endswith("_") and not name.startswith("_")
 
 
 def _is_library(module: str | None) -> bool:
@@ -259,13 +272,15 @@ def _facts(code: types.CodeType) -> _Facts:
     names: set[str] = set()
     targets: list[str] = []
     set_on: list[tuple[str, str]] = []
-    in_place = False
+    in_place = sets_outside = False
     for part in codes_in(code):
         steps = list(steps_of(dis.get_instructions(part)))
         names.update(part.co_names)
         targets += _targets(steps)
         set_on += _roots(steps)
         in_place |= any(step.is_in_place or step.sets_item for step in steps)
+        in_place |= any("out" in names for names in part.co_consts if type(names) is tuple)
+        sets_outside |= any(step.name in _SETS_OUTSIDE for step in steps)
     sets = [name for _, name in set_on]
     return _Facts(
         frozenset(names),
@@ -276,10 +291,12 @@ def _facts(code: types.CodeType) -> _Facts:
         len(set(sets)) < len(sets),
         any(root != own and sets.count(name) > 1 for root, name in set_on),
         in_place,
+        sets_outside,
     )
 
 
 _ITEM = "[]"
+_SETS_OUTSIDE = frozenset("STORE_GLOBAL DELETE_GLOBAL STORE_DEREF DELETE_DEREF".split())
 
 
 def _targets(steps: Iterable[Step]) -> Iterator[str]:

@@ -38,6 +38,7 @@ class Plan:
         leaves_nothing: whether a forward is known to move nothing and to draw nothing.
         must_end: whether a forward was seen to switch something over for a while.
         returning: context variables that one was seen to switch over, which can be put back.
+        staying: what one was seen to change and to leave so.
 
     """
 
@@ -56,6 +57,7 @@ class Plan:
     leaves_nothing: bool = False
     must_end: bool = False
     returning: set[object] = field(default_factory=set)
+    staying: set[object] = field(default_factory=set)
 
     def resolve(self, index: NodeIndex, mode: str, other: NodeIndex | None = None) -> None:
         """Look the request up in ``index``; ``other`` is that of the other mode, for the messages."""
@@ -85,7 +87,7 @@ class Plan:
         """Forget what forwards have shown, because the model is another one now."""
         self.overwritten, self.retained = {}, set()
         self.calls, self.nested, self.moving, self.must_end = None, set(), None, False
-        self.returning = set()
+        self.returning, self.staying = set(), set()
         self.draws = self.draws_elsewhere = self.moves_outside = True
         self.leaves_nothing = False
 

@@ -20,6 +20,7 @@ from featuretap.undo import Undo
 from .captures import Stop
 from .findings import Findings
 from .plan import Plan
+from .writable import GivenContainers, Written, writable
 
 __all__ = ["PutBack"]
 
@@ -40,9 +41,10 @@ class PutBack:
     and whether anything changes outside of the modules; later ones copy that alone, beforehand.
     """
 
-    def __init__(self, plan: Plan, found: Findings) -> None:
+    def __init__(self, plan: Plan, found: Findings, arguments: Any) -> None:
         self._plan = plan
         self._found = found
+        self._arguments = arguments
 
     def __enter__(self) -> PutBack:
         found = self._found
@@ -56,8 +58,12 @@ class PutBack:
         self._ambient = Ambient() if switches else None
         may_freeze = switches or "grad" in found.own_code.names
         self._gradients = Gradients(found.tree.parameters.values()) if may_freeze else None
-        reaches = self._plan.moves_outside and found.reaching_outside
+        may_change = self._plan.moves_outside or found.own_code.changes_outside
+        reaches = may_change and found.reaching_outside
         self._outside = Outside(found.reaching_outside) if reaches else None
+        places = found.named_places if found.own_code.writes_tensors else ()
+        self._written = Written(writable(places, self._arguments))
+        self._given = GivenContainers(self._arguments)
         others: list[_Restorable | None] = [self._ambient, self._gradients, self._outside]
         self._others = [other for other in others if other is not None]
         return self
@@ -69,13 +75,15 @@ class PutBack:
     def may_end(self) -> bool:
         """Say whether the forward may end here.
 
-        All that it may switch over must be as it was, or be put back by :meth:`turn_back`.
+        All that it may switch over must be as it was, be put back by :meth:`turn_back`, or be what the
+        first forward was seen to leave so.
         """
         is_set = self._ambient is not None and self._ambient.settings_changed
         is_frozen = self._gradients is not None and self._gradients.is_changed
         if is_set or is_frozen:
             return False
-        return all(change in self._plan.returning for change in self._changes())
+        known = self._plan.returning | self._plan.staying
+        return all(change in known for change in self._changes())
 
     def turn_back(self) -> None:
         """Put back what a forward that was ended has not put back when it was left."""
@@ -89,6 +97,8 @@ class PutBack:
                 yield from ((id(module), change) for change in content.changes())
         if self._outside is not None:
             yield from self._outside.changes()
+        yield from self._written.changes()
+        yield from self._given.changes()
 
     def _foreign(self) -> tuple[object, Callable[[], None]]:
         """Look at Python's and NumPy's random numbers, unless forwards have shown to leave them alone."""

@@ -6,19 +6,17 @@ a callable in a list, ``getattr(self, name)()``) shows it when it runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
 
 from featuretap.ambient import Ambient
-from featuretap.containers import copied, is_changed
-from featuretap.held import attributes
-from featuretap.structures import tensors_of
 from featuretap.untouched import Untouched
 
 from ._compat import no_torch_function, storage_id
+from .findings import Findings
+from .writable import GivenContainers, writable
 
 __all__ = ["Switched"]
 
@@ -27,11 +25,9 @@ class Switched:
     """Compares a model before a forward, where it might end early, and at its end.
 
     Args:
-        model: as it is before the forward.
-        names: what the code of its own mentions; the buffers of layers that it does not name are
-            theirs, and no layer takes back what it wrote.
+        found: what is known of the model; the buffers of layers that its code does not name are theirs,
+            and no layer takes back what it wrote.
         arguments: what the forward is given, which it may write and take back as well.
-        caches: attributes of modules that are exchanged while the forward is recorded.
 
     Attributes:
         is_for_a_while: whether something was not as before in the middle, and was again at the end, or
@@ -39,36 +35,27 @@ class Switched:
             :meth:`look_again`.
         returning: the context variables that had another value in the middle and their own again at the
             end, if that is all: whoever leaves the forward in between can put them back.
+        staying: what had another value in the middle, and the same at the end.
 
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        names: frozenset[str],
-        arguments: Any,
-        caches: Iterable[tuple[nn.Module, str]] = (),
-    ) -> None:
-        self._model = model
-        self._untouched = Untouched(model)
+    def __init__(self, found: Findings, arguments: Any) -> None:
+        self._model = found.tree.model
+        self._untouched = Untouched(self._model)
         self._middle: Untouched | None = None
-        self._ignored = {(id(module), name) for module, name in caches}
-        found = tensors_of(arguments)
-        for module in model.modules():
-            buffers = module._buffers if isinstance(module._buffers, dict) else {}
-            for name, value in [*attributes(module), *buffers.items()]:
-                if name in names:
-                    found += tensors_of(value)
-        self._tensors = [tensor for tensor in found if not isinstance(tensor, nn.Parameter)]
-        self._containers = [(found, copied(found)) for found in _containers_in(arguments)]
-        self._contents = list(map(_mark, self._tensors))
-        self._written: set[int] = set()
+        # They are exchanged while the forward is recorded.
+        self._ignored = {(id(module), name) for module, name in found.caches}
+        self._tensors = writable(found.named_places, arguments)
+        self._containers = GivenContainers(arguments)
+        self._contents = {key: _mark(tensor) for key, tensor in self._tensors.items()}
+        self._written: set[object] = set()
         self._ambient = Ambient()
-        self._parameters = list(model.parameters())
+        self._parameters = list(self._model.parameters())
         self._marks = self._marks_of_now()
         self._changes: set[object] = set()
         self.is_for_a_while = False
         self.returning: set[object] = set()
+        self.staying: set[object] = set()
 
     def may_end(self) -> bool:
         """Say whether everything is as it was: then the forward may end here."""
@@ -81,8 +68,10 @@ class Switched:
 
     def look_again(self) -> None:
         """Look whether what was changed in the middle is what it was before, now that it is over."""
-        returned = self._changes - self._changes_now()
-        self.is_for_a_while |= not self._written.issubset(self._written_now())
+        changes, written = self._changes_now(), set(self._written_now())
+        returned = self._changes - changes
+        self.staying = (self._changes & changes) | (self._written & written)
+        self.is_for_a_while |= not self._written <= written
         if self._middle is not None:
             # A depth that is counted up and down may end as another object than it began.
             again = self._middle.changes(may_grow=True)
@@ -92,26 +81,17 @@ class Switched:
         self.is_for_a_while |= bool(returned)
 
     def _changes_now(self) -> set[object]:
-        arguments = (id(found) for found, content in self._containers if is_changed(found, content))
-        return self._untouched.changes().union(arguments) - self._ignored
+        return self._untouched.changes().union(self._containers.changes()) - self._ignored
 
-    def _written_now(self) -> Iterator[int]:
+    def _written_now(self) -> Iterator[object]:
         with no_torch_function(), torch.no_grad():
-            pairs = zip(self._tensors, self._contents, strict=True)
-            yield from (n for n, (tensor, mark) in enumerate(pairs) if _mark(tensor) != mark)
+            for key, tensor in self._tensors.items():
+                if _mark(tensor) != self._contents[key]:
+                    yield key
 
     def _marks_of_now(self) -> list[object]:
         with no_torch_function(), torch.no_grad():
             return list(map(_mark, self._parameters))
-
-
-def _containers_in(value: Any) -> Iterator[Any]:
-    """Yield the lists and dicts that the caller of a forward has, too."""
-    if isinstance(value, (list, dict)):
-        yield value
-    if isinstance(value, (list, tuple, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _containers_in(item)
 
 
 def _mark(tensor: torch.Tensor) -> object:
