@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from support import drawn, identical, with_forward
 
@@ -86,3 +87,31 @@ def test_n1_a_layout_that_is_spelled_out_is_a_constant(names_of, extract):
     model, x = with_forward(names_a_layout).eval(), drawn(4, 4)
     assert names_of(model, example_args=(x,))[:3] == ["x", "zeros_like", "getattr"]
     assert identical(extract(model, ["getattr"])(x)["getattr"], torch.zeros_like(x).T)
+
+
+class GivesItsBufferBack(nn.Module):
+    """``to`` returns the buffer itself where it has that dtype already."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.ones(4))
+
+    def forward(self, x):
+        x = x - self.mean.to(x.dtype)
+        weight = self.mean * 2
+        return x * weight
+
+
+@pytest.mark.parametrize("example", [False, True])
+def test_N1_N8_a_buffer_that_an_operation_gives_back_does_not_depend_on_the_input(
+    extract, names_of, example
+):
+    model, x = GivesItsBufferBack(), torch.arange(8.0).view(2, 4)
+    assert list(names_of(model, example_args=(x,))) == ["x", "getattr", "to", "sub", "mul"]
+    extractor = extract(model, ["to", "mul"], example_args=(x,) if example else None)
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        features = extractor(x.to(dtype))
+        assert identical(features["to"], torch.ones(4, dtype=dtype))
+        assert identical(features["mul"], model(x.to(dtype)))
+    model.mean.add_(1)
+    assert identical(features["to"], torch.ones(4))

@@ -261,6 +261,97 @@ def test_C1_what_is_exchanged_to_record_a_forward_does_not_keep_it_from_ending()
         assert torch.equal(features["add"], X * 2 + 1)
 
 
+GLOBALLY = contextvars.ContextVar("GLOBALLY", default=0)
+
+
+def set_weight(net, scale):
+    with torch.no_grad():
+        net.lin.weight.mul_(scale)
+
+
+IN_A_BRANCH = {
+    "a buffer": (lambda n, x: n.table_.mul_(2), lambda n, x: n.table_.div_(2)),
+    "an item of a buffer": (
+        lambda n, x: n.table_.__setitem__(0, 9.0),
+        lambda n, x: n.table_.__setitem__(0, 1.0),
+    ),
+    "a tensor in a list": (lambda n, x: n.kept[0].add_(1), lambda n, x: n.kept[0].sub_(1)),
+    "a weight": (lambda n, x: set_weight(n, 2), lambda n, x: set_weight(n, 0.5)),
+    "the data of a weight": (
+        lambda n, x: n.out.weight.data.mul_(2),
+        lambda n, x: n.out.weight.data.div_(2),
+    ),
+    "a list": (lambda n, x: n.kept.append(1), lambda n, x: n.kept.pop()),
+    "a dict": (lambda n, x: n.table.update(b=1), lambda n, x: n.table.pop("b")),
+    "an attribute": (lambda n, x: setattr(n, "label", 9), lambda n, x: setattr(n, "label", 0)),
+    "a global dict": (lambda n, x: SCALE.update(scale=9.0), lambda n, x: SCALE.update(scale=1.0)),
+    "a context variable": (lambda n, x: GLOBALLY.set(9), lambda n, x: GLOBALLY.set(0)),
+    "its argument": (lambda n, x: x.mul_(2), lambda n, x: x.div_(2)),
+}
+
+
+@pytest.mark.parametrize("what", IN_A_BRANCH)
+@pytest.mark.parametrize("node", ["lin", "mul"])
+def test_M5_what_a_later_forward_alone_changes_for_a_while_is_changed_back(what, node):
+    do, undo = IN_A_BRANCH[what]
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+            self.register_buffer("table_", torch.ones(1))
+            self.kept, self.table, self.label = [torch.ones(1)], {"a": 1}, 0
+
+        def forward(self, x):
+            changes = x.shape[0] > 2
+            if changes:
+                do(self, x)
+            y = self.lin(x) * 2
+            if changes:
+                undo(self, x)
+            return self.out(y)
+
+    def state():
+        values = (net.label, len(net.kept), dict(net.table), dict(SCALE), GLOBALLY.get())
+        tensors = [*net.state_dict().values(), net.kept[0]]
+        return values, [tensor.tolist() for tensor in tensors]
+
+    torch.manual_seed(0)
+    net, x = Branches().eval(), torch.ones(3, 4)
+    before = state()
+    for first in (X, x):
+        extractor = create_feature_extractor(net, [node])
+        extractor(first.clone())
+        for _ in range(3):
+            given = x.clone()
+            extractor(given)
+            assert state() == before
+            assert torch.equal(given, x)
+
+
+def test_C1_a_forward_that_counts_its_calls_for_good_ends_early():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+            self.register_buffer("total", torch.zeros(1))
+            self.calls, self.seen = 0, []
+
+        def forward(self, x):
+            self.calls += 1
+            self.total += 1
+            self.seen.append(len(x))
+            return self.out(self.lin(x) * 2)
+
+    net = Counts().eval()
+    extractor = create_feature_extractor(net, ["mul"])
+    extractor(X)
+    with net.out.register_forward_hook(lambda *_: pytest.fail("went on")):
+        for _ in range(3):
+            extractor(X)
+    assert (net.calls, net.total.item(), net.seen) == (4, 4.0, [2, 2, 2, 2])
+
+
 class TakesADict(nn.Module):
     """Sets keys of its argument for a while."""
 

@@ -101,6 +101,11 @@ class Findings:
         return named_places(self.modules, self.own_code.names)
 
     @cached_property
+    def written_places(self) -> list[TensorPlace]:
+        """Those of them that the code may write."""
+        return self.named_places if self.own_code.writes_tensors else []
+
+    @cached_property
     def own_code(self) -> OwnCode:
         """What the code of the modules may do."""
         return own_code(self.modules)
@@ -129,7 +134,7 @@ class Findings:
     def computes_alone(self) -> bool:
         """Whether no code of a forward keeps, switches or writes anything besides buffers of layers."""
         own = self.own_code
-        writes = own.switches or own.writes_weights or own.writes_unseen or own.writes_tensors
+        writes = own.switches or own.writes_weights or own.writes_unseen or self.written_places
         return not (writes or self.storing or self.reaching_outside or self.writing_outside)
 
     @cached_property

@@ -92,7 +92,8 @@ class Forwards(nn.Module):
         plan, prepared, grad = self._plans[mode], self._prepared[mode], torch.is_grad_enabled()
         if grad in plan.overwritten and is_quiet(plan, prepared, self._found):
             return self._run_quiet(plan, prepared, args, kwargs, grad=grad)
-        with PutBack(plan, self._found, (args, kwargs)) as before:
+        may_end = self._may_stop(plan)
+        with PutBack(plan, self._found, (args, kwargs), may_end=may_end) as before:
             return self._run(mode, args, kwargs, before)
 
     def _run_quiet(

@@ -41,10 +41,11 @@ class PutBack:
     and whether anything changes outside of the modules; later ones copy that alone, beforehand.
     """
 
-    def __init__(self, plan: Plan, found: Findings, arguments: Any) -> None:
+    def __init__(self, plan: Plan, found: Findings, arguments: Any, *, may_end: bool) -> None:
         self._plan = plan
         self._found = found
         self._arguments = arguments
+        self._may_end = may_end
 
     def __enter__(self) -> PutBack:
         found = self._found
@@ -58,12 +59,14 @@ class PutBack:
         self._ambient = Ambient() if switches else None
         may_freeze = switches or "grad" in found.own_code.names
         self._gradients = Gradients(found.tree.parameters.values()) if may_freeze else None
-        may_change = self._plan.moves_outside or found.own_code.changes_outside
-        reaches = may_change and found.reaching_outside
+        may_change = self._may_end and found.own_code.changes_outside
+        reaches = (may_change or self._plan.moves_outside) and found.reaching_outside
         self._outside = Outside(found.reaching_outside) if reaches else None
-        places = found.named_places if found.own_code.writes_tensors else ()
-        self._written = Written(writable(places, self._arguments))
-        self._given = GivenContainers(self._arguments)
+        # What is asked for where the forward might end.
+        self._seen: list[Written | GivenContainers] = []
+        if self._may_end:
+            self._seen.append(Written(writable(found.written_places, self._arguments)))
+            self._seen.append(GivenContainers(self._arguments))
         others: list[_Restorable | None] = [self._ambient, self._gradients, self._outside]
         self._others = [other for other in others if other is not None]
         return self
@@ -73,7 +76,7 @@ class PutBack:
         return [module for module, content in self._contents if content.is_changed]
 
     def may_end(self) -> bool:
-        """Say whether the forward may end here.
+        """Say whether the forward may end here, if it was said to be one that might.
 
         All that it may switch over must be as it was, be put back by :meth:`turn_back`, or be what the
         first forward was seen to leave so.
@@ -93,12 +96,12 @@ class PutBack:
     def _changes(self) -> Iterator[object]:
         """Yield keys for what is not as it was, those of :meth:`.Untouched.changes`."""
         for module, content in self._contents:
-            if content.is_changed:
-                yield from ((id(module), change) for change in content.changes())
+            for change in content.changes():
+                yield id(module), change
         if self._outside is not None:
             yield from self._outside.changes()
-        yield from self._written.changes()
-        yield from self._given.changes()
+        for seen in self._seen:
+            yield from seen.changes()
 
     def _foreign(self) -> tuple[object, Callable[[], None]]:
         """Look at Python's and NumPy's random numbers, unless forwards have shown to leave them alone."""

@@ -20,7 +20,13 @@ from featuretap.modules import ModuleTree
 from featuretap.operations import iterates_a_tensor, name_of
 from featuretap.volatile import LOOKS_AT_VALUE
 
-from ._compat import calling_modules, functorch_level, graph_target, is_checkpointing
+from ._compat import (
+    calling_modules,
+    functorch_level,
+    graph_target,
+    is_checkpointing,
+    no_torch_function,
+)
 from .instructions import formats_next
 from .nodes import Nodes
 from .own_code import UNSEEN_WRITES
@@ -121,16 +127,14 @@ class Recorder(Nodes, TorchFunctionMode):
         finally:
             self.busy = False
         written: list[Any] = []
-        target = graph_target(func)
-        if (
-            is_sized
-            or "out" in kwargs
-            or not args
-            or writes_others(target)
-            or self._is_memory(args[0])
-        ):
+        target, is_memory = graph_target(func), bool(args) and self._is_memory(args[0])
+        if is_sized or is_memory or not args or "out" in kwargs or writes_others(target):
             written += written_arguments(target, args, kwargs)
             self._dependents.mark_written(written, self.scope)
+        if is_memory and value is args[0] and not written and type(value) is torch.Tensor:
+            # ``buffer.to(x.dtype)`` gives the buffer back, which depends on nothing.
+            with no_torch_function():
+                value = value.view_as(value)
         if is_sized and not written and _is_size(func, value):
             operation = None
         # What is returned by what wrote it is the same memory; ``to`` may give back what it took.

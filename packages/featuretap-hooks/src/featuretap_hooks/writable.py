@@ -13,6 +13,7 @@ from torch import nn
 
 from featuretap.containers import copied, is_changed
 from featuretap.held import attributes, is_opened
+from featuretap.looking import is_a
 from featuretap.structures import tensors_of
 
 from ._compat import no_torch_function
@@ -24,7 +25,10 @@ TensorPlace: TypeAlias = tuple[dict[str, Any], str]
 
 
 def named_places(modules: Iterable[nn.Module], names: frozenset[str]) -> list[TensorPlace]:
-    """Return where ``modules`` keep tensors, also in containers, under one of ``names``."""
+    """Return where ``modules`` keep tensors now, also in containers, under one of ``names``.
+
+    One that comes later is seen as a change of what its module holds.
+    """
     found: list[TensorPlace] = []
     for module in modules:
         kept = [(vars(module), dict(attributes(module)))]
@@ -34,9 +38,15 @@ def named_places(modules: Iterable[nn.Module], names: frozenset[str]) -> list[Te
             (owner, name)
             for owner, values in kept
             for name, value in values.items()
-            if name in names and (isinstance(value, torch.Tensor) or is_opened(value))
+            if name in names and _holds_tensors(value)
         ]
     return found
+
+
+def _holds_tensors(value: Any) -> bool:
+    if is_a(value, torch.Tensor):
+        return not is_a(value, nn.Parameter)
+    return is_opened(value) and bool(tensors_of(value))
 
 
 def writable(places: Iterable[TensorPlace], arguments: Any) -> dict[object, torch.Tensor]:
@@ -44,7 +54,8 @@ def writable(places: Iterable[TensorPlace], arguments: Any) -> dict[object, torc
     found: dict[object, torch.Tensor] = {}
     values = ((id(owner), name, owner.get(name)) for owner, name in places)
     for owner, name, value in (*values, (0, "", arguments)):
-        for number, tensor in enumerate(tensors_of(value)):
+        tensors = (value,) if type(value) is torch.Tensor else tensors_of(value)
+        for number, tensor in enumerate(tensors):
             if not isinstance(tensor, nn.Parameter):
                 found[owner, name, number] = tensor
     return found
