@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 
 import pytest
 import torch
@@ -232,3 +234,27 @@ def test_M4_our_copies_are_no_operations_of_the_model_and_memory_is_copied(names
     features = compiled(X)
     model.seen.fill_(7)
     assert identical(features, expected)
+
+
+@pytest.mark.parametrize("node", ["0", "sin"])
+def test_M3_M5_a_model_that_was_compiled_with_an_extractor_can_be_copied_and_pickled(node):
+    model = Sines().eval()
+    extractor = create(model, [node], example_args=(X,))
+    expected = extractor(X)[node]
+    compiled = torch.compile(extractor, backend="eager")
+    assert identical(compiled(X)[node], expected)
+    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert identical(again(X), model(X))
+        assert identical(create(again, [node])(X)[node], expected)
+    for again in (pickle.loads(pickle.dumps(extractor)), copy.deepcopy(extractor)):
+        assert identical(again(X)[node], expected)
+        assert identical(torch.compile(again, backend="eager")(X)[node], expected)
+    assert identical(compiled(X)[node], expected)
+
+
+class Sines(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(4, 4), nn.Linear(4, 4))
+
+    def forward(self, x):
+        return self[1](self[0](x).sin())

@@ -102,3 +102,25 @@ def test_V1_a_forward_behind_getattribute_is_followed():
         extractor = create_feature_extractor(model, nodes)
         for _ in range(2):
             assert torch.equal(extractor(X)["1"], model(X))
+
+
+class CallsALayerTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.lin(self.lin(x)).sin()
+
+
+def test_N4_a_layer_that_was_exchanged_is_counted_as_the_one_before():
+    model = CallsALayerTwice()
+    for request in (["lin_1"], ["lin", "lin_1"], ["lin_1", "sin"], ["sin"]):
+        extractor = create_feature_extractor(model, request)
+        for _ in range(2):
+            for _ in range(2):
+                features = extractor(X)
+                assert list(features) == request
+                if "lin_1" in request:
+                    assert torch.equal(features["lin_1"], model.lin(model.lin(X)))
+            model.lin = nn.Linear(4, 4)

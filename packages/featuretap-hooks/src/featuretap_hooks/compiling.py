@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from torch import nn
@@ -221,6 +222,14 @@ class Holder:
         self.key = f"extractor {next(_NUMBERS)}"
         _EXTRACTORS[self.key] = extractor
 
+    def __reduce__(self) -> Any:
+        # The hooks of a copy of the model belong to no extractor.
+        return _Nobody, ()
+
+
+class _Nobody:
+    state = None
+
 
 @run_by_dynamo
 def _install(key: str) -> bool:
@@ -248,12 +257,12 @@ def _register(attributes: dict[str, Any], handles: list[Any]) -> None:
     if scopes:
         for path, module in hooked.items():
             scope = "?" if path and is_leaf(module, path) else path
-            handles.append(module.register_forward_pre_hook(_opener(holder, scope)))
+            handles.append(module.register_forward_pre_hook(partial(_open, holder, scope)))
     for path in filter(hooked.__contains__, outputs):
-        handles.append(hooked[path].register_forward_hook(_taker(holder, path)))
+        handles.append(hooked[path].register_forward_hook(partial(_take, holder, path)))
     if scopes:
         for module in hooked.values():
-            handles.append(module.register_forward_hook(_closer(holder)))
+            handles.append(module.register_forward_hook(partial(_close, holder)))
 
 
 def _remove(handles: list[Any]) -> None:
@@ -261,29 +270,23 @@ def _remove(handles: list[Any]) -> None:
         handle.remove()
 
 
-def _opener(holder: Any, scope: str) -> Callable[..., None]:
-    def hook(_module: nn.Module, _args: Any) -> None:
-        state = holder.state
-        if state is not None:
-            inside_leaf = len(state.scopes) > 0 and state.scopes[-1] == "?"
-            state.scopes.append("?" if inside_leaf else scope)
-
-    return hook
+# Partials of functions that have a name, so that a model which they are on can be pickled.
 
 
-def _closer(holder: Any) -> Callable[..., None]:
-    def hook(_module: nn.Module, _args: Any, _value: Any) -> None:
-        state = holder.state
-        if state is not None:
-            state.scopes.pop()
-
-    return hook
+def _open(holder: Any, scope: str, _module: nn.Module, _args: Any) -> None:
+    state = holder.state
+    if state is not None:
+        inside_leaf = len(state.scopes) > 0 and state.scopes[-1] == "?"
+        state.scopes.append("?" if inside_leaf else scope)
 
 
-def _taker(holder: Any, path: str) -> Callable[..., None]:
-    def hook(_module: nn.Module, _args: Any, value: Any) -> None:
-        state = holder.state
-        if state is not None:
-            state.wanted_output(path, value)
+def _close(holder: Any, _module: nn.Module, _args: Any, _value: Any) -> None:
+    state = holder.state
+    if state is not None:
+        state.scopes.pop()
 
-    return hook
+
+def _take(holder: Any, path: str, _module: nn.Module, _args: Any, value: Any) -> None:
+    state = holder.state
+    if state is not None:
+        state.wanted_output(path, value)

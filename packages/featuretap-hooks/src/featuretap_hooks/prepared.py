@@ -57,6 +57,8 @@ class Prepared:
         self.needs_outputs_alone = self.part is None and not self.watch.inputs
         self.quiet_run: Callable[..., None] | None = None
         watched = [*self.watch.outputs, *self.watch.scopes]
+        if self.part is not None:
+            watched += [path for path, _, _ in self.part.modules]
         self._links = list(_links(tree.model, watched))
 
     @property
