@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.overrides import has_torch_function_unary
 
+import featuretap
 from support import identical, with_forward
 
 
@@ -58,3 +61,48 @@ def test_V2_what_no_call_changes_may_be_looked_at(extract, function):
     extractor = extract(model, "")
     for x in (torch.zeros(4), torch.ones(4)):
         assert identical(extractor(x)[""], model(x))
+
+
+def asks_whether_somebody_watches(self, x):
+    y = x.exp()
+    return y.sin() if torch.overrides.has_torch_function((y,)) else y.cos()
+
+
+def asks_by_an_imported_name(self, x):
+    y = x.exp()
+    return y.sin() if has_torch_function_unary(y) else y.cos()
+
+
+def asks_for_an_attribute_of_stand_ins(self, x):
+    y = x.exp()
+    return y.sin() if hasattr(y, "node") else y.cos()
+
+
+def asks_for_a_stand_in(self, x):
+    y = x.exp()
+    return y.sin() if isinstance(y, (torch.fx.Proxy, int)) else y.cos()
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        asks_whether_somebody_watches,
+        asks_by_an_imported_name,
+        asks_for_an_attribute_of_stand_ins,
+        asks_for_a_stand_in,
+    ],
+)
+def test_V2_a_forward_that_asks_whether_it_is_watched_is_answered_as_if_not_or_refused(
+    extract, backend, forward
+):
+    model, x = with_forward(forward), torch.ones(2, 4)
+    if backend == "fx":
+        with pytest.raises(featuretap.UntraceableModelError, match="tells a stand-in of torch.fx"):
+            extract(model, ["exp", ""])
+        inside = nn.Sequential(model, nn.Tanh())
+        assert identical(extract(inside, "1")(x)["1"], model(x).tanh())
+        return
+    for names in (["exp", ""], ["cos"]):
+        extractor = extract(model, names)
+        for _ in range(3):
+            assert identical(extractor(x)[names[-1]], x.exp().cos())

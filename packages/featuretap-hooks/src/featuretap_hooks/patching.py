@@ -21,7 +21,7 @@ from featuretap.backends import Options
 from featuretap.looking import ORIGINAL, original_of
 from featuretap.modules import ModuleTree
 from featuretap.naming import operation_name
-from featuretap.reading import CachedFunction, forward_of, functions_of, is_users, kinds_of
+from featuretap.reading import CachedFunction, forward_of, functions_of, is_ours, is_users, kinds_of
 
 from ._compat import control_flow, functions_wrapped_for_fx, is_compiled_function
 from .fast_paths import without_modes
@@ -166,6 +166,9 @@ def places(tree: ModuleTree, options: Options, mentioned: Collection[str]) -> li
     }
     control = {n: function for n, function in control_flow().items() if n in mentioned}
     whole |= set(map(id, control.values()))
+    asks = [function for name, function in _ASKS_FOR_MODES.items() if name in mentioned]
+    whole |= set(map(id, asks))
+    modules += [torch.overrides] if asks else []
     everywhere = {id(function) for function in options.autowrap_functions}
     if control:
         homes = dict.fromkeys(function.__module__ for function in control.values())
@@ -210,6 +213,14 @@ def operations_at(found: Iterable[Namespace]) -> set[str]:
 
 # Methods of tensors that no torch-function mode is shown.
 _UNSEEN = frozenset({"as_subclass"})
+
+
+# They say that somebody watches, to whoever asks.
+_ASKS_FOR_MODES: dict[str, Any] = {
+    name: function
+    for name, function in vars(torch.overrides).items()
+    if name.startswith("has_torch_function")
+}
 
 
 def _method(name: str) -> Namespace:
@@ -303,10 +314,24 @@ def _uncached(function: Any) -> Callable[..., Any]:
     return wrapped
 
 
+def _answered(function: Any) -> Callable[..., Any]:
+    """Return what answers code of the model as if nobody watched."""
+    unwatched = without_modes(function)
+
+    @functools.wraps(function, updated=())
+    def wrapped(*args: Any) -> Any:
+        return (function if is_ours(sys._getframe(1).f_globals) else unwatched)(*args)
+
+    setattr(wrapped, ORIGINAL, function)
+    return wrapped
+
+
 @functools.lru_cache(maxsize=1024)
 def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
     if type(function) is CachedFunction:
         return _uncached(function)
+    if function in _ASKS_FOR_MODES.values():
+        return _answered(function)
     operation = operation_name(function)
     is_for_dynamo = is_compiled_function(function) or function in control_flow().values()
     run = without_modes(function) if is_for_dynamo else function

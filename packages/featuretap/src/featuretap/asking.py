@@ -42,6 +42,12 @@ LIMITS = frozenset({"finfo", "iinfo"})
 _ASK_NOTHING = frozenset({type(None), bool, int, float, str})
 _TABLES = (dict, list, tuple)
 _SMALL = 100
+# What tells a stand-in of torch.fx from a tensor, and the attributes that only one has.
+_TELLS_APART = frozenset(
+    "has_torch_function has_torch_function_unary has_torch_function_variadic is_fx_tracing "
+    "is_fx_symbolic_tracing Proxy _len_torch_function_stack _is_torch_function_mode_enabled".split()
+)
+_OF_STAND_INS = frozenset({"node", "tracer"})
 # Ways to give a tensor other memory, which torch shows to nobody.
 RESIZES = frozenset("resize_ resize_as_ set_".split())
 
@@ -105,6 +111,7 @@ class Questions(NamedTuple):
         catches: whether that goes on after an error.
         enters: whether a context manager is entered.
         limits: whether the limits of a dtype are asked for by a name of the user's own.
+        tells_apart: whether it is asked for what tells a stand-in from a tensor.
         types: where ``type`` and ``callable`` are looked up.
 
     """
@@ -116,6 +123,7 @@ class Questions(NamedTuple):
     catches: bool = False
     enters: bool = False
     limits: bool = False
+    tells_apart: bool = False
     types: tuple[AskedPlace, ...] = ()
 
 
@@ -132,8 +140,22 @@ def questions_of(forward: Forward) -> Questions:
         enters=enters(forward),
         limits=any(not LIMITS.isdisjoint(f.__globals__) for f in functions_of(forward))
         and not LIMITS.isdisjoint(names_in(forward)),
+        tells_apart=_tells_apart(forward),
         types=_asked_in(forward),
     )
+
+
+def _tells_apart(forward: Forward) -> bool:
+    names = names_in(forward)
+    if not _TELLS_APART.isdisjoint(names):
+        return True
+    if names.isdisjoint({"hasattr", "getattr"}):
+        return False
+    return any(i.argval in _OF_STAND_INS for i in instructions_of(forward) if _is_text(i))
+
+
+def _is_text(instruction: dis.Instruction) -> bool:
+    return "CONST" in instruction.opname and isinstance(instruction.argval, str)
 
 
 def asked_in_held(module: nn.Module, forward: Forward) -> Iterator[AskedPlace]:

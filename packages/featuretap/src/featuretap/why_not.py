@@ -47,6 +47,8 @@ def why_not_look_into(module: nn.Module, asks: Questions) -> str | None:
         return f"the forward of {name} catches exceptions, which real tensors may raise"
     if asks.limits:
         return f"the forward of {name} asks for the limits of dtypes by a name of its own"
+    if asks.tells_apart:
+        return f"the forward of {name} asks for what tells a stand-in of torch.fx from a tensor"
     if asks.matches:
         return _PATTERN
     return None
