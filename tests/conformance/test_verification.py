@@ -185,3 +185,48 @@ def test_V4_the_rows_of_a_report_are_in_execution_order(extract):
     report = featuretap.verify(extract(model, ["0", "1.0", ""]), other, X)
     assert report.first_difference.node == "0"
     assert [line.split()[0] for line in str(report).splitlines()[2:]] == ["0", "1.0", "(output)"]
+
+
+class TakesABatch(nn.Module):
+    example = ({"x": torch.tensor([1.0, 2.0])},)
+
+    def forward(self, batch):
+        one, other = (batch["x"] * 2).chunk(2)
+        return one + other
+
+
+class ScalesByASize(nn.Module):
+    example = (torch.ones(3),)
+
+    def forward(self, x):
+        return x.sum() * (2.0 * x.shape[0])
+
+
+class CountsOtherwise(TakesABatch):
+    """As the first, but a stand-in makes it add up something else."""
+
+    def forward(self, batch):
+        one, other = (batch["x"] * 2).chunk(2)
+        return one + other if one.contiguous() is one else one + other * 2
+
+
+@pytest.mark.parametrize("kind", [TakesABatch, ScalesByASize])
+@pytest.mark.parametrize("serving", ["auto", "fx"])
+def test_N8_V4_an_example_does_not_change_what_a_name_means(kind, serving):
+    model, args = kind(), kind.example
+    names = featuretap.get_graph_node_names(model, backend=serving, example_args=args)
+    for name in names:
+        plain = featuretap.create_feature_extractor(model, [name], backend=serving)
+        proved = featuretap.create_feature_extractor(
+            model, [name], backend=serving, example_args=args
+        )
+        assert identical(plain(*args)[name], proved(*args)[name])
+
+
+def test_V4_what_is_named_otherwise_and_differs_is_refused():
+    args = TakesABatch.example
+    for name in ("getitem_2", "add", ""):
+        with pytest.raises(featuretap.UntraceableModelError, match="another forward"):
+            featuretap.create_feature_extractor(
+                CountsOtherwise(), [name], backend="fx", example_args=args
+            )
