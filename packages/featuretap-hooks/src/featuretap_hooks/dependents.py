@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class Dependents:
     def __init__(
         self,
         parameters: Mapping[int, str],
-        stored: Mapping[int, weakref.ref[torch.Tensor]],
+        stored: Mapping[int, Callable[[], Any]],
         storages: Callable[[], dict[int, list[torch.Tensor]]],
         *,
         unknown_depend: bool,
@@ -83,9 +84,9 @@ class Dependents:
             if parameter is not None and id(parameter) not in self.parameters:
                 self.parameters = {**self.parameters, id(parameter): join(path, name)}
                 self._exchanged.append(parameter)
-        for buffer in module._buffers.values():
+        for name, buffer in module._buffers.items():
             if buffer is not None and not self._is_stored(buffer):
-                self._stored = {**self._stored, id(buffer): weakref.ref(buffer)}
+                self._stored = {**self._stored, id(buffer): partial(module._buffers.get, name)}
 
     def _is_stored(self, tensor: torch.Tensor) -> bool:
         found = self._stored.get(id(tensor))

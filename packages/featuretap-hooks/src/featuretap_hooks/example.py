@@ -21,7 +21,7 @@ from featuretap.facts import written_arguments
 from featuretap.faithful import RandomState, foreign_random_state
 from featuretap.held import tensors_in
 from featuretap.held_content import content_of_given
-from featuretap.modules import ModuleTree
+from featuretap.modules import ModuleTree, switch
 from featuretap.outside import tensors_outside
 from featuretap.placeholders import positions_of, with_fixed
 from featuretap.reading import forward_of
@@ -177,9 +177,9 @@ def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Excepti
     untouched, gradients = Untouched(model), GradientFlags(tree.parameters.values())
     try:
         for mode in MODES:
-            if model.training != (mode == "train"):
-                model.train(mode == "train")
             try:
+                if model.training != (mode == "train"):
+                    switch(model, mode == "train")
                 seen[mode] = watch_example(found, args, kwargs)
             except Exception as error:
                 seen[mode] = error

@@ -13,7 +13,7 @@ from .ambient import GradientFlags
 from .attempts import record
 from .backends import Options
 from .errors import UntraceableModelError
-from .modules import ModuleTree
+from .modules import ModuleTree, switch
 from .recording import Recording
 from .tracing import FeatureTracer
 from .untouched import Untouched
@@ -55,11 +55,14 @@ def record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
 
 
 def _record_other(tree: ModuleTree, mode: str, untouched: Untouched, options: Options) -> Recorded:
-    if tree.has_own_train_method:
-        with _switched(tree, mode, untouched):
-            return _record(tree, Untouched(tree.model), options)
-    with untouched.in_mode(tree.model, mode == "train"):
-        return _record(tree, untouched, options)
+    try:
+        if tree.has_own_train_method:
+            with _switched(tree, mode, untouched):
+                return _record(tree, Untouched(tree.model), options)
+        with untouched.in_mode(tree.model, mode == "train"):
+            return _record(tree, untouched, options)
+    except UntraceableModelError as error:  # it has no such mode
+        return error
 
 
 @contextmanager
@@ -67,7 +70,7 @@ def _switched(tree: ModuleTree, mode: str, untouched: Untouched) -> Iterator[Non
     """Switch a model by its own method, which may freeze modules and parameters, until it is left."""
     gradients = GradientFlags(tree.parameters.values())
     try:
-        tree.model.train(mode == "train")
+        switch(tree.model, mode == "train")
         yield
     finally:
         untouched.restore()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-import weakref
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from . import _compat
+from .errors import UntraceableModelError
 from .looking import is_a
 from .naming import join
 
@@ -24,6 +24,7 @@ __all__ = [
     "keeps_nothing",
     "signature_of",
     "stored_tensor",
+    "switch",
 ]
 
 _IS_LEAF_FOR_FX = fx.Tracer().is_leaf_module
@@ -106,14 +107,20 @@ class ModuleTree:
         return names
 
     @cached_property
-    def other_tensors(self) -> dict[int, weakref.ref[torch.Tensor]]:
-        """Buffers and tensors that are plain attributes, by identity, which counts while they live.
+    def other_tensors(self) -> dict[int, Callable[[], Any]]:
+        """What reads each buffer, and tensor that is a plain attribute, by identity.
 
-        Old-style ``weight_norm`` sets another tensor in each call, and what a later one computes may get
-        the place of the earlier.
+        That counts while it is there: old-style ``weight_norm`` sets another tensor in each call, and
+        what a later one computes may get the place of the earlier. There are no weak references to
+        them, for tensors that have any cannot be swapped.
         """
-        others = (tensor for _, tensor in self._others() if id(tensor) not in self.parameter_names)
-        return {id(tensor): weakref.ref(tensor) for tensor in others}
+        found: dict[int, Callable[[], Any]] = {}
+        for module in self.paths.values():
+            for registry in (module._buffers, vars(module)):
+                for name, value in list(registry.items()):
+                    if is_a(value, torch.Tensor) and id(value) not in self.parameter_names:
+                        found[id(value)] = partial(_read, registry, name)
+        return found
 
     def _others(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield buffers, and tensors that are attributes."""
@@ -157,6 +164,32 @@ class ModuleTree:
     def has_own_train_method(self) -> bool:
         """Whether some module overrides ``train``, so that switching modes is up to its code."""
         return any(type(module).train is not nn.Module.train for module in self.paths.values())
+
+
+def _read(registry: Mapping[str, Any], name: str) -> Any:
+    try:
+        return registry[name]
+    except KeyError:
+        return None
+
+
+def switch(model: nn.Module, training: bool) -> None:
+    """Put ``model`` into a mode, also if part of it has that one alone, as what ``torch.export`` made.
+
+    Raises:
+        UntraceableModelError: if part of it has the other mode alone.
+
+    """
+    try:
+        model.train(training)
+    except NotImplementedError as error:
+        for path, module in model.named_modules():
+            if module.training is not training:
+                mode = "train" if training else "eval"
+                raise UntraceableModelError(
+                    f"{path or type(model).__name__!r} cannot be switched to {mode} mode: {error}",
+                    path,
+                ) from error
 
 
 def keeps_nothing(module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from .content import ModuleContent, content_of
+from .modules import switch
 from .outside import Outside
 from .reading import Forward, forward_of, set_by_call
 from .state import sets_elsewhere
@@ -55,7 +56,7 @@ class Untouched:
         contents = self._modules.values()
         earlier = [content.flag for content in contents]
         try:
-            model.train(training)
+            switch(model, training)
             for content in contents:
                 content.keep_flag()
             yield

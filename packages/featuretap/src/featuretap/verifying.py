@@ -14,7 +14,7 @@ from torch import nn
 from .backends import Options, available_backends, load_backend
 from .comparing import describe, identical, largest_difference
 from .errors import FAILS_ON_EXAMPLE, DifferentValuesError, NodeNotFoundError, UntraceableModelError
-from .modules import ModuleTree, signature_of
+from .modules import ModuleTree, signature_of, switch
 from .named_otherwise import is_named_otherwise
 from .placeholders import positions_of, with_fixed
 from .structures import copy_value
@@ -172,7 +172,7 @@ def _runner(
     def run(call: Callable[..., Any]) -> dict[str, Any]:
         with undisturbed(model, extractor, given=(args, kwargs)):
             if model.training != extractor.training:
-                model.train(extractor.training)
+                switch(model, bool(extractor.training))
             values = call(*copy_value(tuple(args)), **copy_value(dict(kwargs)))
             # Copied, for a feature may be a buffer, which is put back now.
             return {key: copy_value(value) for key, value in values.items()}
@@ -229,15 +229,16 @@ def prove(
     modes = [mode for mode in ("train", "eval") if mode not in missing]
     for mode in modes:
         with undisturbed(model, extractor):
-            extractor.train(mode == "train")
             try:
+                switch(extractor, mode == "train")
                 report = compare_with_forward(extractor, model, args, kwargs, options)
             except Exception as error:
                 failures.append(error)
                 continue
             if report.equal:
                 continue
-            everything = whole().train(mode == "train")
+            everything = whole()
+            switch(everything, mode == "train")
             if _is_named_otherwise(everything, model, args, kwargs, options):
                 continue
             found = compare_with_forward(everything, model, args, kwargs, options)
