@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -121,3 +123,45 @@ def test_V2_what_may_be_no_tensor_is_taken_for_none(backend, extract, forward):
             extract(model, "")
     else:
         assert identical(extract(model, "")(X)[""], model(X))
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+class ReturnsAPair(nn.Module):
+    def forward(self, x):
+        return Pair(x + 1, x + 2)
+
+
+class ReadsFields(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pair = ReturnsAPair()
+        self.head = nn.AdaptiveLogSoftmaxWithLoss(4, 10, [3, 6], div_value=1)
+
+    def forward(self, x):
+        pair = self.pair(x)
+        y = pair.second * 2 + pair[0]
+        return self.head(y, torch.tensor([1, 4])).output.sum() * x.T
+
+
+def test_N1_N9_fields_of_a_named_tuple_that_a_leaf_returns_are_nodes(extract, names_of):
+    torch.manual_seed(0)
+    model, x = ReadsFields(), torch.ones(2, 4)
+    leaf = {"leaf_modules": [ReturnsAPair]}
+    names = names_of(model, leaf, example_args=(x,))
+    first = ["getattr", "mul", "getitem", "add"]
+    assert names == ["x", "pair", *first, "head", "getattr_1", "sum", "getattr_2", "mul_1"]
+    for example in (None, (x,)):
+        for _ in range(2):
+            features = extract(model, [*names, ""], None, None, leaf, example_args=example)(x)
+            assert identical(features["getattr"], x + 2)
+            assert identical(features["getitem"], x + 1)
+            assert identical(features["getattr_1"], model.head(features["add"], TARGETS).output)
+            assert identical(features["getattr_2"], x.T)
+            assert identical(features[""], model(x))
+
+
+TARGETS = torch.tensor([1, 4])

@@ -7,6 +7,7 @@ import operator
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import featuretap
 from featuretap import verifying
@@ -230,3 +231,13 @@ def test_V4_what_is_named_otherwise_and_differs_is_refused():
             featuretap.create_feature_extractor(
                 CountsOtherwise(), [name], backend="fx", example_args=args
             )
+
+
+def test_V4_values_that_cannot_be_compared_are_said_to_be_unknown(extract):
+    with FakeTensorMode():
+        model, x = TakesABatch(), torch.ones(2)
+        extractor = extract(model, ["mul"], example_args=({"x": x},))
+        assert extractor({"x": x})["mul"].shape == (2,)
+        report = featuretap.verify(extractor, model, {"x": x})
+    assert [check.equal for check in report] == [None]
+    assert "cannot be compared" in str(report)

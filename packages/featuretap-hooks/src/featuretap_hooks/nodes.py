@@ -125,12 +125,12 @@ class Nodes:
         """Be where the forward is."""
         self._module, self.scope, self._inside = module, scope or "", scope is not None
 
-    def _track(self, value: Any) -> Any:
+    def _track(self, value: Any, *, is_of_leaf: bool = False) -> Any:
         self.has_tracked = True
         origin = self._origins.get(self.scope)
         if origin is None:
             origin = self._origins[self.scope] = Origin(self, self.scope)
-        tracked = track(value, origin)
+        tracked = track(value, origin, is_of_leaf=is_of_leaf)
         if isinstance(tracked, TrackedConstant):
             self._dependents.remember(value, tracked, self.scope)
             return value
@@ -194,7 +194,7 @@ class Nodes:
         self._dependents.mark(value if changed is None else changed)
         if type(value) is torch.Tensor:
             return changed
-        return self._track(value) if self.listening else None
+        return self._track(value, is_of_leaf=True) if self.listening else None
 
     def leave_call(self, name: str, value: Any, module: nn.Module) -> None:
         """Hand over what a module that was looked into returned."""

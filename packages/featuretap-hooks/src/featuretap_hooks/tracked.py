@@ -304,13 +304,16 @@ CONSTANTS = (torch.device, torch.dtype, torch.layout)
 _COPIES_ITSELF = frozenset({int, float, tuple, list, dict})
 
 
-def track(value: Any, origin: Origin) -> Any:
-    """Return ``value`` so that it tells ``origin`` what is done with it, if it is of a kind that can."""
+def track(value: Any, origin: Origin, *, is_of_leaf: bool = False) -> Any:
+    """Return ``value`` so that it tells ``origin`` what is done with it, if it is of a kind that can.
+
+    Of named tuples these are torch's own, and those that a leaf returns, whatever made them.
+    """
     kind: Any = type(value)
     tracked: Any
     if kind in _NUMBERS:
         tracked = kind.__new__(_NUMBERS[kind], value)
-    elif isinstance(value, tuple) and not isinstance(value, Tracked) and _is_result(kind):
+    elif issubclass(kind, tuple) and kind is not TrackedTuple and (is_of_leaf or _is_result(kind)):
         tracked = tuple.__new__(TrackedTuple, value)
         tracked._plain = value
     elif kind in _CONTAINERS:
