@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 
 import pytest
@@ -242,3 +243,49 @@ def test_V1_a_value_that_an_operation_wrote_without_changing_it_is_copied_from_t
     extractor = create(Clamps(), ["mul", "add"])
     assert identical(extractor(X)["mul"], X * 2)
     assert identical(extractor(X * 100)["mul"], X * 200)
+
+
+class DumpsATensor(nn.Module):
+    """For later, and to be read again at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin, self.files = nn.Linear(4, 4), []
+
+    def forward(self, x):
+        y = self.lin(x)
+        file = io.BytesIO()
+        torch.save(y.detach(), file)
+        self.files.append(file.getvalue())
+        file.seek(0)
+        return torch.load(file) * 2
+
+
+def test_V2_a_file_that_the_forward_writes_is_as_the_model_writes_it():
+    model, x = DumpsATensor(), torch.ones(2, 4)
+    expected = model(x)
+    names = featuretap_hooks.get_graph_node_names(model, example_args=(x,))
+    assert names == ["x", "lin", "detach", "mul"]
+    extractor = create(model, ["lin", "mul"])
+    for _ in range(3):
+        assert identical(extractor(x)["mul"], expected)
+    tensors = [torch.load(io.BytesIO(file)) for file in model.files]
+    assert all(identical(tensor, model.lin(x).detach()) for tensor in tensors)
+
+
+@pytest.mark.skipif(not hasattr(torch, "func"), reason="torch without torch.func")
+def test_N8_what_vmap_looks_at_itself_is_no_node():
+    class Maps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.func.vmap(lambda row: self.lin(row) * 2)(x.sin()) + 1
+
+    model, x = Maps(), torch.ones(2, 4)
+    assert featuretap_hooks.get_graph_node_names(model, example_args=(x,)) == ["x", "sin", "add"]
+    for example in (None, (x,)):
+        features = create(model, ["sin", "add"], example_args=example)(x)
+        assert identical(features["sin"], x.sin())
+        assert torch.allclose(features["add"], model(x))

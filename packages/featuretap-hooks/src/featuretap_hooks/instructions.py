@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dis
+import os
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+
 from featuretap.reading import by_code, is_ours
 
-__all__ = ["compares", "formats_next", "spelled_out"]
+__all__ = ["compares", "formats_next", "is_bookkeeping", "spelled_out"]
 
 
 def compares(frame: types.FrameType) -> bool:
@@ -92,3 +95,20 @@ def _global_in(steps: Sequence[dis.Instruction]) -> Iterator[tuple[str, str]]:
             yield "", names[0]
         elif len(steps) == 2 and steps[1].opname == "LOAD_ATTR":
             yield names[0], names[1]
+
+
+@by_code
+def is_bookkeeping(code: types.CodeType) -> bool:
+    """Say whether this is code of torch's that looks at tensors on its own behalf, for no model.
+
+    It checks what ``torch.vmap`` was given, runs what AOTAutograd has compiled, or saves a tensor.
+    """
+    file = code.co_filename
+    if file == torch._tensor.__file__:
+        return code.co_name in _PICKLES
+    return file in _SAVES or file.startswith(_FUNCTORCH)
+
+
+_PICKLES = frozenset({"__reduce_ex__", "_reduce_ex_internal", "_typed_storage"})
+_SAVES = (torch.serialization.__file__, torch.storage.__file__, torch._utils.__file__)
+_FUNCTORCH = os.path.join(os.path.dirname(torch.__file__), "_functorch", "")

@@ -27,7 +27,7 @@ from ._compat import (
     is_checkpointing,
     no_torch_function,
 )
-from .instructions import formats_next
+from .instructions import formats_next, is_bookkeeping
 from .nodes import Nodes
 from .own_code import UNSEEN_WRITES
 from .program import counts, name_of_function
@@ -77,6 +77,8 @@ class Recorder(Nodes, TorchFunctionMode):
         frame = sys._getframe(1)
         if self._confined and not self._belongs(frame):
             return func(*args, **kwargs)
+        if is_bookkeeping(frame.f_code):
+            return self._run_unnamed(func, args, kwargs)
         if name == "__get__":
             return self._attribute(func, args, frame)
         if name == "get_device" and is_checkpointing(frame):
@@ -147,6 +149,13 @@ class Recorder(Nodes, TorchFunctionMode):
             maker = (func, args, kwargs) if counted else None
             return self._made(name, value, maker, is_sized=is_sized)
         if isinstance(value, torch.Tensor):
+            self._dependents.mark(value)
+        return value
+
+    def _run_unnamed(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        depends = self._dependents.sources((args, kwargs), self.scope, [])
+        value = func(*plain(args), **plain(kwargs))
+        if depends and contains(torch.Tensor, value):
             self._dependents.mark(value)
         return value
 

@@ -23,7 +23,16 @@ from .catching import catches, enters
 from .held import items_of
 from .identity import may_ask_identity
 from .looking import is_a
-from .reading import Forward, by_code, functions_of, instructions_of, is_ours, is_users, names_in
+from .reading import (
+    Forward,
+    by_code,
+    codes_in,
+    functions_of,
+    instructions_of,
+    is_ours,
+    is_users,
+    names_in,
+)
 
 __all__ = [
     "LIMITS",
@@ -146,16 +155,15 @@ def questions_of(forward: Forward) -> Questions:
 
 
 def _tells_apart(forward: Forward) -> bool:
-    names = names_in(forward)
-    if not _TELLS_APART.isdisjoint(names):
-        return True
-    if names.isdisjoint({"hasattr", "getattr"}):
-        return False
-    return any(i.argval in _OF_STAND_INS for i in instructions_of(forward) if _is_text(i))
-
-
-def _is_text(instruction: dis.Instruction) -> bool:
-    return "CONST" in instruction.opname and isinstance(instruction.argval, str)
+    for function in functions_of(forward):
+        if is_ours(function.__globals__):
+            continue
+        names = frozenset(_names(function.__code__))
+        asks_for_attributes = not names.isdisjoint({"hasattr", "getattr"})
+        texts = {text for part in codes_in(function.__code__) for text in part.co_consts}
+        if names & _TELLS_APART or (asks_for_attributes and texts & _OF_STAND_INS):
+            return True
+    return False
 
 
 def asked_in_held(module: nn.Module, forward: Forward) -> Iterator[AskedPlace]:
