@@ -147,3 +147,24 @@ def test_V2_M5_what_functools_keeps_is_not_left_from_a_trace(backend, extract):
     model.scale.fill_(4)
     assert torch.equal(model(x), x * 8)
     Scales.doubled.cache_clear()
+
+
+class Counter:
+    calls = 0
+
+
+COUNTER = Counter()
+
+
+def counts_on_an_object(self, x):
+    COUNTER.calls += 1
+    return x * 2
+
+
+def test_M5_an_attribute_that_an_object_has_of_its_class_alone_is_not_left_on_it(backend, extract):
+    model, x = net(counts_on_an_object), torch.arange(12.0).reshape(3, 4)
+    for _ in range(2):
+        with contextlib.suppress(featuretap.UntraceableModelError):
+            featuretap.get_graph_node_names(model, backend=backend, example_args=(x,))
+            extract(model, "mul", example_args=(x,))
+        assert vars(COUNTER) == {}

@@ -161,6 +161,7 @@ def _inside(place: Place, forward: Forward) -> Iterator[Root]:
         yield from owner.absent()
     elif _is_looked_into(value):
         yield from _in_an_object(value, _mentions(forward), place.label)
+        yield from _not_yet_in(value, _mentions(forward), place.label)
 
 
 def _is_looked_into(value: Any) -> bool:
@@ -250,6 +251,16 @@ def _in_an_object(owner: Any, mentions: _Mentions, label: str) -> Iterator[Place
         # What a property of the user's sets, its caller does not name.
         is_set = is_own or name in mentions.set_attributes
         yield _in_dict(attributes_of(owner), name, f"{label}.{name}", is_set)
+
+
+def _not_yet_in(owner: Any, mentions: _Mentions, label: str) -> Iterator[Owner]:
+    """Yield the attributes that the code sets and that the object has of its class until then."""
+    attributes, kinds = attributes_of(owner), type(owner).__mro__
+    absent = mentions.set_attributes - attributes.keys()
+    absent = frozenset(name for name in absent if any(name in vars(kind) for kind in kinds))
+    if absent:
+        write = partial(_write_in_dict, attributes)
+        yield Owner(f"{label}.{{}}", attributes, write, _NONE, absent)
 
 
 def _is_small(value: Any) -> bool:
