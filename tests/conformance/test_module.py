@@ -352,25 +352,3 @@ def test_M2_a_part_that_has_one_mode_alone_is_served_in_that(extract, names_of, 
     assert name in names_of(model, None, True, example_args=(x,)).train
     assert identical(extract(model, [name], example_args=given)(x)[name], model(x))
     assert all(module.training for module in model.modules())
-
-
-@pytest.mark.skipif(not hasattr(torch.utils, "swap_tensors"), reason="torch before 2.3")
-@pytest.mark.parametrize("node", ["mul", "lin"])
-def test_M2_tensors_of_a_model_can_be_swapped_after_a_call(extract, node):
-    class Holds(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lin = nn.Linear(4, 4)
-            self.register_buffer("table", torch.ones(4))
-
-        def forward(self, x):
-            return self.lin(x + self.table) * 2
-
-    model, x = Holds(), torch.rand(2, 4)
-    extractor = extract(model, [node])
-    for _ in range(2):
-        extractor(x)
-    for tensor in (model.table, model.lin.weight):
-        other = type(tensor)(torch.zeros_like(tensor))
-        torch.utils.swap_tensors(tensor, other)
-    assert identical(extractor(x)[node], model(x) if node == "mul" else model.lin(x))

@@ -224,6 +224,7 @@ def test_N8_V4_an_example_does_not_change_what_a_name_means(kind, serving):
         assert identical(plain(*args)[name], proved(*args)[name])
 
 
+@pytest.mark.sees_operations
 def test_V4_what_is_named_otherwise_and_differs_is_refused():
     args = TakesABatch.example
     for name in ("getitem_2", "add", ""):
@@ -233,6 +234,7 @@ def test_V4_what_is_named_otherwise_and_differs_is_refused():
             )
 
 
+@pytest.mark.sees_operations
 def test_V4_values_that_cannot_be_compared_are_said_to_be_unknown(extract):
     with FakeTensorMode():
         model, x = TakesABatch(), torch.ones(2)

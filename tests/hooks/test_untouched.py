@@ -282,3 +282,24 @@ def test_M5_an_example_leaves_no_hook_on_a_parameter(register):
     extractor(X)[""].sum().backward()
     plain(X).sum().backward()
     assert identical(model.lin.weight.grad, plain.lin.weight.grad)
+
+
+@pytest.mark.parametrize("node", ["mul", "lin"])
+def test_M2_tensors_of_a_model_can_be_swapped_after_a_call(node):
+    class Holds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+            self.register_buffer("table", torch.ones(4))
+
+        def forward(self, x):
+            return self.lin(x + self.table) * 2
+
+    model, x = Holds(), torch.rand(2, 4)
+    extractor = create(model, [node])
+    for _ in range(2):
+        extractor(x)
+    for tensor in (model.table, model.lin.weight):
+        other = type(tensor)(torch.zeros_like(tensor))
+        torch.utils.swap_tensors(tensor, other)
+    assert identical(extractor(x)[node], model(x) if node == "mul" else model.lin(x))
