@@ -63,6 +63,9 @@ def test_V2_what_no_call_changes_may_be_looked_at(extract, function):
         assert identical(extractor(x)[""], model(x))
 
 
+is_watched = has_torch_function_unary
+
+
 def asks_whether_somebody_watches(self, x):
     y = x.exp()
     return y.sin() if torch.overrides.has_torch_function((y,)) else y.cos()
@@ -71,6 +74,11 @@ def asks_whether_somebody_watches(self, x):
 def asks_by_an_imported_name(self, x):
     y = x.exp()
     return y.sin() if has_torch_function_unary(y) else y.cos()
+
+
+def asks_by_a_name_of_its_own(self, x):
+    y = x.exp()
+    return y.sin() if is_watched(y) else y.cos()
 
 
 def asks_for_an_attribute_of_stand_ins(self, x):
@@ -88,6 +96,7 @@ def asks_for_a_stand_in(self, x):
     [
         asks_whether_somebody_watches,
         asks_by_an_imported_name,
+        asks_by_a_name_of_its_own,
         asks_for_an_attribute_of_stand_ins,
         asks_for_a_stand_in,
     ],

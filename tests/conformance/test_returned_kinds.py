@@ -135,33 +135,64 @@ class ReturnsAPair(nn.Module):
         return Pair(x + 1, x + 2)
 
 
+class NestsAPair(nn.Module):
+    def forward(self, x):
+        return Pair(x + 3, Pair(x + 4, x + 5))
+
+
 class ReadsFields(nn.Module):
     def __init__(self):
         super().__init__()
-        self.pair = ReturnsAPair()
+        self.pair, self.outer = ReturnsAPair(), NestsAPair()
         self.head = nn.AdaptiveLogSoftmaxWithLoss(4, 10, [3, 6], div_value=1)
 
     def forward(self, x):
         pair = self.pair(x)
         y = pair.second * 2 + pair[0]
-        return self.head(y, torch.tensor([1, 4])).output.sum() * x.T
+        inner = self.outer(x).second.first - 1
+        return self.head(y, torch.tensor([1, 4])).output.sum() * x.T + inner.sum()
 
 
 def test_N1_N9_fields_of_a_named_tuple_that_a_leaf_returns_are_nodes(extract, names_of):
     torch.manual_seed(0)
     model, x = ReadsFields(), torch.ones(2, 4)
-    leaf = {"leaf_modules": [ReturnsAPair]}
+    leaf = {"leaf_modules": [ReturnsAPair, NestsAPair]}
     names = names_of(model, leaf, example_args=(x,))
-    first = ["getattr", "mul", "getitem", "add"]
-    assert names == ["x", "pair", *first, "head", "getattr_1", "sum", "getattr_2", "mul_1"]
+    first = ["pair", "getattr", "mul", "getitem", "add"]
+    inner = ["outer", "getattr_1", "getattr_2", "sub"]
+    last = ["head", "getattr_3", "sum", "getattr_4", "mul_1", "sum_1", "add_1"]
+    assert names == ["x", *first, *inner, *last]
     for example in (None, (x,)):
         for _ in range(2):
             features = extract(model, [*names, ""], None, None, leaf, example_args=example)(x)
             assert identical(features["getattr"], x + 2)
             assert identical(features["getitem"], x + 1)
-            assert identical(features["getattr_1"], model.head(features["add"], TARGETS).output)
-            assert identical(features["getattr_2"], x.T)
+            assert identical(features["getattr_2"], x + 4)
+            assert identical(features["getattr_3"], model.head(features["add"], TARGETS).output)
+            assert identical(features["getattr_4"], x.T)
             assert identical(features[""], model(x))
 
 
 TARGETS = torch.tensor([1, 4])
+
+
+@pytest.mark.sees_operations
+def test_V2_a_named_tuple_that_a_leaf_returns_does_what_it_does_unwatched():
+    class Replaces(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pair = ReturnsAPair()
+
+        def forward(self, x):
+            pair = self.pair(x)
+            assert isinstance(pair, Pair)
+            assert pair._fields == ("first", "second")
+            pair = pair._replace(first=x * 3)
+            return pair.first + pair._asdict()["second"]
+
+    model, x = Replaces(), torch.ones(2, 4)
+    extractor = featuretap.create_feature_extractor(
+        model, ["add"], None, None, {"leaf_modules": [ReturnsAPair]}, backend="hooks"
+    )
+    for _ in range(2):
+        assert identical(extractor(x)["add"], model(x))

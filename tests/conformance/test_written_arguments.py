@@ -98,7 +98,30 @@ class MovesStatisticsOfInstances(Holds):
         return self.mean * 2 + x.sum() * 3
 
 
+class MovesStatisticsByTheOperator(Holds):
+    names = ("x", "batch_norm", "mul", "sum", "mul_1", "add")
+
+    def forward(self, x):
+        torch.ops.aten.batch_norm(x, None, None, self.mean, self.var, True, 0.5, 1e-5, False)
+        return self.mean * 2 + x.sum() * 3
+
+
+class GetsItsBufferBack(Holds):
+    """Among others, and then writes it."""
+
+    names = ("x", "broadcast_tensors", "getitem", "getitem_1", "mul", "add_", "add")
+
+    def forward(self, x):
+        same, other = torch.broadcast_tensors(self.table, x)
+        self.table.add_(1)
+        y = other * 2
+        y.add_(5)
+        return y + same
+
+
 KINDS = [
+    MovesStatisticsByTheOperator,
+    GetsItsBufferBack,
     PutsIntoAConstant,
     PutsIntoABuffer,
     PutsByName,

@@ -329,6 +329,39 @@ def test_M5_what_a_later_forward_alone_changes_for_a_while_is_changed_back(what,
             assert torch.equal(given, x)
 
 
+def sets_a_context_variable(net, x):
+    token = GLOBALLY.set(5)
+    y = net.out(net.lin(x) * 2)
+    GLOBALLY.reset(token)
+    return y
+
+
+class SetsAGlobal:
+    def __call__(self, net, x):
+        SCALE["scale"] = 5.0
+        y = net.out(net.lin(x) * 2)
+        SCALE["scale"] = 1.0
+        return y
+
+
+@pytest.mark.parametrize("function", [sets_a_context_variable, SetsAGlobal()])
+@pytest.mark.parametrize("example", [(), (X,)])
+def test_M5_what_a_function_on_the_model_changes_for_a_while_is_changed_back(function, example):
+    class Calls(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+            self.run = function
+
+        def forward(self, x):
+            return self.run(self, x)
+
+    extractor = create_feature_extractor(Calls(), ["lin"], example_args=example or None)
+    for _ in range(3):
+        extractor(X)
+        assert (GLOBALLY.get(), SCALE) == (0, {"scale": 1.0})
+
+
 def test_C1_a_forward_that_counts_its_calls_for_good_ends_early():
     class Counts(nn.Module):
         def __init__(self):

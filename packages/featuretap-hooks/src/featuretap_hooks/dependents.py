@@ -92,6 +92,13 @@ class Dependents:
         found = self._stored.get(id(tensor))
         return found is not None and found() is tensor
 
+    def keeps(self, tensor: torch.Tensor) -> bool:
+        """Say whether ``tensor`` is known to depend on nothing: a buffer, or a constant made here."""
+        if id(tensor) in self.parameters or self.is_result(tensor):
+            return False
+        made, _ = self._independent.get(id(tensor), (None, None))
+        return self._is_stored(tensor) or (made is not None and made() is tensor)
+
     def mark(self, value: Any) -> None:
         """Mark every tensor in ``value``."""
         if self._sized:

@@ -266,14 +266,24 @@ class Nodes:
         # Nothing tells this ``True`` from another: an assertion that follows is taken to be of it.
         self.answers += type(value) is bool
         name = self._namer.operation(self.scope, operation)
-        return self._made(name, value, is_sized=self._dependents.is_sized(value))
+        is_sized = self._dependents.is_sized(value)
+        return self._made(name, value, is_sized=is_sized, is_of_leaf=True)
 
-    def _made(self, name: str, value: Any, maker: Maker = None, *, is_sized: bool = False) -> Any:
+    def _made(
+        self,
+        name: str,
+        value: Any,
+        maker: Maker = None,
+        *,
+        is_sized: bool = False,
+        is_of_leaf: bool = False,
+    ) -> Any:
         changed = self._node(name, value, maker)
         value = value if changed is None else changed
         if not is_sized:
             self._dependents.mark(value)
-            return value if type(value) is torch.Tensor else self._track(value)
+            is_tensor = type(value) is torch.Tensor
+            return value if is_tensor else self._track(value, is_of_leaf=is_of_leaf)
         self._dependents.mark_sized(value, self.scope)
         if isinstance(value, (tuple, list)) and contains(torch.Tensor, value):
             # As in fx, which has the items at hand and makes nodes of them all.

@@ -167,6 +167,8 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
             waiting += by_name.pop(name, ())
         waiting += [(None, called) for called in _called_by_name(function, facts.names)]
     unseen = sets_other_back or _switches_unseen(names, sets)
+    # What these find outside of the modules is not looked at.
+    unseen |= any(_changes_outside(_facts(kept.__code__)) for kept in _kept_functions(modules))
     stores_elsewhere |= not names.isdisjoint(_SETS)
     fills |= not names.isdisjoint(CHANGES_CONTAINERS)
     return OwnCode(
@@ -236,9 +238,16 @@ def _kept_functions(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType
         for _, value in attributes(module):
             for kept in items_of(value) if is_opened(value) else (value,):
                 called = kept.func if is_a(kept, functools.partial) else kept
+                if not is_a(called, (*_FUNCTIONS, nn.Module, type)):
+                    called = vars(type(called)).get("__call__")
                 function = called.__func__ if is_a(called, types.MethodType) else called
                 if is_a(function, types.FunctionType) and not _is_library(function.__module__):
                     yield from _functions(function)
+
+
+def _changes_outside(facts: _Facts) -> bool:
+    fills = facts.fills or not facts.names.isdisjoint(CHANGES_CONTAINERS)
+    return fills or facts.sets_outside or "set" in facts.names
 
 
 def _functions(value: Any) -> Iterator[types.FunctionType]:
@@ -295,6 +304,7 @@ def _facts(code: types.CodeType) -> _Facts:
     )
 
 
+_FUNCTIONS = (types.FunctionType, types.MethodType)
 _ITEM = "[]"
 _SETS_OUTSIDE = frozenset("STORE_GLOBAL DELETE_GLOBAL STORE_DEREF DELETE_DEREF".split())
 

@@ -166,9 +166,8 @@ def places(tree: ModuleTree, options: Options, mentioned: Collection[str]) -> li
     }
     control = {n: function for n, function in control_flow().items() if n in mentioned}
     whole |= set(map(id, control.values()))
-    asks = [function for name, function in _ASKS_FOR_MODES.items() if name in mentioned]
-    whole |= set(map(id, asks))
-    modules += [torch.overrides] if asks else []
+    whole |= set(map(id, _ASKS_FOR_MODES.values()))
+    modules += [torch.overrides] if not _ASKS_FOR_MODES.keys().isdisjoint(mentioned) else []
     everywhere = {id(function) for function in options.autowrap_functions}
     if control:
         homes = dict.fromkeys(function.__module__ for function in control.values())

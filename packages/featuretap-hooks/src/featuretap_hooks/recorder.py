@@ -133,10 +133,11 @@ class Recorder(Nodes, TorchFunctionMode):
         if is_sized or is_memory or not args or "out" in kwargs or writes_others(target):
             written += written_arguments(target, args, kwargs)
             self._dependents.mark_written(written, self.scope)
-        if is_memory and value is args[0] and not written and type(value) is torch.Tensor:
-            # ``buffer.to(x.dtype)`` gives the buffer back, which depends on nothing.
-            with no_torch_function():
-                value = value.view_as(value)
+        if not written:
+            if is_memory and value is args[0]:
+                value = self._not_given_back(value)
+            elif type(value) in (tuple, list):
+                value = type(value)(map(self._not_given_back, value))
         if is_sized and not written and _is_size(func, value):
             operation = None
         # What is returned by what wrote it is the same memory; ``to`` may give back what it took.
@@ -151,6 +152,16 @@ class Recorder(Nodes, TorchFunctionMode):
         if isinstance(value, torch.Tensor):
             self._dependents.mark(value)
         return value
+
+    def _not_given_back(self, value: Any) -> Any:
+        """Return another name of memory that an operation gives back: ``buffer.to(x.dtype)``.
+
+        What the memory holds depends on nothing, and is used by its own name.
+        """
+        if type(value) is not torch.Tensor or not self._dependents.keeps(value):
+            return value
+        with no_torch_function():
+            return value.view_as(value)
 
     def _run_unnamed(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         depends = self._dependents.sources((args, kwargs), self.scope, [])

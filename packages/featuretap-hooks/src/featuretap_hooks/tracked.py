@@ -237,7 +237,7 @@ class TrackedTuple(_Sequence, tuple):  # type: ignore[type-arg]
             raise AttributeError(name)
         value = getattr(self._plain, name)
         if callable(value):
-            return lambda *args: _tell(self, name, value(*args))
+            return lambda *args, **kwargs: _tell(self, name, value(*args, **kwargs))
         recorder = self._origin.recorder
         return recorder.field(value, self) if recorder.listening else value
 

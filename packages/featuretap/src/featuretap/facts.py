@@ -117,7 +117,7 @@ def written_arguments(
         written += args[:1]
     if argument(target, args, kwargs, "max_norm") is not None:
         written.append(argument(target, args, kwargs, "weight"))
-    if name in _MOVE_STATISTICS and _trains(target, args, kwargs):
+    if _is_of_statistics(name) and _trains(target, args, kwargs):
         written += [argument(target, args, kwargs, statistic) for statistic in _STATISTICS]
     return list(_flat(written))
 
@@ -129,7 +129,7 @@ def writes_others(target: str | Callable[..., Any]) -> bool:
     return bool(
         facts.writes_by_name
         or any(position > 0 for position, _ in facts.writes)
-        or _name(target) in _MOVE_STATISTICS
+        or _is_of_statistics(_name(target))
         or "max_norm" in _parameters(target)[0]
     )
 
@@ -209,6 +209,10 @@ def _facts_of_schemas(schemas: Iterable[Any], random: bool) -> Facts:
     return Facts(tuple(writes), shares or bool(writes), True, random, tuple(by_name))
 
 
+def _is_of_statistics(name: str) -> bool:
+    return name.partition(".")[0] in _MOVE_STATISTICS
+
+
 def _trains(
     target: str | Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> bool:
@@ -247,10 +251,13 @@ def _parameters(target: str | Callable[..., Any]) -> tuple[list[str], list[Any]]
     """Return names and defaults of the parameters, as far as they are known."""
     if isinstance(target, str):
         return [], []
+    own = _compat.own_schemas(target)
+    if own:
+        return [a.name for a in own[0].arguments], [a.default_value for a in own[0].arguments]
     try:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):
-        schemas = _compat.own_schemas(target) or _compat.aten_schemas(_name(target))
+        schemas = _compat.aten_schemas(_name(target))
         arguments = schemas[0].arguments if schemas else ()
         return [a.name for a in arguments], [a.default_value for a in arguments]
     return [p.name for p in parameters], [
