@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from featuretap.asking import ASKS_FOR_MODES
 from featuretap.backends import Options
 from featuretap.looking import ORIGINAL, original_of
 from featuretap.modules import ModuleTree
@@ -166,8 +167,8 @@ def places(tree: ModuleTree, options: Options, mentioned: Collection[str]) -> li
     }
     control = {n: function for n, function in control_flow().items() if n in mentioned}
     whole |= set(map(id, control.values()))
-    whole |= set(map(id, _ASKS_FOR_MODES.values()))
-    modules += [torch.overrides] if not _ASKS_FOR_MODES.keys().isdisjoint(mentioned) else []
+    whole |= set(map(id, ASKS_FOR_MODES.values()))
+    modules += [torch.overrides] if not ASKS_FOR_MODES.keys().isdisjoint(mentioned) else []
     everywhere = {id(function) for function in options.autowrap_functions}
     if control:
         homes = dict.fromkeys(function.__module__ for function in control.values())
@@ -212,14 +213,6 @@ def operations_at(found: Iterable[Namespace]) -> set[str]:
 
 # Methods of tensors that no torch-function mode is shown.
 _UNSEEN = frozenset({"as_subclass"})
-
-
-# They say that somebody watches, to whoever asks.
-_ASKS_FOR_MODES: dict[str, Any] = {
-    name: function
-    for name, function in vars(torch.overrides).items()
-    if name.startswith("has_torch_function")
-}
 
 
 def _method(name: str) -> Namespace:
@@ -329,7 +322,7 @@ def _answered(function: Any) -> Callable[..., Any]:
 def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
     if type(function) is CachedFunction:
         return _uncached(function)
-    if function in _ASKS_FOR_MODES.values():
+    if function in ASKS_FOR_MODES.values():
         return _answered(function)
     operation = operation_name(function)
     is_for_dynamo = is_compiled_function(function) or function in control_flow().values()

@@ -35,6 +35,7 @@ from .reading import (
 )
 
 __all__ = [
+    "ASKS_FOR_MODES",
     "LIMITS",
     "RESIZES",
     "asked_in_held",
@@ -56,11 +57,12 @@ _TELLS_APART = frozenset(
     "has_torch_function has_torch_function_unary has_torch_function_variadic is_fx_tracing "
     "is_fx_symbolic_tracing Proxy _len_torch_function_stack _is_torch_function_mode_enabled".split()
 )
-_ASKED_OF_OVERRIDES = tuple(
-    function
+#: They say that somebody watches, to whoever asks.
+ASKS_FOR_MODES: dict[str, Any] = {
+    name: function
     for name, function in vars(torch.overrides).items()
     if name.startswith("has_torch_function")
-)
+}
 _OF_STAND_INS = frozenset({"node", "tracer"})
 # Ways to give a tensor other memory, which torch shows to nobody.
 RESIZES = frozenset("resize_ resize_as_ set_".split())
@@ -166,7 +168,7 @@ def _tells_apart(forward: Forward) -> bool:
         names = frozenset(_names(function.__code__))
         asks_for_attributes = not names.isdisjoint({"hasattr", "getattr"})
         held = map(function.__globals__.get, names)
-        if any(any(value is asked for asked in _ASKED_OF_OVERRIDES) for value in held):
+        if any(any(value is asked for asked in ASKS_FOR_MODES.values()) for value in held):
             return True
         texts = {text for part in codes_in(function.__code__) for text in part.co_consts}
         if names & _TELLS_APART or (asks_for_attributes and texts & _OF_STAND_INS):
