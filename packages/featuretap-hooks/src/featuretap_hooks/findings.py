@@ -15,6 +15,7 @@ from featuretap.outside import Roots, roots_that_keep, tensors_outside
 from featuretap.reading import Forward, forward_of
 
 from ._compat import any_wrapped
+from .contents import Layout
 from .fast_paths import is_compiled, layers_that_take_note
 from .guessing import input_names
 from .mentioned import mentioned_names
@@ -37,12 +38,14 @@ class Findings:
     Attributes:
         tree: the modules of the model.
         is_leaf: which of them are not looked into.
+        layout: how what they hold was laid out when it was last looked at.
 
     """
 
     def __init__(self, tree: ModuleTree, options: Options) -> None:
         self.tree = tree
         self.is_leaf = LeafRule(options.leaf_modules)
+        self.layout: Layout | None = None
         self._options = options
 
     @cached_property

@@ -10,7 +10,6 @@ from torch import nn
 
 from featuretap._compat import ends_recomputation
 from featuretap.ambient import Ambient, Gradients
-from featuretap.content import content_of
 from featuretap.faithful import foreign_random_state
 from featuretap.held import kept_tensors
 from featuretap.outside import Outside, tensors_outside
@@ -18,6 +17,7 @@ from featuretap.saved import SavedTensor
 from featuretap.undo import Undo
 
 from .captures import Stop
+from .contents import Contents
 from .findings import Findings
 from .plan import Plan
 from .writable import GivenContainers, Written, writable
@@ -54,8 +54,8 @@ class PutBack:
         self._kept = _Kept(found, self._plan.moving_kept)
         self._fingerprint, self._restore_foreign = self._foreign()
         kept = found.modules if switches else found.storing
-        seen: dict[int, int] = {}
-        self._contents = [(module, content_of(module, seen)) for module in kept]
+        self._contents = Contents(kept, found.layout)
+        found.layout = self._contents.layout
         self._ambient = Ambient() if switches else None
         may_freeze = switches or "grad" in found.own_code.names
         self._gradients = Gradients(found.tree.parameters.values()) if may_freeze else None
@@ -73,7 +73,7 @@ class PutBack:
 
     def changed(self) -> list[nn.Module]:
         """Return the modules that hold something else since this was entered, of those that may."""
-        return [module for module, content in self._contents if content.is_changed]
+        return self._contents.changed()
 
     def may_end(self) -> bool:
         """Say whether the forward may end here, if it was said to be one that might.
@@ -95,9 +95,7 @@ class PutBack:
 
     def _changes(self) -> Iterator[object]:
         """Yield keys for what is not as it was, those of :meth:`.Untouched.changes`."""
-        for module, content in self._contents:
-            for change in content.changes():
-                yield id(module), change
+        yield from self._contents.changes()
         if self._outside is not None:
             yield from self._outside.changes()
         for seen in self._seen:
@@ -134,7 +132,7 @@ class PutBack:
         if kind is not None and not is_over:
             self._undo.restore()
             self._restore_foreign()
-            for other in (*(content for _, content in self._contents), *self._others, self._kept):
+            for other in (self._contents, *self._others, self._kept):
                 other.restore()
         elif kind is None and self._plan.moving is None:
             self._plan.draws = self._undo.drew

@@ -9,6 +9,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ __all__ = [
     "functions_wrapped_for_fx",
     "functorch_level",
     "hooks_of_every_module",
-    "hooks_of_tensor",
+    "hooks_of_tensors",
     "is_bookkeeping_of_checkpoints",
     "is_compiled_in_place",
     "is_compiling",
@@ -217,13 +218,14 @@ def hooks_of_every_module() -> tuple[dict[Any, Any], ...]:
     )
 
 
-def hooks_of_tensor(tensor: torch.Tensor) -> tuple[dict[int, Any] | None, ...]:
-    """Return the registries of hooks that run when ``tensor`` gets a gradient; ``None`` for one not made.
+def hooks_of_tensors(tensors: Sequence[torch.Tensor]) -> list[list[dict[int, Any] | None]]:
+    """Return the registries of hooks that run when a tensor gets a gradient, by kind and tensor.
 
-    Checked on torch 2.0.1, which has the first alone, and 2.15.0.
+    One that was not made yet is ``None``. Checked on torch 2.0.1, which has the first kind alone, and
+    2.15.0.
     """
     names = ("_backward_hooks", "_post_accumulate_grad_hooks")
-    return tuple(getattr(tensor, name, None) for name in names)
+    return [list(map(attrgetter(n), tensors)) for n in names if hasattr(torch.Tensor, n)]
 
 
 @cache

@@ -17,7 +17,7 @@ from .put_back import restore_attributes, restore_hooks, without_own, without_ow
 from .reading import Forward, forward_of
 from .state import is_moved_by, may_read, moved_attribute, moved_content, moved_in_object
 
-__all__ = ["ModuleContent", "content_of"]
+__all__ = ["HOOKS", "OTHER_REGISTRIES", "REGISTRIES", "ModuleContent", "content_of"]
 
 
 class ModuleContent:
@@ -46,16 +46,16 @@ class ModuleContent:
         self.held = HeldContent()
         self.hidden: list[nn.Module] = []
         get = values.get
-        held = tuple(map(get, _REGISTRIES))
+        held = tuple(map(get, REGISTRIES))
         self.registries = [(found, copied(found)) for found in held if found]
         self.bare: Sequence[Any] = [found for found in held if found is not None and not found]
         # Most registries are empty, and need no copy and no comparison one by one.
-        self.no_hooks: Sequence[dict[Any, Any] | None] = tuple(map(get, _HOOKS))
+        self.no_hooks: Sequence[dict[Any, Any] | None] = tuple(map(get, HOOKS))
         self.hooks: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         if any(self.no_hooks):
             self.hooks = [(found, without_own(found)) for found in self.no_hooks if found]
             self.no_hooks = [found for found in self.no_hooks if not found]
-        self.empty: Sequence[Any] = tuple(map(get, _OTHER_REGISTRIES))
+        self.empty: Sequence[Any] = tuple(map(get, OTHER_REGISTRIES))
         if any(self.empty):
             self.held.containers += [(found, copied(found)) for found in self.empty if found]
             self.empty = [found for found in self.empty if not found]
@@ -72,6 +72,29 @@ class ModuleContent:
                 self.held.add_iterator(name, self.current, values, is_read)
             else:
                 self.held.add(value, DEPTH, seen)
+
+    @classmethod
+    def of_before(
+        cls, module: nn.Module, values: dict[str, Any], registries: dict[str, tuple[Any, Any]]
+    ) -> ModuleContent:
+        """Return the content of another moment.
+
+        Args:
+            module: whose it was.
+            values: its attributes.
+            registries: attribute -> what was kept of it, for those that may be changed.
+
+        """
+        content = cls.__new__(cls)
+        content.current, content.values = vars(module), values
+        without_own_wrappers(values)
+        content.held, content.hidden = HeldContent(), []
+        content.bare, content.no_hooks, content.empty = (), (), ()
+        content.registries = [both for name, both in registries.items() if name in REGISTRIES]
+        content.hooks = [both for name, both in registries.items() if name in HOOKS]
+        others = registries.keys() - {*REGISTRIES, *HOOKS}
+        content.held.containers += [registries[name] for name in others]
+        return content
 
     # -- the training flag ----------------------------------------------------------------------
 
@@ -237,7 +260,7 @@ class _ScriptContent(ModuleContent):
         self.held = HeldContent()
         self.registries, self.hidden = [], []
         self.bare, self.no_hooks, self.empty = (), (), ()
-        registries = (vars(module).get(name) for name in _HOOKS)
+        registries = (vars(module).get(name) for name in HOOKS)
         self.hooks = [(found, without_own(found)) for found in registries if found is not None]
         self.module = module
         self.buffers = list(module.named_buffers(recurse=False))
@@ -284,15 +307,13 @@ def content_of(module: nn.Module, seen: dict[int, int] | None = None) -> ModuleC
 
 
 _STANDARD = frozenset(vars(nn.Module()))
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
+REGISTRIES = ("_parameters", "_buffers", "_modules")
 # What a forward hook is registered in.
-_HOOKS = tuple(
-    name for name in vars(nn.Module()) if name.startswith("_forward") and "hooks" in name
-)
-_OTHER_REGISTRIES = tuple(
+HOOKS = tuple(name for name in vars(nn.Module()) if name.startswith("_forward") and "hooks" in name)
+OTHER_REGISTRIES = tuple(
     name
     for name, value in vars(nn.Module()).items()
-    if isinstance(value, (dict, set)) and name not in (*_REGISTRIES, *_HOOKS)
+    if isinstance(value, (dict, set)) and name not in (*REGISTRIES, *HOOKS)
 )
 _MISSING = object()
 

@@ -187,6 +187,10 @@ def _narrowed(roots: Iterable[Root], forward: Forward) -> Iterator[Root]:
 
 def _held_at(roots: Iterable[Root], forward: Forward) -> Iterator[_Held | Owner]:
     for root in roots:
+        # Nearly all are such, and are looked at in each call.
+        if isinstance(root, Owner) and root.has_none:
+            yield root
+            continue
         for place in places_at(root, forward):
             if isinstance(place, Owner):
                 yield place
@@ -200,6 +204,8 @@ def _each(found: Iterable[_Held | Owner]) -> Iterator[_Held]:
     """Yield the places, and those that were empty and are not now."""
     for one in found:
         if isinstance(one, Owner):
+            if one.has_none:
+                continue
             yield from (_Held(place, MISSING) for place in one.places())
         else:
             yield one

@@ -106,6 +106,11 @@ class Owner(NamedTuple):
         if not self.known.keys().isdisjoint(wanted):
             yield from map(self.place, wanted & self.known.keys())
 
+    @property
+    def has_none(self) -> bool:
+        """Whether nothing is looked at but what the code may set, and none of that is there."""
+        return not self.names and self.known.keys().isdisjoint(self.set_names)
+
     def absent(self) -> Iterator[Owner]:
         """Yield what has the attributes that code may set and that are not there.
 
