@@ -12,7 +12,6 @@ from featuretap.content import content_of
 from featuretap.put_back import HookKey
 from featuretap_hooks.contents import Contents
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit", "ignore::DeprecationWarning")
 
 
