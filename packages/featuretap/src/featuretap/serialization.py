@@ -35,8 +35,8 @@ def graph_to_state(graph: fx.Graph) -> list[tuple[Any, ...]]:
     numbers = {node: _Row(number) for number, node in enumerate(graph.nodes)}
     rows = []
     for node in graph.nodes:
-        args = _plain(fx.node.map_arg(node.args, numbers.__getitem__))
-        kwargs = _plain(fx.node.map_arg(node.kwargs, numbers.__getitem__))
+        # Plain containers: the pickles of the immutable ones of fx need its internals.
+        args, kwargs = (map_nodes(given, numbers.__getitem__) for given in (node.args, node.kwargs))
         meta = {key: node.meta[key] for key in _KEPT_META if key in node.meta}
         if "nn_module_stack" in meta:
             stack = meta["nn_module_stack"].items()
@@ -81,32 +81,7 @@ def graph_from_state(rows: list[tuple[Any, ...]]) -> fx.Graph:
 
 
 def _linked(value: Any, nodes: list[fx.Node]) -> Any:
-    if isinstance(value, _Row):
-        return nodes[value.number]
-    if isinstance(value, slice):
-        return slice(*(_linked(part, nodes) for part in (value.start, value.stop, value.step)))
-    if isinstance(value, tuple):
-        items = [_linked(item, nodes) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, list):
-        return [_linked(item, nodes) for item in value]
-    if isinstance(value, dict):
-        return {key: _linked(item, nodes) for key, item in value.items()}
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """Replace the immutable containers of fx, whose pickles need fx internals, by plain ones."""
-    if isinstance(value, slice):
-        return slice(*(_plain(part) for part in (value.start, value.stop, value.step)))
-    if isinstance(value, tuple):
-        items = [_plain(item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+    return map_nodes(value, lambda row: nodes[row.number], _Row)
 
 
 def _as_state(target: Any) -> Any:

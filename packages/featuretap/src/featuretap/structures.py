@@ -87,19 +87,34 @@ def freeze(value: Any, node_of: Callable[[torch.Tensor], fx.Node]) -> Any:
     return value if isinstance(value, _PLAIN) else Opaque(value)
 
 
-def map_nodes(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a frozen value with ``change(node)`` in place of each node."""
-    if isinstance(value, fx.Node):
+def map_nodes(
+    value: Any, change: Callable[[Any], Any], kinds: type | tuple[type, ...] = fx.Node
+) -> Any:
+    """Return a frozen value, or the arguments of a node, with ``change(node)`` in place of each node.
+
+    Args:
+        value: what may hold nodes.
+        change: what to put in the place of one.
+        kinds: classes of what is changed.
+
+    """
+    if isinstance(value, kinds):
         return change(value)
+
+    def mapped(item: Any) -> Any:
+        return map_nodes(item, change, kinds)
+
     if isinstance(value, Built):
-        return value._replace(values=tuple(map_nodes(item, change) for item in value.values))
+        return value._replace(values=tuple(map(mapped, value.values)))
     if isinstance(value, tuple) and type(value) not in _PLAIN:
-        items = [map_nodes(item, change) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        items = tuple(map(mapped, value))
+        return type(value)(*items) if hasattr(value, "_fields") else items
     if isinstance(value, list):
-        return [map_nodes(item, change) for item in value]
+        return list(map(mapped, value))
     if isinstance(value, dict):
-        return {key: map_nodes(item, change) for key, item in value.items()}
+        return {key: mapped(item) for key, item in value.items()}
+    if isinstance(value, slice):
+        return slice(mapped(value.start), mapped(value.stop), mapped(value.step))
     return value
 
 
@@ -116,26 +131,21 @@ def nodes_in(value: Any) -> Iterator[fx.Node]:
 
 def thaw(value: Any, graph: fx.Graph, nodes: dict[fx.Node, fx.Node]) -> Any:
     """Write a frozen value as an argument of ``graph``, whose copies of the nodes are ``nodes``."""
-    if isinstance(value, fx.Node):
-        return nodes[value]
-    if isinstance(value, Opaque):
-        raise UntraceableModelError(
-            f"the forward returns a {value.kind}, whose inside torch.fx cannot see: only tensors, "
-            "tuples, lists, dicts and dataclasses of these can be returned. Ask for the nodes inside, "
-            "or use backend='hooks'"
-        )
-    if isinstance(value, Built):
-        values = [thaw(item, graph, nodes) for item in value.values]
-        arguments: Any = (value.kind, value.keys, values)
+
+    def write(part: fx.Node | Opaque | Built) -> fx.Node:
+        if isinstance(part, fx.Node):
+            return nodes[part]
+        if isinstance(part, Opaque):
+            raise UntraceableModelError(
+                f"the forward returns a {part.kind}, whose inside torch.fx cannot see: only tensors, "
+                "tuples, lists, dicts and dataclasses of these can be returned. Ask for the nodes "
+                "inside, or use backend='hooks'"
+            )
+        values = [thaw(item, graph, nodes) for item in part.values]
+        arguments: Any = (part.kind, part.keys, values)
         return graph.call_function(build, arguments)
-    if isinstance(value, tuple) and type(value) not in _PLAIN:
-        items = [thaw(item, graph, nodes) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, list):
-        return [thaw(item, graph, nodes) for item in value]
-    if isinstance(value, dict):
-        return {key: thaw(item, graph, nodes) for key, item in value.items()}
-    return value
+
+    return map_nodes(value, write, (fx.Node, Opaque, Built))
 
 
 def build(kind: type, keys: tuple[Any, ...], values: list[Any]) -> Any:
