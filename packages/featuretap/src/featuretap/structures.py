@@ -19,8 +19,9 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import fx, nn
 
-from .containers import CONTAINERS, copied, empty_like, items_of, kind_of
+from .containers import CONTAINERS, copied, empty_like, kind_of
 from .errors import UntraceableModelError
+from .held import items_of, slots_of
 from .looking import attributes_of, has_attributes, is_a
 
 __all__ = [
@@ -264,14 +265,11 @@ def _tensors_in(value: Any, within: frozenset[int]) -> Iterator[torch.Tensor]:
 
 
 def _inside(value: Any) -> Iterator[Any]:
-    if is_a(value, (*CONTAINERS, tuple, frozenset)):
+    has_fields = is_dataclass(type(value))
+    if not has_fields or is_a(value, (*CONTAINERS, tuple, frozenset)):
         yield from items_of(value)
-        if not is_dataclass(type(value)):
-            return
-    if is_dataclass(type(value)):
+    if has_fields:
         yield from (getattr(value, field.name) for field in fields(value))
-    else:
-        yield from _held(value).values()
 
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
@@ -305,7 +303,7 @@ def _map_object(
         found.append(tensor)
         return change(tensor)
 
-    held = _held(value)
+    held = {**(attributes_of(value) if has_attributes(value) else {}), **slots_of(value)}
     new_ones = {name: mapped(item, change=note) for name, item in held.items()}
     if not held or (not found and is_kept(value)):
         return value
@@ -314,15 +312,6 @@ def _map_object(
         for name, item in new_ones.items():
             object.__setattr__(new, name, item)
     return new
-
-
-def _held(value: Any) -> dict[str, Any]:
-    held = dict(attributes_of(value)) if has_attributes(value) else {}
-    kind: Any = type(value)
-    for name in _slots(kind):
-        if hasattr(value, name):
-            held[name] = getattr(value, name)
-    return held
 
 
 def _shallow(value: Any) -> Any:
@@ -349,10 +338,3 @@ def _shallow(value: Any) -> Any:
 def _is_made_by_object(kind: type) -> bool:
     """Say whether a class and its bases are written in Python, so that it holds what Python knows."""
     return all(base is object or base.__flags__ & _HEAP_TYPE for base in kind.__mro__)
-
-
-@cache
-def _slots(kind: type) -> tuple[str, ...]:
-    found = [vars(base).get("__slots__", ()) for base in kind.__mro__]
-    names = [name for slots in found for name in ([slots] if isinstance(slots, str) else slots)]
-    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
