@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .ambient import GradientFlags
-from .faithful import Guard, RealTensorMode, RealTensorRecorder, TrainingReads
+from .faithful import Guard, RealTensorMode, TrainingReads
 from .indexing import indexing_shown
 from .modules import ModuleTree
 from .refused import refused_functions
@@ -18,12 +18,10 @@ from .surroundings import Surroundings
 from .unseen import UnseenOperations
 from .wrapping import patched_everywhere, patched_functions
 
+if TYPE_CHECKING:
+    from .real_tensors import RealTensors
+
 __all__ = ["around_trace"]
-
-
-class _Recorder(RealTensorRecorder, Protocol):
-    def check_unseen(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Raise if a graph would lose what an operation does."""
 
 
 @contextmanager
@@ -32,7 +30,7 @@ def around_trace(
     guard: Guard,
     regions: RegionWatch,
     wrapped: tuple[Callable[..., Any], ...],
-    recorder: _Recorder,
+    real: RealTensors,
     refuse: Callable[[str], Exception],
 ) -> Iterator[TrainingReads]:
     """While entered, a trace of ``tree.model`` may run; yield what it reads of ``training`` flags.
@@ -42,7 +40,7 @@ def around_trace(
         guard: what the trace may disturb.
         regions: told of ``no_grad``, ``autocast`` and their like.
         wrapped: functions that are recorded as one node.
-        recorder: shown what torch does.
+        real: shown what torch does.
         refuse: makes an error for what cannot be recorded.
 
     """
@@ -60,6 +58,6 @@ def around_trace(
         stack.enter_context(patched_functions())
         stack.enter_context(patched_everywhere(wrapped))
         stack.enter_context(indexing_shown())
-        stack.enter_context(UnseenOperations(recorder))
-        stack.enter_context(RealTensorMode(recorder))
+        stack.enter_context(UnseenOperations(real))
+        stack.enter_context(RealTensorMode(real))
         yield reads

@@ -18,8 +18,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -27,6 +26,9 @@ from torch.overrides import TorchFunctionMode
 
 from .saved import SavedTensors
 from .untouched import Untouched
+
+if TYPE_CHECKING:
+    from .real_tensors import RealTensors
 
 __all__ = ["Guard", "RealTensorMode", "TrainingReads", "contains"]
 
@@ -128,24 +130,12 @@ def contains(kinds: type | tuple[type, ...], *values: object) -> bool:
     return False
 
 
-class RealTensorRecorder(Protocol):
-    """What :class:`RealTensorMode` needs of a tracer."""
-
-    def record_function(
-        self, func: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType
-    ) -> Any:
-        """Record a call that has a Proxy among its arguments."""
-
-    def run_real(self, func: Callable[..., Any], args: Any, kwargs: Any, frame: FrameType) -> Any:
-        """Run a call on real tensors, and record it."""
-
-
 class RealTensorMode(TorchFunctionMode):
     """Show the tracer every torch function, also those that no Proxy takes part in."""
 
-    def __init__(self, recorder: RealTensorRecorder) -> None:
+    def __init__(self, real: RealTensors) -> None:
         super().__init__()
-        self._recorder = recorder
+        self._real = real
 
     def __torch_function__(
         self,
@@ -157,8 +147,8 @@ class RealTensorMode(TorchFunctionMode):
         """Send calls with a Proxy to the graph, and run the others under the tracer's eye."""
         kwargs = kwargs or {}
         if any(issubclass(kind, fx.Proxy) for kind in types) or contains(fx.Proxy, args, kwargs):
-            return self._recorder.record_function(func, args, kwargs, sys._getframe(1))
-        return self._recorder.run_real(func, args, kwargs, sys._getframe(1))
+            return self._real.record_function(func, args, kwargs, sys._getframe(1))
+        return self._real.run_real(func, args, kwargs, sys._getframe(1))
 
 
 class Guard:
@@ -180,12 +170,7 @@ class Guard:
     def __enter__(self) -> Guard:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.model.restore()
         self._tensors.restore()
         # Other threads share the generators: rewind them only if this trace may have moved them.

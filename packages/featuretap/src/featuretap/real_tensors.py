@@ -152,8 +152,7 @@ class RealTensors:
 
     def check_unseen(self, func: Any, args: Any, kwargs: Any) -> None:
         """Raise if a graph would lose what an operation does that no torch function stands for."""
-        known = set(map(_compat.storage_id, self._alive)) if func._schema.is_mutable else set()
-        reason = self._volatile.why_not_unseen(func, args, kwargs, known)
+        reason = self._volatile.why_not_unseen(func, args, kwargs, self._alive)
         if reason is not None:
             raise self._tracer.refusal(reason)
 

@@ -10,24 +10,22 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from . import _compat
+
+if TYPE_CHECKING:
+    from .real_tensors import RealTensors
 
 __all__ = ["UnseenOperations"]
 
 
-class _Asked(Protocol):
-    def check_unseen(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Raise if a graph would lose what an operation does."""
-
-
 class UnseenOperations(_compat.TorchDispatchMode):  # type: ignore[misc]
-    """Shows a tracer what its torch-function mode is not shown."""
+    """Shows a trace what its torch-function mode is not shown."""
 
-    def __init__(self, tracer: _Asked) -> None:
+    def __init__(self, real: RealTensors) -> None:
         super().__init__()
-        self._tracer = tracer
+        self._real = real
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -35,7 +33,7 @@ class UnseenOperations(_compat.TorchDispatchMode):  # type: ignore[misc]
         """Run ``func``, unless the model's own code does what nobody has recorded."""
         kwargs = kwargs or {}
         if _is_models(sys._getframe(1)):
-            self._tracer.check_unseen(func, args, kwargs)
+            self._real.check_unseen(func, args, kwargs)
         return func(*args, **kwargs)
 
 

@@ -134,20 +134,23 @@ class Volatile:
         reason = _why_not_ask(asked, args, frame) if volatile else None
         return reason or self.sizes.why_not(asked, args, kwargs, volatile)
 
-    def why_not_unseen(self, func: Any, args: Any, kwargs: Any, known: Set[int]) -> str | None:
+    def why_not_unseen(
+        self, func: Any, args: Any, kwargs: Any, known: Iterable[torch.Tensor]
+    ) -> str | None:
         """Name the reason why an operation that is not recorded must not be run, if there is one.
 
         Args:
             func: the operator.
             args: its arguments.
             kwargs: its keyword arguments.
-            known: the storages of the tensors that have a node.
+            known: the tensors that have a node.
 
         """
         tensors = list(tensors_in(args, kwargs))
         if func._schema.is_mutable:
             storages = set(map(_compat.storage_id, tensors))
-            if not (storages.isdisjoint(known) and storages.isdisjoint(self._tree.storages)):
+            others = (*map(_compat.storage_id, known), *self._tree.storages)
+            if not storages.isdisjoint(others):
                 return _UNSEEN.format(func)
         if any(map(self._holds, tensors)) or _compat.is_random(func):
             return _UNSEEN.format(func)
