@@ -189,7 +189,7 @@ class RealTensors:
         )
 
     def _key(self, kind: torch.dtype | torch.device) -> Any:
-        return (self._tracer.scope_path, kind) if isinstance(kind, torch.dtype) else id(kind)
+        return (self._tracer.place.scope, kind) if isinstance(kind, torch.dtype) else id(kind)
 
     def _existed_before(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Return the tensors older than the trace that a write to ``tensor`` changes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ __all__ = ["FixedArgument", "ModuleCall", "Point", "Recording"]
 _UNNAMED = frozenset({operator.setitem, "__setitem__", copy_value, copy_from_region, build})
 
 
+@dataclass(slots=True, eq=False)
 class ModuleCall:
     """One call of a module that was looked into.
 
@@ -38,13 +40,10 @@ class ModuleCall:
 
     """
 
-    __slots__ = ("path", "position", "start", "value")
-
-    def __init__(self, path: str, start: int) -> None:
-        self.path = path
-        self.start = start
-        self.position = -1
-        self.value: Any = None
+    path: str
+    start: int
+    position: int = -1
+    value: Any = None
 
 
 class FixedArgument(NamedTuple):
@@ -95,9 +94,16 @@ class Recording:
 
     # -- while tracing ------------------------------------------------------------------------
 
-    def add(self, node: fx.Node) -> None:
-        """Append a node."""
-        self.events.append(node)
+    def begin_call(self, path: str) -> ModuleCall:
+        """Note that the forward of a module begins to run."""
+        call = ModuleCall(path, start=len(self.events))
+        self.events.append(call)
+        return call
+
+    def end_call(self, call: ModuleCall, value: Any) -> None:
+        """Note that it has returned ``value``, with nodes in place of tensors."""
+        call.value = value
+        call.position = len(self.events) - 1
 
     def mark(self) -> tuple[int, int]:
         """Remember this moment, for :meth:`rollback`."""

@@ -13,7 +13,7 @@ from torch import fx
 
 from .modules import stored_tensor
 from .naming import join
-from .structures import map_nodes
+from .structures import freeze, map_nodes
 
 if TYPE_CHECKING:
     import inspect
@@ -45,7 +45,9 @@ def replay(
         else:
             values[node] = _record(node, path, values, extractor, tracer)
         for module_path, value in node.meta.get("featuretap_calls", ()):
-            tracer.returned(join(path, module_path), map_nodes(value, values.__getitem__))
+            returned = freeze(map_nodes(value, values.__getitem__), tracer.real.node)
+            call = tracer.recording.begin_call(join(path, module_path))
+            tracer.recording.end_call(call, returned)
     return result
 
 
@@ -59,14 +61,15 @@ def _record(
     target: Any = node.target
     if node.op == "get_attr":
         holder, _, name = target.rpartition(".")
-        return tracer.stored(stored_tensor(extractor.get_submodule(holder), name))
+        tensor = stored_tensor(extractor.get_submodule(holder), name)
+        return tracer.proxy(tracer.real.node(tensor))
     if node.op == "call_module":
         module = extractor.get_submodule(target)
-        target = tracer.path_of_stored(module) or join(path, target)
+        target = tracer.recording.tree.path_of(module) or join(path, target)
     args = fx.node.map_arg(node.args, values.__getitem__)
     kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
     scope = join(path, node.meta.get("featuretap_scope", ""))
-    with tracer.at(scope, node.meta.get("featuretap_regions", ())):
+    with tracer.place.at(scope, node.meta.get("featuretap_regions", ())):
         proxy = tracer.create_proxy(node.op, target, args, kwargs)
     if "featuretap_name" in node.meta:
         proxy.node.meta["featuretap_given_name"] = join(path, node.meta["featuretap_name"])

@@ -19,7 +19,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
 from itertools import islice
 from types import FunctionType, ModuleType
 from typing import Any
@@ -42,9 +41,8 @@ from .placeholders import root_arguments
 from .proxies import FeatureProxy, is_overtaken, node_of
 from .reading import forward_of
 from .real_tensors import RealTensors
-from .recording import ModuleCall, Recording
+from .recording import Recording
 from .refusing import RefusingTracer
-from .regions import Region
 from .saved import SavedTensors
 from .structures import freeze
 from .untouched import Untouched
@@ -74,6 +72,8 @@ class FeatureTracer(RefusingTracer):
     Attributes:
         is_careful: whether each call of a module is looked at more closely, which takes longer.
         recording: of the last trace.
+        place: where in the model the trace is.
+        real: the real tensors that it meets; while it lasts.
 
     """
 
@@ -112,7 +112,7 @@ class FeatureTracer(RefusingTracer):
             untouched, self.recording, self.refusal, is_careful=self.is_careful
         )
         watched = around_trace(
-            tree, guard, self._place.regions, self._wrapped, self._real, self.refusal
+            tree, guard, self.place.regions, self._wrapped, self.real, self.refusal
         )
         with watched as reads:
             try:
@@ -123,13 +123,13 @@ class FeatureTracer(RefusingTracer):
                 self._asked_types.restore()
             self.recording.read_training = reads.seen or self.recording.read_training
         # fx holds on to the tracer in a cycle; the copies of the model need not wait for its collection.
-        del self._guard, self._carry_over, self._real, self._saved
+        del self._guard, self._carry_over, self.real, self._saved
         return guard.foreign_random_state_moved
 
     def _start(self, tree: ModuleTree, concrete_args: Mapping[str, Any]) -> None:
         self._tree = tree
         self._concrete = concrete_args
-        self._place = Place()
+        self.place = Place()
         self._asks = Questions()
         self._inside_leaves: set[int] = set()
         self._asked_types = AskedTypes()
@@ -137,7 +137,7 @@ class FeatureTracer(RefusingTracer):
         self._saved = SavedTensors()
         self.forget_refusals()
         self.recording = Recording(tree)
-        self._real = RealTensors(self, self._tree, self._saved)
+        self.real = RealTensors(self, self._tree, self._saved)
 
     # -- what fx asks for -------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class FeatureTracer(RefusingTracer):
                 f"{type(m).__name__} is no submodule of the model: it is made inside forward, or kept "
                 "where torch does not look for modules, as in a list"
             )
-        if not path and self._place.scopes and has_own_call(m):
+        if not path and self.place.scopes and has_own_call(m):
             return forward(*args, **kwargs)
         if not path and _compat.is_compiled_in_place(m):
             forward = m._call_impl
@@ -188,7 +188,7 @@ class FeatureTracer(RefusingTracer):
                 f"{path} is called after a module that is one node, which calls it perhaps: its calls "
                 "could not be counted"
             )
-        around = self._place.enter(path, type(m), len(self.recording.events))
+        around = self.place.enter(path, type(m), len(self.recording.events))
         try:
             if path and self.is_leaf_module(m, path):
                 self._carry_over.check_leaf(m, path)
@@ -196,7 +196,7 @@ class FeatureTracer(RefusingTracer):
                 return self.create_proxy("call_module", path, args, kwargs)
             return self._look_into(m, path, forward, args, kwargs)
         finally:
-            self._place.leave(around)
+            self.place.leave(around)
 
     def _look_into(
         self,
@@ -206,7 +206,7 @@ class FeatureTracer(RefusingTracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        if self._place.scopes and self._is_caught():
+        if self.place.scopes and self._is_caught():
             raise self.refusal(CATCHES)
         code = forward_of(module)
         asks = questions_of(code)
@@ -214,21 +214,19 @@ class FeatureTracer(RefusingTracer):
         self._carry_over.enter(module, path, is_leaf=reason is not None)
         if reason is None:
             mark = self.recording.mark()
-            call = ModuleCall(path, start=len(self.recording.events))
-            self.recording.events.append(call)
-            self._place.scopes.append(path)
+            call = self.recording.begin_call(path)
+            self.place.scopes.append(path)
             outer, self._asks = self._asks, asks
             self._asked_types.show_in((*asks.types, *asked_in_held(module, code)))
             if asks.resizes:
-                self._real.watch_memory()
+                self.real.watch_memory()
             try:
                 value = self._run(module, forward, args, kwargs)
                 self.raise_swallowed()
                 if asks.resizes:
-                    self._real.check_memory()
+                    self.real.check_memory()
                 self._carry_over.leave(module, path, call.start)
-                call.value = freeze(value, self._real.node)
-                call.position = len(self.recording.events) - 1
+                self.recording.end_call(call, freeze(value, self.real.node))
                 return value
             except Exception as raised:
                 error = self.behind(raised)
@@ -238,11 +236,11 @@ class FeatureTracer(RefusingTracer):
                     raise error from raised
                 reason = f"{type(error).__name__}: {error} ({location_of(error, module)})"
                 self._carry_over.fail(module, path)
-                self._real.forget(self.recording.rollback(mark))
+                self.real.forget(self.recording.rollback(mark))
                 self._guard.model.restore(module)
             finally:
                 self._asks = outer
-                self._place.scopes.pop()
+                self.place.scopes.pop()
         elif path == "":
             raise fx.proxy.TraceError(reason)
         self.recording.auto_leaves[path] = reason
@@ -274,7 +272,7 @@ class FeatureTracer(RefusingTracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Read parameters through the graph; everything else is the real thing."""
         if isinstance(attr_val, nn.Parameter) and threading.get_ident() == self._thread:
-            return self._real.parameter(attr_val)
+            return self.real.parameter(attr_val)
         return attr_val
 
     def create_arg(self, a: Any) -> Any:
@@ -289,9 +287,9 @@ class FeatureTracer(RefusingTracer):
         if kind is tuple:
             return tuple(map(self.create_arg, a))
         if isinstance(a, torch.Tensor):
-            return self._real.node(a)
+            return self.real.node(a)
         if kind is torch.dtype or kind is torch.device:
-            return self._real.read_off(a)
+            return self.real.read_off(a)
         if kind is torch.Generator:
             raise self.refusal(GENERATOR)
         if isinstance(a, nn.Module):
@@ -328,43 +326,17 @@ class FeatureTracer(RefusingTracer):
         if kwargs:
             node.kwargs = kwargs
         self.check_answers(node, self._tree.paths)
-        self._place.note_on(node)
+        self.place.note_on(node)
         if kind != "output":
-            self.recording.add(node)
-        self._real.note_effect(node, called if kind == "call_module" else None)
+            self.recording.events.append(node)
+        self.real.note_effect(node, called if kind == "call_module" else None)
         if self._asks.identity and asks_identity(node, self._tree.paths):
             raise self.refusal("the forward compares with 'is' what may be None or a constant")
         return node
 
-    @property
-    def scope_path(self) -> str:
-        """The path of the module whose forward is recorded."""
-        return self._place.scope
-
     def proxy(self, node: fx.Node) -> FeatureProxy:
         """Wrap ``node`` in a Proxy that knows in-place operators and assignment to items."""
         return FeatureProxy(node, self)
-
-    # -- what an extractor asks for when it is traced (see replay.py) --------------------------
-
-    def at(self, scope: str, regions: tuple[Region, ...]) -> AbstractContextManager[None]:
-        """Record as if the forward of ``scope`` ran, inside ``regions``."""
-        return self._place.at(scope, regions)
-
-    def stored(self, tensor: torch.Tensor) -> fx.Proxy:
-        """Return the stand-in of a tensor that the model holds."""
-        return self.proxy(self._real.node(tensor))
-
-    def path_of_stored(self, module: nn.Module) -> str | None:
-        """Return the path of ``module`` in the model that is traced."""
-        return self._tree.path_of(module)
-
-    def returned(self, path: str, value: Any) -> None:
-        """Note that a module returned ``value`` here."""
-        call = ModuleCall(path, start=len(self.recording.events))
-        call.position = call.start
-        call.value = freeze(value, self._real.node)
-        self.recording.events.append(call)
 
 
 _LOOKS_INTO = FeatureTracer._look_into.__code__
