@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -117,95 +117,101 @@ def verify(extractor: nn.Module, model: nn.Module, *args: Any, **kwargs: Any) ->
 
     """
     options = vars(extractor).get("_options") or Options()
-    return compare_with_forward(extractor, look_through(model), args, kwargs, options)
+    return _Example(look_through(model), args, kwargs, options).compare(extractor)
 
 
-def compare_with_forward(
-    extractor: nn.Module,
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    options: Options,
-) -> Report:
-    """Compare as :func:`verify` does.
+class _Example:
+    """A model and the arguments of a call of it, beside which what is made of the model can be run.
 
-    Raises:
-        Exception: whatever the model's own forward raises.
+    Args:
+        model: the model.
+        args: positional arguments of its forward.
+        kwargs: keyword arguments of it, without those that are fixed.
+        options: what the user said of the model.
 
     """
-    names_to_keys: dict[str, str] = dict(extractor.return_nodes)  # type: ignore[arg-type]
-    run = _runner(extractor, model, args, kwargs, options)
-    watched, seen = _watched(model, list(names_to_keys), options)
-    real = run(watched)
-    try:
-        features = run(extractor)
-        # The same value may be under several keys, and modules inside of others end before these.
-        order = {key: place for place, key in enumerate(features)}
-        came = sorted(names_to_keys.items(), key=lambda pair: order.get(pair[1], 0))
-        checks = [_check(name, features[key], real, seen) for name, key in came]
-    except Exception as error:
-        note = f"the extractor raises {type(error).__name__}: {error}"
-        checks = [Check(name, False, None, note) for name in names_to_keys]
-    if any(check.equal is False for check in checks):
-        # A forward that does not repeat itself, as some kernels on GPUs, proves nothing.
-        again = run(_watched(model, list(names_to_keys), options)[0])
-        checks = [
-            Check(check.node, None, note="the model's own forward does not repeat this value")
-            if not identical(real.get(check.node), again.get(check.node))
-            else check
-            for check in checks
-        ]
-    return Report(checks, "train" if extractor.training else "eval")
 
+    def __init__(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+    ) -> None:
+        if options.concrete_args:
+            positions = positions_of(signature_of(model))
+            kwargs = with_fixed(options.concrete_args, positions, args, kwargs)
+        self._model, self._args, self._kwargs = model, args, kwargs
+        self._options = options
 
-def _runner(
-    extractor: nn.Module,
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    options: Options,
-) -> Callable[[Callable[..., Any]], dict[str, Any]]:
-    """Return what calls something in the mode of ``extractor``, and leaves all as it was."""
-    if options.concrete_args:
-        kwargs = with_fixed(options.concrete_args, positions_of(signature_of(model)), args, kwargs)
+    def compare(self, extractor: nn.Module) -> Report:
+        """Compare as :func:`verify` does.
 
-    def run(call: Callable[..., Any]) -> dict[str, Any]:
-        with undisturbed(model, extractor, given=(args, kwargs)):
-            if model.training != extractor.training:
-                switch(model, bool(extractor.training))
-            values = call(*copy_value(tuple(args)), **copy_value(dict(kwargs)))
+        Raises:
+            Exception: whatever the model's own forward raises.
+
+        """
+        names_to_keys: dict[str, str] = dict(extractor.return_nodes)  # type: ignore[arg-type]
+        watched, seen = self._watched(list(names_to_keys))
+        real = self._run(watched, extractor)
+        try:
+            features = self._run(extractor, extractor)
+            # The same value may be under several keys, and modules inside of others end before these.
+            order = {key: place for place, key in enumerate(features)}
+            came = sorted(names_to_keys.items(), key=lambda pair: order.get(pair[1], 0))
+            checks = [_check(name, features[key], real, seen) for name, key in came]
+        except Exception as error:
+            note = f"the extractor raises {type(error).__name__}: {error}"
+            checks = [Check(name, False, None, note) for name in names_to_keys]
+        if any(check.equal is False for check in checks):
+            # A forward that does not repeat itself, as some kernels on GPUs, proves nothing.
+            again = self._run(self._watched(list(names_to_keys))[0], extractor)
+            checks = [
+                Check(check.node, None, note="the model's own forward does not repeat this value")
+                if not identical(real.get(check.node), again.get(check.node))
+                else check
+                for check in checks
+            ]
+        return Report(checks, "train" if extractor.training else "eval")
+
+    def is_named_otherwise(self, everything: nn.Module) -> bool:
+        """Say whether an extractor of every node differs from the real forward in names alone."""
+        if "hooks" not in available_backends():
+            return False
+        shown = replace(self._options, concrete_args={}, suppress_diff_warning=True)
+        try:
+            found = load_backend("hooks").node_names(self._model, shown)
+            watched = self._hooked(found.train if everything.training else found.eval)
+            recorded: Mapping[str, str] = everything.return_nodes  # type: ignore[assignment]
+            keys = {key: name for name, key in recorded.items()}
+            features = {
+                keys[key]: value for key, value in self._run(everything, everything).items()
+            }
+            return is_named_otherwise(features, self._run(watched, everything))
+        except Exception:  # it fails, which the comparison says
+            return False
+
+    def _run(self, call: Callable[..., Any], extractor: nn.Module) -> dict[str, Any]:
+        """Call something in the mode of ``extractor``, and leave all as it was."""
+        given = self._args, self._kwargs
+        with undisturbed(self._model, extractor, given=given):
+            if self._model.training != extractor.training:
+                switch(self._model, bool(extractor.training))
+            values = call(*copy_value(tuple(self._args)), **copy_value(dict(self._kwargs)))
             # Copied, for a feature may be a buffer, which is put back now.
             return {key: copy_value(value) for key, value in values.items()}
 
-    return run
+    def _watched(self, names: list[str]) -> tuple[Callable[..., dict[str, Any]], set[str]]:
+        """Return what gives the real values of ``names``, and those that it must see."""
+        while names and "hooks" in available_backends():
+            try:
+                return self._hooked(names), set(names)
+            except NodeNotFoundError as error:
+                names.remove(error.name)
+        return partial(_module_outputs, self._model, names), set()
 
-
-def _is_named_otherwise(
-    everything: nn.Module,
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    options: Options,
-) -> bool:
-    """Say whether an extractor of every node differs from the real forward in names alone."""
-    if "hooks" not in available_backends():
-        return False
-    backend = load_backend("hooks")
-    plain = replace(options.without_example(), concrete_args={}, missing="skip")
-    shown = replace(options, concrete_args={}, suppress_diff_warning=True)
-    run = _runner(everything, model, args, kwargs, options)
-    try:
-        found = backend.node_names(model, shown)
-        request: dict[Any, str | None] = dict.fromkeys(
-            found.train if everything.training else found.eval
-        )
-        watched = backend.extractor(model, {"train": request, "eval": request}, plain)
-        recorded: Mapping[str, str] = everything.return_nodes  # type: ignore[assignment]
-        keys = {key: name for name, key in recorded.items()}
-        features = {keys[key]: value for key, value in run(everything).items()}
-        return is_named_otherwise(features, run(watched))
-    except Exception:  # it fails, which the comparison says
-        return False
+    def _hooked(self, names: Iterable[str]) -> nn.Module:
+        """Return an extractor of hooks, which watches the real forward."""
+        plain = replace(self._options.without_example(), concrete_args={}, missing="skip")
+        request: dict[Any, str | None] = dict.fromkeys(names)
+        requests = {"train": request, "eval": request}
+        return load_backend("hooks").extractor(self._model, requests, plain)
 
 
 def prove(
@@ -224,6 +230,7 @@ def prove(
 
     """
     args, kwargs = options.example_args or (), options.example_kwargs or {}
+    example = _Example(model, args, kwargs, options)
     failures: list[Exception] = []
     missing: Mapping[str, str] = extractor.missing_modes  # type: ignore[assignment]
     modes = [mode for mode in ("train", "eval") if mode not in missing]
@@ -231,7 +238,7 @@ def prove(
         with undisturbed(model, extractor):
             try:
                 switch(extractor, mode == "train")
-                report = compare_with_forward(extractor, model, args, kwargs, options)
+                report = example.compare(extractor)
             except Exception as error:
                 failures.append(error)
                 continue
@@ -239,9 +246,9 @@ def prove(
                 continue
             everything = whole()
             switch(everything, mode == "train")
-            if _is_named_otherwise(everything, model, args, kwargs, options):
+            if example.is_named_otherwise(everything):
                 continue
-            found = compare_with_forward(everything, model, args, kwargs, options)
+            found = example.compare(everything)
             raise _recorded_wrongly(model, mode, found.first_difference or report.first_difference)
     if len(failures) == len(modes):
         raise UntraceableModelError(f"{FAILS_ON_EXAMPLE}: {failures[-1]}") from failures[-1]
@@ -258,24 +265,6 @@ def _recorded_wrongly(model: nn.Module, mode: str, first: Check | None) -> Untra
         "featuretap-hooks, which watches the real forward",
         scope,
     )
-
-
-def _watched(
-    model: nn.Module, names: list[str], options: Options
-) -> tuple[Callable[..., dict[str, Any]], set[str]]:
-    """Return what gives the real values of ``names``, and those that it must see."""
-    if "hooks" not in available_backends():
-        return partial(_module_outputs, model, names), set()
-    backend = load_backend("hooks")
-    plain = replace(options.without_example(), concrete_args={}, missing="skip")
-    while names:
-        request: dict[Any, str | None] = dict.fromkeys(names)
-        requests = {"train": request, "eval": request}
-        try:
-            return backend.extractor(model, requests, plain), set(names)
-        except NodeNotFoundError as error:
-            names.remove(error.name)
-    return partial(_module_outputs, model, names), set()
 
 
 def _module_outputs(
