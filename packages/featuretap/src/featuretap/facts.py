@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 import torch
 
 from . import _compat
+from .naming import AUGMENTED
 
 __all__ = [
     "CHANGE_IN_PLACE",
     "Facts",
     "argument",
+    "called_name",
     "facts_of",
     "may_draw",
     "returns_itself",
@@ -112,7 +114,7 @@ def written_arguments(
         else:  # a function in Python has names of its own: ``torch.nn.init.zeros_(tensor=x)``
             own, _ = _parameters(target)
             written += [kwargs[given] for given in own[position : position + 1] if given in kwargs]
-    name = _name(target)
+    name = called_name(target)
     if argument(target, args, kwargs, "inplace") not in (None, False):
         written += args[:1]
     if argument(target, args, kwargs, "max_norm") is not None:
@@ -129,7 +131,7 @@ def writes_others(target: str | Callable[..., Any]) -> bool:
     return bool(
         facts.writes_by_name
         or any(position > 0 for position, _ in facts.writes)
-        or _is_of_statistics(_name(target))
+        or _is_of_statistics(called_name(target))
         or "max_norm" in _parameters(target)[0]
     )
 
@@ -162,18 +164,15 @@ def argument(
 @cache
 def facts_of(target: str | Callable[..., Any]) -> Facts:
     """Return what is known of a function, or of the tensor method of this name."""
-    name = _name(target)
+    name = called_name(target)
     own = _compat.own_schemas(target)
     if own:
         return _facts_of_schemas(own, _compat.draws_random_numbers(name.partition(".")[0]))
     origin = "torch." if isinstance(target, str) else _origin(target)
-    if origin == "_operator":
-        in_place = name == "setitem" or (name[0] == "i" and f"__{name}__" in _IN_PLACE_MAGIC)
-        shares = in_place or name in ("getitem", "pos")
-        return Facts(_FIRST if in_place else (), shares, True, False)
-    if name.startswith("__"):
-        in_place = name in _IN_PLACE_MAGIC or name == "__setitem__"
-        shares = in_place or name in ("__getitem__", "__iter__", "__pos__")
+    if origin == "_operator" or name.startswith("__"):
+        method = name if name.startswith("__") else f"__{name}__"
+        in_place = method in _IN_PLACE_MAGIC or method == "__setitem__"
+        shares = in_place or method in ("__getitem__", "__iter__", "__pos__")
         return Facts(_FIRST if in_place else (), shares, True, False)
     return _facts_of_name(name, origin)
 
@@ -229,19 +228,17 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
             yield value
 
 
-_IN_PLACE_MAGIC = frozenset(
-    f"__{name}__"
-    for name in "iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift".split()
-)
+_IN_PLACE_MAGIC = frozenset(f"__{name}__" for name in AUGMENTED)
 
 
-def _name(target: str | Callable[..., Any]) -> str:
+def called_name(target: Any) -> str:
+    """Return the name of a function, or the method that this is the name of."""
     return target if isinstance(target, str) else getattr(target, "__name__", "")
 
 
 def _origin(target: Callable[..., Any]) -> str:
     module = getattr(target, "__module__", None) or ""
-    if module == "" and _name(target) in dir(torch):
+    if module == "" and called_name(target) in dir(torch):
         return "torch."
     return module if module in ("_operator", "builtins", "math") else f"{module}."
 
@@ -257,7 +254,7 @@ def _parameters(target: str | Callable[..., Any]) -> tuple[list[str], list[Any]]
     try:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):
-        schemas = _compat.aten_schemas(_name(target))
+        schemas = _compat.aten_schemas(called_name(target))
         arguments = schemas[0].arguments if schemas else ()
         return [a.name for a in arguments], [a.default_value for a in arguments]
     return [p.name for p in parameters], [

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from .facts import argument, facts_of, written_arguments
+from .facts import argument, called_name, facts_of, written_arguments
 from .trace_left import may_leave_trace
 
 __all__ = [
@@ -142,8 +142,7 @@ def _sharing_inputs(node: fx.Node, inputs: tuple[fx.Node, ...]) -> tuple[fx.Node
     first = node.args[0] if node.args else None
     if node.target is getattr and node.args[1] in _METADATA:
         return ()
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if isinstance(first, fx.Node) and name not in _VIEWS_OF_ALL:
+    if isinstance(first, fx.Node) and called_name(node.target) not in _VIEWS_OF_ALL:
         return (first,)
     return inputs
 

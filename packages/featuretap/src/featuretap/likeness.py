@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import functools
 import operator
-import types
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from . import _compat
+from .facts import called_name
 
-__all__ = ["COMPARISONS", "FLAGS", "TENSOR_ATTRIBUTES", "attribute_kind", "kind_of", "may_ask"]
+__all__ = ["COMPARISONS", "FLAGS", "TENSOR_ATTRIBUTES", "attribute_kind", "kind_of"]
 
 # Attributes of a tensor that are true or false.
 FLAGS = frozenset(
@@ -62,14 +62,6 @@ _RETURNS_TUPLES = (
     nn.MultiheadAttention,
     nn.AdaptiveLogSoftmaxWithLoss,
 )
-
-
-def may_ask(frame: types.FrameType, *functions: str) -> bool:
-    """Say whether the code of ``frame`` mentions one of these functions, such as ``isinstance``.
-
-    Torch's own argument parser looks at stand-ins, too, on behalf of the frame that calls it.
-    """
-    return not frozenset(functions).isdisjoint(frame.f_code.co_names)
 
 
 def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
@@ -119,14 +111,8 @@ def attribute_kind(name: str) -> type | None:
     return torch.Tensor if name in TENSOR_ATTRIBUTES else _KINDS.get(name)
 
 
-def _called(node: fx.Node) -> str:
-    """Return the name of the function or method that ``node`` calls."""
-    target: Any = node.target
-    return target if isinstance(target, str) else getattr(target, "__name__", "")
-
-
 def _call_kind(node: fx.Node) -> type | None:
-    target, name = node.target, _called(node)
+    target, name = node.target, called_name(node.target)
     if name == "size":
         return torch.Size if len(node.args) + len(node.kwargs) == 1 else int
     if name in _INTEGERS:

@@ -17,28 +17,16 @@ import itertools
 import re
 from collections.abc import Callable, Collection
 
-__all__ = ["Namer", "join", "operation_name"]
+__all__ = ["AUGMENTED", "BINARY", "Namer", "join", "operation_name"]
 
 _CAMEL = re.compile(r"(?<=[a-z])([A-Z])")
 _ILLEGAL = re.compile(r"[^0-9a-zA-Z_]+")
 
+# The operators that Python can also do in place, as ``torch.fx`` calls them.
+BINARY = "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split()
 # ``x += y`` is recorded as ``operator.iadd`` so that it stays in place, but the statement is an
 # addition, and is called so.
-_AUGMENTED = {
-    "iadd": "add",
-    "isub": "sub",
-    "imul": "mul",
-    "itruediv": "truediv",
-    "ifloordiv": "floordiv",
-    "imod": "mod",
-    "ipow": "pow",
-    "imatmul": "matmul",
-    "iand": "and_",
-    "ior": "or_",
-    "ixor": "xor",
-    "ilshift": "lshift",
-    "irshift": "rshift",
-}
+AUGMENTED = {f"i{name.rstrip('_')}": name for name in BINARY}
 
 
 def join(scope: str, name: str) -> str:
@@ -65,7 +53,7 @@ def operation_name(target: str | Callable[..., object]) -> str:
     if name.startswith("__") and name.endswith("__"):
         name = name[2:-2]
     if not isinstance(target, str) and getattr(target, "__module__", "") == "_operator":
-        name = _AUGMENTED.get(name, name)
+        name = AUGMENTED.get(name, name)
     name = _ILLEGAL.sub("_", _CAMEL.sub(r"_\1", name).lower())
     return f"_{name}" if name[:1].isdigit() else name
 

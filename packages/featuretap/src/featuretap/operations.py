@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from .indexing import is_method
-from .naming import operation_name
+from .naming import BINARY, operation_name
 from .reading import by_code
 from .structures import clone_or_detach, map_tensors
 
@@ -30,12 +30,11 @@ _NO_NODE = frozenset(
     "__deepcopy__ __dir__ __dlpack__ __dlpack_device__ __setstate__ retain_grad backward "
     "register_hook is_nonzero".split()
 )
-_BINARY = "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split()
 
 # ``__rsub__`` and ``__isub__`` are what Python calls for ``-``.
 _SPECIAL = {
     f"__{kind}{name.rstrip('_')}__": operation_name(getattr(operator, name))
-    for name in _BINARY
+    for name in BINARY
     for kind in ("", "r", "i")
 } | {"__rdiv__": "truediv", "__idiv__": "truediv", "__div__": "truediv"}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import sys
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -20,17 +21,13 @@ from .asked_types import answer_for
 from .asking import mentions_legacy_types, who_asks
 from .facts import CHANGE_IN_PLACE
 from .identity import is_asked_of_next
-from .likeness import FLAGS, TENSOR_ATTRIBUTES, attribute_kind, kind_of, may_ask
+from .likeness import FLAGS, TENSOR_ATTRIBUTES, attribute_kind, kind_of
+from .naming import AUGMENTED
 from .operations import is_call
 from .refused import called_by_model
 from .texts import TEXT, makes_a_text
 
 __all__ = ["FeatureProxy", "is_overtaken", "known_kind", "node_of"]
-
-_IN_PLACE = (
-    "iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift".split()
-)
-
 
 # Of a tensor, these are one object for a value, or ``None``.
 _COMPARED = frozenset("dtype layout device grad _base names".split()) | FLAGS
@@ -89,9 +86,10 @@ class FeatureProxy(fx.Proxy):
         if k in _compat.PARAMETER_MARKS:
             raise AttributeError(k)
         frame = sys._getframe(1)
-        is_asked = called_by_model(frame) and may_ask(frame, "hasattr", "getattr")
         if (
-            is_asked
+            called_by_model(frame)
+            # Torch's own argument parser asks, too, on behalf of the frame that calls it.
+            and not {"hasattr", "getattr"}.isdisjoint(frame.f_code.co_names)
             and is_call(frame)
             and not k.startswith("__")
             and not hasattr(known_kind(self, f"whether a value has .{k}"), k)
@@ -170,19 +168,21 @@ class FeatureProxy(fx.Proxy):
         self.__copy__()
 
     def __repr__(self) -> str:
-        frame = sys._getframe(1)
-        if called_by_model(frame) and makes_a_text(frame):
-            raise _refusal(self, TEXT)
+        _check_text(self, sys._getframe(1))
         return super().__repr__()
 
     def __format__(self, specification: str) -> str:
-        frame = sys._getframe(1)
-        if called_by_model(frame) and makes_a_text(frame):
-            raise _refusal(self, TEXT)
+        _check_text(self, sys._getframe(1))
         return super().__repr__()
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+
+def _check_text(proxy: fx.Proxy, frame: types.FrameType) -> None:
+    """Refuse that ``frame`` makes a text of a stand-in, unless that is for people alone."""
+    if called_by_model(frame) and makes_a_text(frame):
+        raise _refusal(proxy, TEXT)
 
 
 def is_overtaken(target: Any, attributes: list[weakref.ref[fx.Proxy]]) -> bool:
@@ -230,5 +230,5 @@ def _augmented(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
     return method
 
 
-for _name in _IN_PLACE:
+for _name in AUGMENTED:
     setattr(FeatureProxy, f"__{_name}__", _augmented(_name))

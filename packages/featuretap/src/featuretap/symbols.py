@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 
+from .naming import AUGMENTED, BINARY
+
 __all__ = ["written_operator"]
 
 # As they are written, for whoever watches the forward of an extractor knows them by that.
 _OPERATORS = dict(
     zip(
-        "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift "
-        "eq ne lt le gt ge neg pos invert".split(),
+        [*BINARY, *"eq ne lt le gt ge neg pos invert".split()],
         "+ - * / // % ** @ & | ^ << >> == != < <= > >= - + ~".split(),
         strict=True,
     )
 )
-_IN_PLACE = {
-    f"i{name.rstrip('_')}": f"{_OPERATORS[name]}="
-    for name in "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split()
-}
+_IN_PLACE = {augmented: f"{_OPERATORS[name]}=" for augmented, name in AUGMENTED.items()}
 _OPERATORS |= _IN_PLACE
 
 

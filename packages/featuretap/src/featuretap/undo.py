@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-from .facts import may_draw
+from .facts import called_name, may_draw
 from .faithful import RandomState
 from .held import kept_tensors
 from .inplace import effect_of, is_known, leaves_trace
@@ -80,7 +80,7 @@ def _written(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> set[fx.Node]:
             writes = effect_of(node, modules.get(str(node.target))).writes
             written.update(reads[found] for found in writes if found in reads)
             source = node.args[0] if node.args else None
-            is_view = node.target in _VIEWS or getattr(node.target, "__name__", "") in _VIEWS
+            is_view = called_name(node.target) in _VIEWS
             if isinstance(source, fx.Node) and source in reads and (is_view or source in writes):
                 reads[node] = reads[source]
     return written
