@@ -23,7 +23,6 @@ def test_a_selection_is_an_ordered_mapping_that_prints_as_a_table():
     assert str(selection) == "key    node\nfirst  stage.0.lin\nout"
     assert repr(selection) == "Selection({'first': 'stage.0.lin', 'out': ''})"
     assert selection.names_to_keys == {"stage.0.lin": "first", "": "out"}
-    assert selection.by_name("stage.0.lin") is selection["first"]
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,6 @@ class Selection(Mapping[str, Any]):
         """Node name, as it was asked for -> output key."""
         return {name: key for key, name in self._names.items()}
 
-    def by_name(self, name: str) -> Any:
-        """Return the point that was asked for by ``name``."""
-        return self._points[self.names_to_keys[name]]
-
     @classmethod
     def resolve(
         cls,
@@ -139,6 +135,10 @@ def normalize(request: Any, what: str = "return_nodes") -> dict[Any, str | None]
         request = [request]
     if isinstance(request, Mapping):
         entries: dict[Any, str | None] = dict(request)
+        for entry, key in entries.items():
+            _check_entry(entry, what)
+            if not isinstance(key, str):
+                raise TypeError(f"{what}: the key of {_show(entry)} must be a str, not {key!r}")
     elif isinstance(request, (list, tuple, set, frozenset)):
         entries = {}
         for entry in request:
@@ -151,13 +151,6 @@ def normalize(request: Any, what: str = "return_nodes") -> dict[Any, str | None]
         )
     if not entries:
         raise ValueError(f"{what} is empty; name at least one node, or '' for the model's output")
-    for entry, key in entries.items():
-        _check_entry(entry, what)
-        if key is not None and not isinstance(key, str):
-            raise TypeError(f"{what}: the key of {_show(entry)} must be a str, not {key!r}")
-    for entry, key in dict(request).items() if isinstance(request, Mapping) else ():
-        if key is None:
-            raise TypeError(f"{what}: the key of {_show(entry)} must be a str, not None")
     return entries
 
 
