@@ -59,30 +59,26 @@ class Outside:
 
     def changes(self) -> Iterator[Any]:
         """Yield keys for what is not as it was."""
-        for found in self._found.values():
-            yield from (one.place.label for one in _each(found) if one.is_changed)
+        yield from (one.place.label for one in self._all() if one.is_changed)
 
     @property
     def context_variables(self) -> set[Any]:
         """The keys for those of the places where a context variable is."""
-        all_held = (one for found in self._found.values() for one in _each(found))
-        return {one.place.label for one in all_held if is_a(one.value, ContextVar)}
+        return {one.place.label for one in self._all() if is_a(one.value, ContextVar)}
 
     @property
     def may_have_moved(self) -> bool:
         """Whether something is not as it was; most iterators cannot be looked at."""
-        return any(
-            one.is_changed or one.is_iterator
-            for found in self._found.values()
-            for one in _each(found)
-        )
+        return any(one.is_changed or one.is_iterator for one in self._all())
 
     def restore(self, only: Collection[Any] | None = None) -> None:
         """Put everything back, or what :meth:`changes` yields these keys for."""
-        for found in self._found.values():
-            for one in _each(found):
-                if only is None or (one.place.label in only and one.is_changed):
-                    one.restore()
+        for one in self._all():
+            if only is None or (one.place.label in only and one.is_changed):
+                one.restore()
+
+    def _all(self) -> Iterator[_Held]:
+        return (one for found in self._found.values() for one in _each(found))
 
 
 class _Held:

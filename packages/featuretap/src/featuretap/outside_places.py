@@ -41,6 +41,7 @@ __all__ = [
     "owner_at",
     "places_at",
     "roots_of",
+    "write_attribute",
 ]
 
 MISSING = object()
@@ -242,7 +243,7 @@ def roots_of(forward: Forward) -> tuple[Root, ...]:
 
 def _in_a_class(owner: Any, mentions: _Mentions, label: str) -> Owner:
     """Return what the code may find, or set, in a class or a Python module."""
-    return Owner(f".{{}} of {label}", vars(owner), partial(_write_in_class, owner), *mentions)
+    return Owner(f".{{}} of {label}", vars(owner), partial(write_attribute, owner), *mentions)
 
 
 def _in_an_object(owner: Any, mentions: _Mentions, label: str) -> Iterator[Place]:
@@ -315,7 +316,8 @@ def _write_in_dict(owner: dict[str, Any], name: str, value: Any) -> None:
         owner[name] = value
 
 
-def _write_in_class(owner: Any, name: str, value: Any) -> None:
+def write_attribute(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute of a class or a Python module, or delete it for ``MISSING``."""
     if value is MISSING:
         delattr(owner, name)
     else:

@@ -16,10 +16,9 @@ from torch import fx, nn
 from .containers import CONTAINERS, copied, is_changed, items_of, restore_container
 from .faithful import contains
 from .looking import is_a
+from .outside_places import MISSING, write_attribute
 
 __all__ = ["Surroundings"]
-
-_ABSENT = object()
 
 
 class Surroundings:
@@ -43,8 +42,9 @@ class Surroundings:
             if not _changed(vars(owner), before):
                 continue
             for name, value in list(vars(owner).items()):
-                if value is not before.get(name, _ABSENT) and contains(fx.Proxy, value):
-                    _put_back(owner, name, before.get(name, _ABSENT))
+                earlier = before.get(name, MISSING)
+                if value is not earlier and contains(fx.Proxy, value):
+                    write_attribute(owner, name, earlier)
         for container, content in self._containers:
             if is_changed(container, content) and contains(fx.Proxy, items_of(container)):
                 restore_container(container, content)
@@ -57,13 +57,6 @@ def _own_classes(kind: type) -> Iterator[type]:
 def _files_of(classes: set[type]) -> Iterator[Any]:
     names = {base.__module__ for base in classes}
     return (sys.modules[name] for name in names if name in sys.modules)
-
-
-def _put_back(owner: Any, name: str, value: Any) -> None:
-    if value is _ABSENT:
-        delattr(owner, name)
-    else:
-        setattr(owner, name, value)
 
 
 def _changed(namespace: Any, before: dict[str, Any]) -> bool:
