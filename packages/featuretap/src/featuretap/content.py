@@ -169,10 +169,7 @@ class ModuleContent:
         yield from self.held.changes(may_grow=may_grow)
 
     def moved_state(
-        self,
-        module: nn.Module,
-        given: Container[str] = (),
-        others: Collection[Forward] = (),
+        self, module: nn.Module, given: Container[str], others: Collection[Forward]
     ) -> str:
         """Name what was changed and the next call of the forward of ``module`` would read.
 

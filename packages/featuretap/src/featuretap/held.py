@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -41,6 +41,7 @@ __all__ = [
     "tensors_in",
 ]
 
+_R = TypeVar("_R")
 # How deep containers and objects are looked into; what refers to itself is looked into once.
 DEPTH = 10
 # Loggers lead to all of the process, and note which levels are on.
@@ -182,20 +183,19 @@ def rewinder(value: Any) -> Rewinder | None:
 
 def copied_iterator(value: Iterator[Any]) -> Iterator[Any] | None:
     """Return an iterator that yields what ``value`` will yield; ``None`` if there can be none."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # itertools, since Python 3.12
-            return _rebuilt(value)
-    except (TypeError, AttributeError):
-        return None
+    return _if_possible(_rebuilt, value)
 
 
 def iterator_state(value: Iterator[Any]) -> Any:
     """Return how far an iterator is, to be compared; ``None`` if it cannot be looked at."""
+    return _if_possible(_state_of, value)
+
+
+def _if_possible(look: Callable[[Iterator[Any]], _R], value: Iterator[Any]) -> _R | None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return _state_of(value)
+            warnings.simplefilter("ignore", DeprecationWarning)  # itertools, since Python 3.12
+            return look(value)
     except (TypeError, AttributeError):
         return None
 

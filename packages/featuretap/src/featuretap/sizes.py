@@ -12,8 +12,8 @@ from .asking import RESIZES
 
 __all__ = ["Sizes", "tensors_in"]
 
-RESIZED = "the forward reads the size of a tensor that an operation on stand-ins may have resized"
-UNSIZED = (
+_RESIZED = "the forward reads the size of a tensor that an operation on stand-ins may have resized"
+_UNSIZED = (
     "the forward reads a size that follows from the values of a buffer, a parameter or a random "
     "number, or of what is computed of these or of the inputs; it may be another one in the next call"
 )
@@ -60,13 +60,13 @@ class Sizes:
 
         """
         if volatile and name in _PARTS and _has_number(volatile, name, args, kwargs):
-            return UNSIZED
+            return _UNSIZED
         if not (self._resized or self._unsized):
             return None
         tensor = id(args[0]) if args else 0
         if tensor in self._resized and name in _LOOKS_AT_SIZE | _LOOKS_AT_DIMENSIONS | _PARTS:
-            return RESIZED
-        return UNSIZED if tensor in self._unsized and name in _LOOKS_AT_SIZE | _PARTS else None
+            return _RESIZED
+        return _UNSIZED if tensor in self._unsized and name in _LOOKS_AT_SIZE | _PARTS else None
 
     def note(
         self, name: str, args: Any, kwargs: Any, volatile: Collection[int], result: Any

@@ -113,7 +113,7 @@ class Untouched:
         own = set_by_call(kind)
         return [name for name in content.changed_names() if name not in own]
 
-    def moved_state(self, module: nn.Module, given: Container[str] = ()) -> str:
+    def moved_state(self, module: nn.Module, given: Container[str]) -> str:
         """Name what was changed in ``module`` and the next call of its forward would read.
 
         A buffer, tensor or submodule that was exchanged, a number that is counted, a container that
