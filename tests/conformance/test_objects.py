@@ -30,6 +30,17 @@ class Slots:
         self.boxes = boxes
 
 
+class Private:
+    __slots__ = ("__boxes",)
+
+    def __init__(self, boxes):
+        self.__boxes = boxes
+
+    @property
+    def boxes(self):
+        return self.__boxes
+
+
 class Boxes(list):
     pass
 
@@ -65,6 +76,7 @@ KINDS = {
     "anything": (Anything, lambda found: found.boxes),
     "refuses": (lambda y: Refuses([y]), lambda found: found[0]),
     "slots": (Slots, lambda found: found.boxes),
+    "private slots": (Private, lambda found: found.boxes),
     "namespace": (lambda y: types.SimpleNamespace(boxes=y), lambda found: found.boxes),
     "deque": (lambda y: collections.deque([y], maxlen=2), lambda found: found[0]),
     "set": (lambda y: {y}, lambda found: next(iter(found))),
