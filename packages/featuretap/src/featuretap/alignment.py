@@ -1,4 +1,4 @@
-"""Which operation of one mode is which of the other, where both run in the same scope. Pure."""
+"""Which operation of one mode is which of the other, where both run in the same scope."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ __all__ = ["Untouched"]
 class Untouched:
     """Put a model back as it was: flags, attributes, registries, hooks, own random generators.
 
-    The content of tensors is guarded by :class:`RealTensorMode`, which sees every write.
+    The content of tensors is kept by :class:`.SavedTensors`, by whoever is about to write them.
     """
 
     def __init__(self, model: nn.Module) -> None:
