@@ -19,8 +19,9 @@ from featuretap.naming import Namer, join
 from ._compat import functorch_level
 from .dependents import Dependents
 from .going_on import Maker
+from .origins import Origin
 from .sinks import Sink
-from .tracked import Origin, Tracked, TrackedConstant, plain, track
+from .tracked import Tracked, TrackedConstant, plain, track
 
 __all__ = ["Nodes"]
 
@@ -125,9 +126,10 @@ class Nodes:
         """Be where the forward is."""
         self._module, self.scope, self._inside = module, scope or "", scope is not None
 
-    def _track(self, value: Any, *, is_of_leaf: bool = False) -> Any:
+    def _track(self, value: Any, origin: Origin | None = None, *, is_of_leaf: bool = False) -> Any:
         self.has_tracked = True
-        origin = self._origins.get(self.scope)
+        if origin is None:
+            origin = self._origins.get(self.scope)
         if origin is None:
             origin = self._origins[self.scope] = Origin(self, self.scope)
         tracked = track(value, origin, is_of_leaf=is_of_leaf)

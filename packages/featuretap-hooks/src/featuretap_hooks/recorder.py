@@ -29,10 +29,11 @@ from ._compat import (
 )
 from .instructions import formats_next, is_bookkeeping
 from .nodes import Nodes
+from .origins import Origin
 from .own_code import UNSEEN_WRITES
 from .program import counts, name_of_function
 from .sinks import Notes, Sink
-from .tracked import CONSTANTS, Origin, TrackedConstant, plain, track
+from .tracked import CONSTANTS, plain
 
 __all__ = ["Recorder"]
 
@@ -223,11 +224,9 @@ class Recorder(Nodes, TorchFunctionMode):
         is_owner_used = not self._dependents.is_read(args[0])
         is_parameter = id(args[0]) in self._dependents.parameters
         parameter = args[0] if is_parameter or not is_owner_used else None
-        self.has_tracked = True
-        tracked = track(value, Origin(self, self.scope, pending=True, parameter=parameter))
-        if isinstance(tracked, TrackedConstant):
-            self._dependents.remember(value, tracked, self.scope)
-        elif tracked is not value:
+        origin = Origin(self, self.scope, pending=True, parameter=parameter)
+        tracked = self._track(value, origin)
+        if tracked is not value:
             return tracked
         if formats_next(frame):
             # What is put into a text now can be given no marks.
