@@ -17,15 +17,7 @@ import torch.utils.checkpoint
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from featuretap._compat import (
-    compiled_module,
-    functions_wrapped_for_fx,
-    functorch_level,
-    is_compiled_in_place,
-    is_compiling,
-    no_torch_function,
-    storage_id,
-)
+from featuretap._compat import is_compiled_in_place
 from featuretap.indexing import is_method
 from featuretap.looking import is_a
 
@@ -36,35 +28,27 @@ __all__ = [
     "any_wrapped",
     "call_uncompiled",
     "calling_modules",
-    "compiled_module",
     "control_flow",
     "dynamo_callback",
     "dynamo_follows_exceptions",
-    "functions_wrapped_for_fx",
-    "functorch_level",
     "graph_target",
     "has_backward_hooks",
     "is_called_plainly",
     "is_checkpointing",
     "is_compiled_function",
-    "is_compiled_in_place",
-    "is_compiling",
     "is_jit_tracing",
     "is_met_by_dynamo",
     "kept_from_dynamo",
     "map_as_plain",
     "modes_are_on",
     "namespaces_of_operators",
-    "no_torch_function",
     "pop_mode",
     "push_mode",
     "registered_operators",
     "remove_hooks",
     "run_by_dynamo",
-    "storage_id",
     "take_out_modes",
 ]
-
 
 _CALL: types.CodeType = nn.Module.__call__.__code__
 

@@ -19,9 +19,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from featuretap._compat import functorch_level, no_torch_function
 from featuretap.structures import clone_or_detach, map_tensors, tensors_of
 
-from ._compat import functorch_level, no_torch_function
 from .going_on import Maker, is_only_name
 from .stored import Stored, Weights
 from .tracked import plain

@@ -19,15 +19,11 @@ from typing import Any, NoReturn
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from featuretap._compat import is_compiling
 from featuretap.modules import LeafRule, ModuleTree, has_own_call
 from featuretap.structures import copy_value
 
-from ._compat import (
-    dynamo_follows_exceptions,
-    is_compiling,
-    kept_from_dynamo,
-    run_by_dynamo,
-)
+from ._compat import dynamo_follows_exceptions, kept_from_dynamo, run_by_dynamo
 from .program import Program, counts, is_same
 
 __all__ = [

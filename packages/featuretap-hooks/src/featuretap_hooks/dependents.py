@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from featuretap._compat import no_torch_function, storage_id
 from featuretap.naming import join
 from featuretap.structures import tensors_of
 
-from ._compat import no_torch_function, storage_id
 from .instructions import spelled_out
 from .tracked import Tracked
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from featuretap import UntraceableModelError
+from featuretap._compat import storage_id
 from featuretap.alignment import aligned
 from featuretap.ambient import Ambient, GradientFlags, Gradients
 from featuretap.backends import Options
@@ -29,7 +30,7 @@ from featuretap.saved import SavedTensors, refuse_unmade
 from featuretap.structures import copy_value
 from featuretap.untouched import Untouched
 
-from . import _compat
+from ._compat import graph_target
 from .findings import Findings
 from .index import Index
 from .scopes import Calls, Part
@@ -110,9 +111,9 @@ class _SaveWritten(TorchFunctionMode):
         kwargs = kwargs or {}
         if func.__name__ == "__set__" and id(args[0]) in self._tree.tensor_names:
             self._saved.save(args[0])
-        for written in written_arguments(_compat.graph_target(func), args, kwargs):
+        for written in written_arguments(graph_target(func), args, kwargs):
             if isinstance(written, torch.Tensor):
-                for stored in self._tree.storages.get(_compat.storage_id(written), ()):
+                for stored in self._tree.storages.get(storage_id(written), ()):
                     self._saved.save(stored)
         return func(*args, **kwargs)
 

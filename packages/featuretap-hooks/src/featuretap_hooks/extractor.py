@@ -12,11 +12,12 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from featuretap._compat import is_compiling
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree, converts_itself
 from featuretap.placeholders import positions_of, with_fixed
 
-from ._compat import dynamo_callback, is_compiling, is_jit_tracing
+from ._compat import dynamo_callback, is_jit_tracing
 from .captures import Captures, Stop
 from .compiling import (
     BrokenGraphError,

@@ -13,16 +13,11 @@ from typing import Any
 
 from torch import nn
 
+from featuretap._compat import compiled_module, is_compiled_in_place, no_torch_function
 from featuretap.put_back import is_own_hook
 from featuretap.reading import forward_of, is_our_module
 
-from ._compat import (
-    compiled_module,
-    is_compiled_function,
-    is_compiled_in_place,
-    no_torch_function,
-    take_out_modes,
-)
+from ._compat import is_compiled_function, take_out_modes
 from .module_hooks import Around, ModuleHooks, unwatched
 
 __all__ = ["fast_paths", "is_compiled", "layers_that_take_note", "takes_note", "without_modes"]

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from featuretap._compat import functions_wrapped_for_fx
 from featuretap.backends import Options
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.naming import Namer, operation_name
 
-from ._compat import functions_wrapped_for_fx, namespaces_of_operators, registered_operators
+from ._compat import namespaces_of_operators, registered_operators
 from .fast_paths import takes_note
 from .index import Point, canonical, read_parameter
 from .mentioned import chains_of_names, mentioned_names

@@ -23,17 +23,10 @@ from typing import Any
 
 from torch import nn
 
-from featuretap._compat import hooks_of_every_module
+from featuretap._compat import hooks_of_every_module, is_compiled_in_place, is_compiling
 from featuretap.put_back import HookKey
 
-from ._compat import (
-    add_hooks,
-    has_backward_hooks,
-    is_called_plainly,
-    is_compiled_in_place,
-    is_compiling,
-    remove_hooks,
-)
+from ._compat import add_hooks, has_backward_hooks, is_called_plainly, remove_hooks
 from .copied_hooks import OwnHook
 from .wrapper import Watcher, Wrapper
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from featuretap._compat import functorch_level
 from featuretap.faithful import contains
 from featuretap.modules import ModuleTree
 from featuretap.naming import Namer, join
 
-from ._compat import functorch_level
 from .dependents import Dependents
 from .going_on import Maker
 from .origins import Origin

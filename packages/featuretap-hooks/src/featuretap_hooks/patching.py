@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from featuretap._compat import functions_wrapped_for_fx
 from featuretap.asking import ASKS_FOR_MODES
 from featuretap.backends import Options
 from featuretap.looking import ORIGINAL, original_of
@@ -24,7 +25,7 @@ from featuretap.modules import ModuleTree
 from featuretap.naming import operation_name
 from featuretap.reading import CachedFunction, forward_of, functions_of, is_ours, is_users, kinds_of
 
-from ._compat import control_flow, functions_wrapped_for_fx, is_compiled_function
+from ._compat import control_flow, is_compiled_function
 from .fast_paths import without_modes
 from .recorder import Recorder
 from .tracked import plain

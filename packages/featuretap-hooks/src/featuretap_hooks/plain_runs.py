@@ -14,18 +14,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from featuretap._compat import draws_random_numbers
+from featuretap._compat import draws_random_numbers, functorch_level, storage_id
 from featuretap.inplace import moves_in_training
 from featuretap.put_back import HookKey
 
-from ._compat import (
-    add_hooks,
-    call_uncompiled,
-    functorch_level,
-    modes_are_on,
-    remove_hooks,
-    storage_id,
-)
+from ._compat import add_hooks, call_uncompiled, modes_are_on, remove_hooks
 from .captures import Captures, Stop
 from .copied_hooks import OwnHook
 from .findings import Findings

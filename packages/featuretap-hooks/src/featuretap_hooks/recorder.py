@@ -14,19 +14,14 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from featuretap._compat import functorch_level, no_torch_function
 from featuretap.facts import writes_others, written_arguments
 from featuretap.faithful import contains
 from featuretap.modules import ModuleTree
 from featuretap.operations import iterates_a_tensor, name_of
 from featuretap.volatile import LOOKS_AT_VALUE
 
-from ._compat import (
-    calling_modules,
-    functorch_level,
-    graph_target,
-    is_checkpointing,
-    no_torch_function,
-)
+from ._compat import calling_modules, graph_target, is_checkpointing
 from .instructions import formats_next, is_bookkeeping
 from .nodes import Nodes
 from .origins import Origin

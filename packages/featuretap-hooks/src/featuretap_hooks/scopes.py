@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from featuretap._compat import functorch_level, is_compiling
 from featuretap.modules import LeafRule, has_own_call
 
-from ._compat import functorch_level, is_compiling, pop_mode, push_mode
+from ._compat import pop_mode, push_mode
 from .fast_paths import is_compiled, takes_note
 from .module_hooks import Around, ModuleHooks
 from .program import Places

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from featuretap._compat import no_torch_function, storage_id
 from featuretap.held import tensors_in
-
-from ._compat import no_torch_function, storage_id
 
 __all__ = ["Stored", "Weights"]
 

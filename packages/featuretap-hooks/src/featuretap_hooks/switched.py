@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from featuretap._compat import no_torch_function, storage_id
 from featuretap.ambient import Ambient
 from featuretap.untouched import Untouched
 
-from ._compat import no_torch_function, storage_id
 from .findings import Findings
 from .writable import GivenContainers, writable
 

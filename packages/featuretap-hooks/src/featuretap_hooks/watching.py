@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from featuretap._compat import functorch_level
 from featuretap.asked_types import types_shown
 from featuretap.indexing import hides_indexing, indexing_shown
 
-from ._compat import call_uncompiled, functorch_level, is_met_by_dynamo
+from ._compat import call_uncompiled, is_met_by_dynamo
 from .fast_paths import fast_paths
 from .findings import Findings
 from .going_on import Maker

@@ -11,12 +11,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from featuretap._compat import no_torch_function
 from featuretap.containers import copied, is_changed
 from featuretap.held import attributes, is_opened
 from featuretap.looking import is_a
 from featuretap.structures import tensors_of
-
-from ._compat import no_torch_function
 
 __all__ = ["GivenContainers", "TensorPlace", "Written", "named_places", "writable"]
 
