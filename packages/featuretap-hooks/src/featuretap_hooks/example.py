@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from featuretap.faithful import RandomState, foreign_random_state
 from featuretap.held import tensors_in
 from featuretap.held_content import content_of_given
 from featuretap.modules import ModuleTree, switch
+from featuretap.naming import without_counter
 from featuretap.outside import tensors_outside
 from featuretap.placeholders import positions_of, with_fixed
 from featuretap.reading import forward_of
@@ -41,7 +41,6 @@ __all__ = ["MODES", "Seen", "watch_example", "watch_modes"]
 MODES = ("train", "eval")
 # It switches the model's mode and puts it back; two threads must not do that to one model at once.
 _ONE_AT_A_TIME = threading.RLock()
-_COUNTER = re.compile(r"_[0-9]+$")
 
 
 class Seen:
@@ -86,7 +85,7 @@ class Seen:
     def _in_scope(self, scope: str) -> dict[str, tuple[str, ...]]:
         """Return what the operations of a scope are like, by name."""
         return {
-            name: (_COUNTER.sub("", name), *self.calls.constants.get(name, ()))
+            name: (without_counter(name), *self.calls.constants.get(name, ()))
             for name in self.index.names
             if name.rpartition(".")[0] == scope
         }

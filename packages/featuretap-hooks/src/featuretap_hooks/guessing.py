@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-import re
 from collections.abc import Callable, Iterable, Set
 from functools import cache
 from itertools import pairwise
@@ -21,7 +20,7 @@ from torch import nn
 from featuretap._compat import functions_wrapped_for_fx
 from featuretap.backends import Options
 from featuretap.modules import LeafRule, ModuleTree
-from featuretap.naming import Namer, operation_name
+from featuretap.naming import Namer, operation_name, without_counter
 
 from ._compat import namespaces_of_operators, registered_operators
 from .fast_paths import takes_note
@@ -32,7 +31,6 @@ from .patching import operations_at, places
 __all__ = ["Guess"]
 
 _SPECIAL = "*?["
-_COUNTER = re.compile(r"_[0-9]+$")
 
 
 class Guess:
@@ -109,7 +107,7 @@ class Guess:
         if self._chains is None:
             self._chains = chains_of_names(self._tree.paths.values())
         outer = next(closed for closed in self._closed if name.startswith(closed))
-        inside = _COUNTER.sub("", name[len(outer) :])
+        inside = without_counter(name[len(outer) :])
         start = next((n for n in reversed(outer[:-1].split(".")) if not n.isdigit()), "")
         steps = [start, *(step for step in inside.split(".") if not step.isdigit())]
         return self._chains.issuperset(pairwise(steps))
@@ -118,12 +116,12 @@ class Guess:
         tree = self._tree
         if not self._is_known(name):
             return False
-        if name in tree.paths or name in tree.parameters or _COUNTER.sub("", name) in tree.paths:
+        if name in tree.paths or name in tree.parameters or without_counter(name) in tree.paths:
             return True
         scope, _, operation = name.rpartition(".")
         if scope not in tree.paths or (scope and self._is_leaf(tree.paths[scope], scope)):
             return False
-        names = {operation, _COUNTER.sub("", operation)}
+        names = {operation, without_counter(operation)}
         known: list[Callable[[], Set[str]]] = [self._known, _registered, self._replaced]
         return any(not names.isdisjoint(found()) for found in known)
 

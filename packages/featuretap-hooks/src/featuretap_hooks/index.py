@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from featuretap.modules import ModuleTree
-from featuretap.naming import join
+from featuretap.naming import join, without_counter
 
 from .going_on import Maker
 
 __all__ = ["Index", "Point", "canonical", "read_parameter"]
-
-_COUNTER = re.compile(r"_[0-9]+$")
 
 
 class Point(NamedTuple):
@@ -116,4 +113,4 @@ def read_parameter(name: str, tree: ModuleTree) -> str:
     if scope not in tree.paths:
         return ""
     names = tree.read_names
-    return names.get(operation) or names.get(_COUNTER.sub("", operation), "")
+    return names.get(operation) or names.get(without_counter(operation), "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -11,13 +10,12 @@ from torch import nn
 
 from featuretap import NodeNotReachedError
 from featuretap.errors import nearest
+from featuretap.naming import without_counter
 
 from .example import watch_example
 from .findings import Findings
 
 __all__ = ["all_reached", "not_reached"]
-
-_COUNTER = re.compile(r"_[0-9]+$")
 
 
 def all_reached(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
@@ -41,7 +39,7 @@ def not_reached(
     # The other forward may have drawn other random numbers, and reached it.
     reached = [name for name in reached if name not in missing]
     # Its other calls come first: the call of this name may have raised.
-    again = [name for name in reached if _COUNTER.sub("", name) == asked[0]]
+    again = [name for name in reached if without_counter(name) == asked[0]]
     near = list(dict.fromkeys([*again[:1], *nearest(asked[0], reached)]))[:3]
     names = ", ".join(map(repr, near or reached[-3:])) or "none of the requested nodes"
     return NodeNotReachedError(

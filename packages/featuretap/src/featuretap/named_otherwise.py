@@ -6,17 +6,16 @@ see them; whoever watches the real forward does not, and counts the operations o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from .comparing import identical
+from .naming import without_counter
 
 __all__ = ["is_named_otherwise"]
 
-_COUNTER = re.compile(r"_[0-9]+$")
 # Ways to take a value out of a container or an object.
 _READS = frozenset("getitem getattr get pop keys values items".split())
 
@@ -55,5 +54,5 @@ def is_named_otherwise(recorded: Mapping[str, Any], real: Mapping[str, Any]) -> 
 def _by_kind(values: Mapping[str, Any]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for name, value in values.items():
-        found.setdefault(_COUNTER.sub("", name), []).append(value)
+        found.setdefault(without_counter(name), []).append(value)
     return found

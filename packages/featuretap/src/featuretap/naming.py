@@ -17,10 +17,11 @@ import itertools
 import re
 from collections.abc import Callable, Collection
 
-__all__ = ["AUGMENTED", "BINARY", "Namer", "join", "operation_name"]
+__all__ = ["AUGMENTED", "BINARY", "Namer", "join", "operation_name", "without_counter"]
 
 _CAMEL = re.compile(r"(?<=[a-z])([A-Z])")
 _ILLEGAL = re.compile(r"[^0-9a-zA-Z_]+")
+_COUNTER = re.compile(r"_[0-9]+$")
 
 # The operators that Python can also do in place, as ``torch.fx`` calls them.
 BINARY = "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split()
@@ -56,6 +57,15 @@ def operation_name(target: str | Callable[..., object]) -> str:
         name = AUGMENTED.get(name, name)
     name = _ILLEGAL.sub("_", _CAMEL.sub(r"_\1", name).lower())
     return f"_{name}" if name[:1].isdigit() else name
+
+
+def without_counter(name: str) -> str:
+    """Return what a name was made of, if it is that of a repeat.
+
+    >>> without_counter("layer1.0.add_2"), without_counter("layer1.0.add")
+    ('layer1.0.add', 'layer1.0.add')
+    """
+    return _COUNTER.sub("", name)
 
 
 class Namer:
