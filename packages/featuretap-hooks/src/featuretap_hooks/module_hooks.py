@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from sys import exc_info
 from threading import get_ident
-from types import TracebackType
 from typing import Any
 
 from torch import nn
@@ -82,24 +81,18 @@ class ModuleHooks:
         # ``torch.export`` stands proxies for modules, which a wrapped forward would not know.
         self._may_wrap = may_wrap and not is_compiling() and not any(hooks_of_every_module())
 
-    def after(
-        self, module: nn.Module, call: Callable[[Any], Any], fail: Callable[[], None]
-    ) -> None:
-        """Have ``call`` see what each call of ``module`` returns, and ``fail`` be told if it raises.
-
-        What ``call`` returns is exchanged for it, unless that is ``None``.
-        """
+    def after(self, module: nn.Module, watcher: Around) -> None:
+        """Have ``watcher``, which takes no note of arguments, see each call of ``module`` end."""
         name = sees_hooks(module, self._root)
         if name is not None:
-            self._wrap([(module, name, (self._thread, _Only(call, fail).call))])
+            self._wrap([(module, name, (self._thread, watcher.call))])
             return
         thread, is_proxied = self._thread, is_compiling()
 
         def hook(called: nn.Module, _args: Any, value: Any) -> Any:
             if get_ident() == thread and (called is module or is_proxied):
-                if value is not None or exc_info()[1] is None:
-                    return call(value)
-                fail()
+                raised = value is None and exc_info()[1] is not None
+                return watcher.after(module, value, raised=raised)
             return None
 
         self._add(module, None, hook)
@@ -176,12 +169,7 @@ class ModuleHooks:
         _ACTIVE.hooks.append(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -245,17 +233,6 @@ def sees_hooks(module: nn.Module, root: nn.Module | None = None) -> str | None:
     if has_backward_hooks(module) and not is_compiling():
         return "_call_impl"
     return "forward" if isinstance(module, _LOOKS_FOR_HOOKS) else None
-
-
-class _Only(Around):
-    """Tells a function what was returned, and another of a failure."""
-
-    def __init__(self, call: Callable[[Any], Any], fail: Callable[[], None]) -> None:
-        self._returned = call
-        self._failed = fail
-
-    def after(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
-        return self._failed() if raised else self._returned(value)
 
 
 # What a module has for a ``forward`` of its own where that is its class's, watched or not.

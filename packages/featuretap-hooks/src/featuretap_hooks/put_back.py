@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from types import TracebackType
 from typing import Any, Protocol
 
 from torch import nn
@@ -121,20 +120,15 @@ class PutBack:
                 names = own.names & module._parameters.keys()
                 yield from ((path, "_parameters", name) for name in names)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         # An extractor around this one has all it wants, or a checkpoint: that is no failure.
         is_over = isinstance(error, Stop) or ends_recomputation(error)
-        if kind is not None and not is_over:
+        if error is not None and not is_over:
             self._undo.restore()
             self._restore_foreign()
             for other in (self._contents, *self._others, self._kept):
                 other.restore()
-        elif kind is None and self._plan.moving is None:
+        elif error is None and self._plan.moving is None:
             self._plan.draws = self._undo.drew
             moved = {(id(registry), name) for registry, name in self._undo.moved()}
             paths = self._found.tree.paths

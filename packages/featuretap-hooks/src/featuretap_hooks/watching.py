@@ -136,23 +136,20 @@ def _run_watched(
             make_plain(found.storing, given)
 
 
-class _FirstReturned:
+class _FirstReturned(Around):
     """Takes what the first call of a module returned, where that is the first to end."""
 
-    __slots__ = ("_failed", "_module", "_path", "_take")
+    __slots__ = ("_failed", "_path", "_take")
 
-    def __init__(self, path: str, module: nn.Module, take: Take) -> None:
+    def __init__(self, path: str, take: Take) -> None:
         self._path = path
-        self._module = module
         self._take = take
         self._failed = False
 
-    def __call__(self, value: Any) -> Any:
-        return None if self._failed else self._take(self._path, value, self._module)
-
-    def fail(self) -> None:
-        """Be told that a call raised, the first one if none returned before it."""
-        self._failed = True
+    def after(self, module: nn.Module, value: Any, *, raised: bool) -> Any:
+        # The first one, if none returned before it.
+        self._failed = self._failed or raised
+        return None if self._failed else self._take(self._path, value, module)
 
 
 class _FirstCall(Around):
@@ -202,6 +199,5 @@ def watch_modules(
             if careful or path in nested:
                 hooks.around(module, _FirstCall(path, take, nested))
             else:
-                first = _FirstReturned(path, module, take)
-                hooks.after(module, first, first.fail)
+                hooks.after(module, _FirstReturned(path, take))
         yield
