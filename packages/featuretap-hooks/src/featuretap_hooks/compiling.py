@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
@@ -181,11 +182,12 @@ def problem_of(extractor: Any, program: Program) -> str:
     return program.problem
 
 
-def run_uncompiled(extractor: Any, problem: str, args: Any, kwargs: Any) -> Any:
+def run_uncompiled(extractor: Any, problem: str, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
     """Break the graph and watch the real forward; with ``fullgraph=True`` dynamo says ``problem``."""
     holder = extractor._compiled_holder
     _prepare_break(holder.key, problem)
-    return holder.watched(extractor, args, kwargs)
+    features: OrderedDict[str, Any] = holder.watched(extractor, args, kwargs)
+    return features
 
 
 @run_by_dynamo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -36,6 +37,8 @@ from .signatures import with_signature
 __all__ = ["HooksExtractor"]
 
 _NOT_COMPILED = "torch.compile has left this forward to be run as it is"
+# What a copy takes over as it is.
+_KEPT_OPTIONS = ("early_stop", "missing", "leaf_modules", "concrete_args", "autowrap_functions")
 
 
 class HooksExtractor(Forwards):
@@ -150,7 +153,7 @@ class HooksExtractor(Forwards):
             return self._exported(args, kwargs)
         if dynamo_callback():
             # It would compile what watches, frame by frame.
-            return run_uncompiled(self, _NOT_COMPILED, args, kwargs)  # type: ignore[no-any-return]
+            return run_uncompiled(self, _NOT_COMPILED, args, kwargs)
         return self._watched(args, kwargs)
 
     def _compiled(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
@@ -158,8 +161,7 @@ class HooksExtractor(Forwards):
         program = self._programs[self._mode]
         problem = problem_of(self, program)
         if problem:
-            uncompiled: OrderedDict[str, Any] = run_uncompiled(self, problem, args, kwargs)
-            return uncompiled
+            return run_uncompiled(self, problem, args, kwargs)
         try:
             values = run_compiled(self, program, args, kwargs)
         except BrokenGraphError:
@@ -167,8 +169,7 @@ class HooksExtractor(Forwards):
             mode = self._mode
             if not may_run_again(self._plans[mode], self._prepared[mode], self._found):
                 raise
-            watched: OrderedDict[str, Any] = run_uncompiled(self, program.problem, args, kwargs)
-            return watched
+            return run_uncompiled(self, program.problem, args, kwargs)
         features = OrderedDict()
         for name, value in values.items():
             for key in program.keys[name]:
@@ -217,34 +218,16 @@ class HooksExtractor(Forwards):
         return _rebuild, (self._state(),)
 
     def _state(self) -> dict[str, Any]:
-        state = vars(self)
-        names = ("_model", "_plans", "_part")
-        options = state["_options"]
+        state, options = vars(self), self._options
         return {
-            **{name: state[name] for name in names},
-            "early_stop": options.early_stop,
-            "missing": options.missing,
-            "leaf_modules": options.leaf_modules,
-            "concrete_args": options.concrete_args,
-            "autowrap_functions": options.autowrap_functions,
+            **{name: state[name] for name in ("_model", "_plans", "_part")},
+            **{name: getattr(options, name) for name in _KEPT_OPTIONS},
             "autowrap_modules": [module.__name__ for module in options.autowrap_modules],
         }
 
 
 def _rebuild(state: dict[str, Any]) -> HooksExtractor:
-    import importlib
-
-    options = Options(
-        early_stop=state["early_stop"],
-        missing=state["missing"],
-        leaf_modules=state["leaf_modules"],
-        concrete_args=state["concrete_args"],
-        autowrap_functions=state["autowrap_functions"],
-        autowrap_modules=tuple(map(importlib.import_module, state["autowrap_modules"])),
-    )
-    return HooksExtractor(
-        state["_model"],
-        state["_plans"],
-        options,
-        part=state["_part"],
-    )
+    modules = tuple(map(importlib.import_module, state["autowrap_modules"]))
+    kept = {name: state[name] for name in _KEPT_OPTIONS}
+    options = Options(**kept, autowrap_modules=modules)
+    return HooksExtractor(state["_model"], state["_plans"], options, part=state["_part"])

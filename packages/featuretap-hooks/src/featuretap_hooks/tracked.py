@@ -9,6 +9,7 @@ When the forward is over they are inert.
 
 from __future__ import annotations
 
+import copy
 import operator
 import sys
 from collections.abc import Callable, Iterator
@@ -47,8 +48,6 @@ class Tracked:
         return (kind, (value,)) if kind in _COPIES_ITSELF else value.__reduce_ex__(protocol)
 
     def __deepcopy__(self, memo: Any) -> Any:
-        import copy
-
         return copy.deepcopy(plain(self), memo)
 
     # fx makes a node of an attribute that is put into a text, and none of the text.

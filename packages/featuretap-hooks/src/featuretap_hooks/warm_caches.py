@@ -12,6 +12,7 @@ after the model has run. What was cached before is there again afterwards.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -59,8 +60,6 @@ class _Cold(dict):  # type: ignore[type-arg]
         return len(self._of_this_thread)
 
     def __deepcopy__(self, memo: Any) -> Any:
-        import copy
-
         return copy.deepcopy(self.cached, memo)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
