@@ -72,44 +72,43 @@ class HooksBackend:
         self, model: nn.Module, plans: Mapping[str, Plan], options: Options
     ) -> dict[str, nn.Module | None] | None:
         """Look the requests up in watched forwards; return the modules that these needed."""
-        found = watch_modes(model, options)
+        modes = watch_modes(model, options).items()
+        found = {mode: seen for mode, seen in modes if isinstance(seen, Seen)}
         same = plans["train"].request is plans["eval"].request
         ran: set[str] = set()
         is_whole = False
         for mode, seen in found.items():
-            if isinstance(seen, Seen):
-                other = found["eval" if mode == "train" else "train"]
-                another = other if isinstance(other, Seen) else None
-                if seen.drew and another is not None:
-                    # LayerDrop: what was left out this time may run the next.
-                    seen.index.other = another.index
-                seen.index.may_miss = options.missing == "skip"
-                try:
-                    plans[mode].resolve(seen.index, mode, another.index if another else None)
-                except NodeNotFoundError as error:
-                    if _is_unreached(model, error.name, found.values()):
-                        raise not_reached(model, {error.name}, list(seen.index.names)) from None
-                    raise
-                plans[mode].calls = seen.calls
-                keys = plans[mode].keys or ()
-                # Of what the example did not reach, nobody knows after what it runs.
-                is_whole = is_whole or any(map(seen.index.misses, keys))
-                ran |= seen.ran_before(keys)
-                if seen.drew and another is not None:
-                    ran |= another.ran_before(keys)
-        if same and not options.suppress_diff_warning:
+            other = found.get("eval" if mode == "train" else "train")
+            if seen.drew and other is not None:
+                # LayerDrop: what was left out this time may run the next.
+                seen.index.other = other.index
+            seen.index.may_miss = options.missing == "skip"
+            try:
+                plans[mode].resolve(seen.index, mode, other.index if other else None)
+            except NodeNotFoundError as error:
+                if _is_unreached(model, error.name, found.values()):
+                    raise not_reached(model, {error.name}, list(seen.index.names)) from None
+                raise
+            plans[mode].calls = seen.calls
+            keys = plans[mode].keys or ()
+            # Of what the example did not reach, nobody knows after what it runs.
+            is_whole = is_whole or any(map(seen.index.misses, keys))
+            ran |= seen.ran_before(keys)
+            if seen.drew and other is not None:
+                ran |= other.ran_before(keys)
+        if same and len(found) == len(MODES) and not options.suppress_diff_warning:
             _warn_of_two_meanings(found, plans)
         return None if is_whole or not options.early_stop else needed_part(model, ran)
 
 
-def _is_unreached(model: nn.Module, name: str, found: Iterable[Seen | Exception]) -> bool:
+def _is_unreached(model: nn.Module, name: str, found: Iterable[Seen]) -> bool:
     """Say whether ``name`` is a module that no forward came to, and that is in no leaf."""
     tree = ModuleTree(model)
     if name not in tree.paths or not _is_called(tree, name):
         return False
     parts = name.split(".")
     above = {".".join(parts[:depth]) for depth in range(1, len(parts))}
-    indices = [seen.index for seen in found if isinstance(seen, Seen)]
+    indices = [seen.index for seen in found]
     # Of a module whose other methods run, the path is no node.
     recorded = [node for index in indices for node in (*index.names, *index.calls)]
     return not any(node == name or node.startswith(f"{name}.") for node in recorded) and not any(
@@ -117,14 +116,12 @@ def _is_unreached(model: nn.Module, name: str, found: Iterable[Seen | Exception]
     )
 
 
-def _warn_of_two_meanings(found: Mapping[str, Seen | Exception], plans: Mapping[str, Plan]) -> None:
+def _warn_of_two_meanings(found: Mapping[str, Seen], plans: Mapping[str, Plan]) -> None:
     """Warn, by name, where one name is another operation in train than in eval."""
-    train, evaluate = found["train"], found["eval"]
-    if isinstance(train, Seen) and isinstance(evaluate, Seen):
-        both = [plans[mode].keys or {} for mode in MODES]
-        for name in both[0].keys() & both[1].keys():
-            if not train.agrees(evaluate, name):
-                warn_of_two_operations(name)
+    both = [plans[mode].keys or {} for mode in MODES]
+    for name in both[0].keys() & both[1].keys():
+        if not found["train"].agrees(found["eval"], name):
+            warn_of_two_operations(name)
 
 
 def _is_called(tree: ModuleTree, path: str) -> bool:

@@ -66,10 +66,8 @@ class Index:
 
     def find(self, name: str) -> Point | None:
         """Return the point called ``name``, by any path of its module."""
+        name = canonical(name, self._tree)
         point = self.names.get(name) or self.calls.get(name)
-        if point is None:
-            name = canonical(name, self._tree)
-            point = self.names.get(name) or self.calls.get(name)
         if point is None and self.other is not None:
             found = self.other.names.get(name) or self.other.calls.get(name)
             point = found and found._replace(position=len(self))

@@ -40,14 +40,13 @@ def _bare(value: Any, depth: int, seen: set[int]) -> Any:
         return plain(value)
     if not depth or id(value) in seen or not is_opened(value):
         return value
-    if not is_a(value, (tuple, frozenset)):
-        seen.add(id(value))
     if is_a(value, (tuple, frozenset)):
         before = items_of(value)
         items = [_bare(item, depth - 1, seen) for item in before]
         if any(bare is not item for bare, item in zip(items, before, strict=True)):
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         return value
+    seen.add(id(value))
     if is_a(value, dict):
         _change_dict(value, depth - 1, seen)
     elif is_a(value, (list, deque)):

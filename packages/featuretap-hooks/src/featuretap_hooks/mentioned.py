@@ -17,7 +17,14 @@ from torch import nn
 
 from featuretap.containers import CONTAINERS, items_of
 from featuretap.looking import attributes_of, has_attributes, is_a
-from featuretap.reading import by_code, codes_in, forward_of, instructions_of, steps_of
+from featuretap.reading import (
+    by_code,
+    codes_in,
+    forward_of,
+    instructions_of,
+    steps_of,
+    variables_of,
+)
 
 __all__ = ["chains_of_names", "mentioned_names"]
 
@@ -80,8 +87,7 @@ def _in_a_function(function: types.FunctionType, names: set[str]) -> Iterator[An
     mentioned = _names_in(function.__code__)
     names |= mentioned
     yield from (function.__defaults__, function.__kwdefaults__, vars(function))
-    for cell in function.__closure__ or ():
-        yield from _content(cell)
+    yield from variables_of(function).values()
     spaces, seen = [function.__globals__], set()
     while spaces:
         space = spaces.pop()
@@ -92,13 +98,6 @@ def _in_a_function(function: types.FunctionType, names: set[str]) -> Iterator[An
                 yield value
             elif not _is_librarys(value.__name__) and id(vars(value)) not in seen:
                 spaces.append(vars(value))
-
-
-def _content(cell: types.CellType) -> Iterator[Any]:
-    try:
-        yield cell.cell_contents
-    except ValueError:
-        return
 
 
 @by_code
