@@ -124,7 +124,7 @@ class _Facts(NamedTuple):
     sets_outside: bool
 
 
-def _switches_unseen(names: set[str], sets: set[str]) -> bool:
+def _switches_unseen(names: frozenset[str], sets: frozenset[str]) -> bool:
     is_named = not (names.isdisjoint(_SWITCHES_UNSEEN) and sets.isdisjoint(_SWITCHED))
     return is_named or any(words <= names for words in _SWITCHES_OF)
 
@@ -142,47 +142,42 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
     for name in list(by_name):
         if name == "forward" or (name.startswith("__") and name.endswith("__")):
             waiting += by_name.pop(name)
-    seen: set[Any] = set()
-    names: set[str] = set()
+    read: dict[types.FunctionType, _Facts] = {}
     setters: set[type] = set()
-    sets: set[str] = set()
-    stores_elsewhere = fills = sets_back = sets_other_back = in_place = sets_outside = False
+    stores_elsewhere = False
     while waiting:
         kind, function = waiting.pop()
         facts = _facts(function.__code__)
         if facts.sets_own and kind is not None:
             setters.add(kind)
         stores_elsewhere |= facts.sets_other or (facts.sets_own and kind is None)
-        if function in seen:
+        if function in read:
             continue
-        seen.add(function)
-        fills |= facts.fills
-        names |= facts.names
-        sets |= facts.sets
-        sets_back |= facts.sets_back
-        sets_other_back |= facts.sets_other_back
-        in_place |= facts.in_place
-        sets_outside |= facts.sets_outside
+        read[function] = facts
         for name in facts.names:
             waiting += by_name.pop(name, ())
         waiting += [(None, called) for called in _called_by_name(function, facts.names)]
-    unseen = sets_other_back or _switches_unseen(names, sets)
+    all_facts = read.values()
+    names = frozenset[str]().union(*(facts.names for facts in all_facts))
+    sets = frozenset[str]().union(*(facts.sets for facts in all_facts))
+    unseen = any(facts.sets_other_back for facts in all_facts) or _switches_unseen(names, sets)
     # What these find outside of the modules is not looked at.
     unseen |= any(_changes_outside(_facts(kept.__code__)) for kept in _kept_functions(modules))
+    switches = unseen or any(facts.sets_back for facts in all_facts)
+    in_place = any(facts.in_place for facts in all_facts)
     stores_elsewhere |= not names.isdisjoint(_SETS)
-    fills |= not names.isdisjoint(CHANGES_CONTAINERS)
     return OwnCode(
-        not names.isdisjoint(UNSEEN_WRITES),
-        frozenset(setters),
-        stores_elsewhere,
-        fills,
-        sets_back or unseen or not names.isdisjoint(_SWITCHES),
-        unseen,
-        _may_write_weights(modules, names, in_place),
-        in_place or any(map(_is_in_place, names)),
-        stores_elsewhere or fills or sets_outside or "set" in names,
-        not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
-        frozenset(names),
+        writes_unseen=not names.isdisjoint(UNSEEN_WRITES),
+        setters=frozenset(setters),
+        stores_elsewhere=stores_elsewhere,
+        fills=any(map(_fills, all_facts)),
+        switches=switches or not names.isdisjoint(_SWITCHES),
+        switches_unseen=unseen,
+        writes_weights=_may_write_weights(modules, names, in_place),
+        writes_tensors=in_place or any(map(_is_in_place, names)),
+        changes_outside=stores_elsewhere or any(map(_changes_outside, all_facts)),
+        rewires=not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
+        names=names,
     )
 
 
@@ -195,7 +190,7 @@ def _is_filled(value: Any) -> bool:
     return any(map(_is_filled, value)) if isinstance(value, tuple) else is_opened(value)
 
 
-def _may_write_weights(modules: list[nn.Module], names: set[str], in_place: bool) -> bool:
+def _may_write_weights(modules: list[nn.Module], names: frozenset[str], in_place: bool) -> bool:
     """Say so of code that names these things: most models do not, and are spared looking."""
     if not names.isdisjoint(_CONVERTS | _UNGUARDED) or any(map(_is_in_place, names)):
         return True
@@ -245,9 +240,12 @@ def _kept_functions(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType
                     yield from _functions(function)
 
 
+def _fills(facts: _Facts) -> bool:
+    return facts.fills or not facts.names.isdisjoint(CHANGES_CONTAINERS)
+
+
 def _changes_outside(facts: _Facts) -> bool:
-    fills = facts.fills or not facts.names.isdisjoint(CHANGES_CONTAINERS)
-    return fills or facts.sets_outside or "set" in facts.names
+    return _fills(facts) or facts.sets_outside or "set" in facts.names
 
 
 def _functions(value: Any) -> Iterator[types.FunctionType]:
