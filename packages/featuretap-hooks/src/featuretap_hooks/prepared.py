@@ -32,14 +32,7 @@ class Prepared:
 
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        found: Findings,
-        *,
-        whole: bool,
-        stop: bool,
-    ) -> None:
+    def __init__(self, plan: Plan, found: Findings, *, whole: bool, stop: bool) -> None:
         tree = found.tree
         self.watch = Watch.of(plan.keys or (), tree, found.inputs)
         self.outputs = [(path, tree.paths[path]) for path in self.watch.outputs if path]

@@ -48,7 +48,7 @@ class Recorder(Nodes, TorchFunctionMode):
     """
 
     def __init__(
-        self, tree: ModuleTree, sink: Sink, *, confined: bool = False, notes: Notes | None = None
+        self, tree: ModuleTree, sink: Sink, *, confined: bool, notes: Notes | None
     ) -> None:
         TorchFunctionMode.__init__(self)
         Nodes.__init__(self, tree, sink, confined=confined)

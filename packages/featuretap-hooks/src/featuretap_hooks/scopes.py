@@ -117,10 +117,7 @@ class Scopes:
     """
 
     def __init__(
-        self,
-        recorder: Recorder,
-        scopes: frozenset[str] | None = None,
-        calls: Calls | None = None,
+        self, recorder: Recorder, scopes: frozenset[str] | None, calls: Calls | None
     ) -> None:
         self.recorder = recorder
         self._scopes = scopes
