@@ -124,3 +124,40 @@ def test_N4_a_layer_that_was_exchanged_is_counted_as_the_one_before():
                 if "lin_1" in request:
                     assert torch.equal(features["lin_1"], model.lin(model.lin(X)))
             model.lin = nn.Linear(4, 4)
+
+
+class CountsItsCalls(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+        self.kept = [torch.zeros(1)]
+
+    def forward(self, x):
+        self.calls.add_(1)
+        self.kept[0].add_(1)
+        return x + 1
+
+
+class FailsForNegatives(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part = Doubles()
+
+    def forward(self, x):
+        y = self.part(x) * 2
+        if x.sum() < 0:
+            raise ValueError("negative")
+        return y
+
+
+def test_M5_what_an_exchanged_layer_keeps_is_put_back_after_a_failure():
+    model = FailsForNegatives().eval()
+    extractor = create_feature_extractor(model, ["part", "mul", ""])
+    for _ in range(2):
+        extractor(X)
+    model.part = CountsItsCalls()
+    for _ in range(2):
+        extractor(X)
+    with pytest.raises(ValueError, match="negative"):
+        extractor(-X)
+    assert (model.part.calls, model.part.kept[0]) == (2, 2)

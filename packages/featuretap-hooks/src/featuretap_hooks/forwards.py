@@ -87,11 +87,14 @@ class Forwards(nn.Module):
     def _watched(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         # Another thread may switch the mode meanwhile.
         mode = "train" if self._model.training else "eval"
-        if active_recorder() is not None:
-            return self._run(mode, args, kwargs, None)
         plan, prepared, grad = self._plans[mode], self._prepared[mode], torch.is_grad_enabled()
-        if grad in plan.overwritten and is_quiet(plan, prepared, self._found):
+        is_inside = active_recorder() is not None
+        if not is_inside and grad in plan.overwritten and is_quiet(plan, prepared, self._found):
             return self._run_quiet(plan, prepared, args, kwargs, grad=grad)
+        if not prepared.is_current:
+            self._begin_anew()
+        if is_inside:
+            return self._run(mode, args, kwargs, None)
         may_end = self._may_stop(plan)
         with PutBack(plan, self._found, (args, kwargs), may_end=may_end) as before:
             return self._run(mode, args, kwargs, before)
@@ -147,8 +150,6 @@ class Forwards(nn.Module):
     ) -> OrderedDict[str, Any]:
         """Do a forward; ``before`` is what the model was, if anybody has looked."""
         plan = self._plans[mode]
-        if not self._prepared[mode].is_current:
-            self._begin_anew()
         if plan.keys is None:
             seen = watch_example(self._found, args, kwargs)
             plan.resolve(seen.index, mode)

@@ -85,11 +85,7 @@ class Plan:
 
     def forget(self) -> None:
         """Forget what forwards have shown, because the model is another one now."""
-        self.overwritten, self.retained = {}, set()
-        self.calls, self.nested, self.moving, self.must_end = None, set(), None, False
-        self.returning, self.staying = set(), set()
-        self.draws = self.draws_elsewhere = self.moves_outside = True
-        self.leaves_nothing = False
+        vars(self).update(vars(Plan(self.request, self.keys, self.names_to_keys)))
 
     def _take(self, selection: Selection) -> None:
         self.names_to_keys = selection.names_to_keys
@@ -140,7 +136,7 @@ class Watch:
         tree: ModuleTree,
         *,
         stop: bool,
-        retained: Iterable[str] = (),
+        retained: Iterable[str],
     ) -> Program:
         """Say the same to dynamo."""
         others = [name for name in self.names if name not in {*self.outputs, *self.inputs}]
