@@ -13,14 +13,15 @@ import featuretap
 from zoo import ZOO, NestedScopes, ReusedModules, TrainEvalBranch
 
 
-def test_E1_an_unknown_name_shows_the_nearest_and_how_to_list(extract):
+def test_E1_an_unknown_name_shows_the_nearest_and_how_to_list(extract, backend):
     with pytest.raises(featuretap.NodeNotFoundError) as caught:
         extract(NestedScopes(), "stage.0.lim")
     assert isinstance(caught.value, ValueError)
     assert caught.value.suggestions[0] == "stage.0.lin"
+    listing = "model" if backend == "fx" else "model, example_args=..."
     assert str(caught.value) == (
         "'stage.0.lim' is no node of the model. Did you mean 'stage.0.lin' or "
-        "'stage.1.lin' or 'stage.0'? get_graph_node_names(model) lists all nodes; a module's path "
+        f"'stage.1.lin' or 'stage.0'? get_graph_node_names({listing}) lists all nodes; a module's path "
         "names what it returns"
     )
 
@@ -52,7 +53,8 @@ class HoldsLists(nn.Module):
 
 @pytest.mark.parametrize(("name", "nearest"), [("body.2", "body.1"), ("heads", "heads.a")])
 def test_E1_a_list_of_modules_is_never_called(extract, name, nearest):
-    expected = f"^'{name}' is no node of the model. Did you mean '{nearest}'"
+    uncalled = ": the forward does not call this ModuleDict" if name == "heads" else ""
+    expected = f"^'{name}' is no node of the model{uncalled}. Did you mean '{nearest}'"
     with pytest.raises(featuretap.NodeNotFoundError, match=expected):
         extract(HoldsLists(), name)
     with pytest.raises(featuretap.NodeNotFoundError, match="no module of type ModuleList is"):
@@ -84,9 +86,61 @@ def test_E3_wrong_types_show_the_offending_entry(extract, request_):
         extract(NestedScopes(), request_)
 
 
+class HasASpare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin, self.spare = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.lin(x)
+
+
+@pytest.mark.only("fx", why="hooks say so when it was not reached")
+def test_E1_a_module_that_is_never_called_is_said_to_be_one(extract):
+    with pytest.raises(featuretap.NodeNotFoundError) as caught:
+        extract(HasASpare(), "spare")
+    text = "'spare' is no node of the model: the forward does not call this Linear."
+    assert str(caught.value).startswith(text)
+
+
+@pytest.mark.only("fx", why="hooks look into every module")
+def test_E1_what_is_inside_of_a_module_that_fx_cannot_look_into_says_why(extract):
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4)))
+    model[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(featuretap.NodeNotFoundError) as caught:
+        extract(model, "0.0")
+    assert str(caught.value) == (
+        "'0.0' is no node of the model: it is inside of '0', which is one node because fx cannot look "
+        "into it: Sequential has hooks, which must run with real tensors. Did you mean '0'? "
+        "backend='hooks' looks into it"
+    )
+
+
+@pytest.mark.parametrize("request_", [nn.Linear(1, 1), [nn.Linear(1, 1)]])
+def test_E3_a_module_is_shown_shortly_and_how_to_ask_for_it(extract, request_):
+    with pytest.raises(
+        TypeError, match=r"this Linear is a module, .* by its path, .* by \{Linear\}$"
+    ):
+        extract(NestedScopes(), request_)
+
+
+def test_E3_a_number_is_no_name_of_a_layer(extract):
+    with pytest.raises(TypeError, match="names are strings: '0'$"):
+        extract(nn.Sequential(nn.Linear(4, 4)), [0])
+
+
+def test_E3_an_argument_that_does_not_exist_cannot_be_fixed(extract, names_of):
+    text = "concrete_args names 'y', which is no argument of the model's forward; it takes 'x'$"
+    for ask in (names_of, lambda model, **given: extract(model, "lin", **given)):
+        with pytest.raises(ValueError, match=text):
+            ask(HasASpare(), concrete_args={"y": 1})
+
+
 @pytest.mark.parametrize("request_", [[["mul"]], {int}, int, [nn.Linear(1, 1)], [{"a": "b"}]])
 def test_E3_an_entry_that_is_no_name_and_no_module_type_is_shown(extract, request_):
-    with pytest.raises(TypeError, match="is neither a node name nor a module type"):
+    with pytest.raises(
+        TypeError, match="is neither a node name nor a module type|which is neither"
+    ):
         extract(NestedScopes(), request_)
 
 

@@ -243,3 +243,21 @@ def test_V4_values_that_cannot_be_compared_are_said_to_be_unknown(extract):
         report = featuretap.verify(extractor, model, {"x": x})
     assert [check.equal for check in report] == [None]
     assert "cannot be compared" in str(report)
+
+
+def test_V4_a_report_that_compared_nothing_is_not_equal():
+    extractor = featuretap.create_feature_extractor(Adds().eval(), "lin", backend="fx")
+    report = featuretap.verify(extractor, nn.Sequential(nn.Linear(4, 4)).eval(), X)
+    assert [check.equal for check in report] == [None]
+    assert not report.equal
+    with pytest.raises(featuretap.DifferentValuesError, match="no node could be compared"):
+        report.raise_if_different()
+
+
+def test_V4_what_is_no_extractor_cannot_be_verified():
+    model = Adds().eval()
+    extractor = featuretap.create_feature_extractor(model, "lin", backend="fx")
+    with pytest.raises(
+        TypeError, match="^Adds is no extractor: pass what create_feature_extractor"
+    ):
+        featuretap.verify(model, extractor, X)

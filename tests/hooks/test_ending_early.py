@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import featuretap
 from featuretap_hooks import create_feature_extractor
 from zoo import WithoutForward
 
@@ -161,3 +162,32 @@ def test_C1_a_forward_that_counts_its_calls_for_good_ends_early():
         for _ in range(3):
             extractor(X)
     assert (net.calls, net.total.item(), net.seen) == (4, 4.0, [2, 2, 2, 2])
+
+
+class NormsLate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return self.norm(self.lin(x) + 1)
+
+
+@pytest.mark.parametrize("names", [["lin"], ["lin", "add"], {nn.Linear}, "l*"])
+def test_C1_a_mode_that_fails_on_the_example_ends_early_all_the_same(names):
+    # Normalisation of a single sample is an error in train mode, after the last requested node.
+    model, x = NormsLate().eval(), torch.ones(1, 4)
+    extractor = create_feature_extractor(model, names, example_args=(x,))
+    extractor.train()
+    if isinstance(names, list):
+        assert torch.equal(extractor(x)["lin"], model.lin(x))
+    else:
+        # What a type or a glob stands for only a whole forward shows.
+        with pytest.raises(ValueError, match="more than 1 value"):
+            extractor(x)
+    assert torch.equal(extractor.eval()(x)["lin"], model.lin(x))
+
+
+def test_E1_a_name_is_looked_up_in_the_mode_that_runs_on_the_example():
+    with pytest.raises(featuretap.NodeNotFoundError, match="'nrom' is no node .*'norm'"):
+        create_feature_extractor(NormsLate(), "nrom", example_args=(torch.ones(1, 4),))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,8 +13,7 @@ from featuretap import NodeNames, NodeNotFoundError
 from featuretap.alignment import warn_of_two_operations
 from featuretap.backends import Options, load_backend
 from featuretap.extractor import FeatureExtractor
-from featuretap.modules import LeafRule, ModuleTree, signature_of
-from featuretap.placeholders import check_argument_names
+from featuretap.modules import LeafRule, ModuleTree
 
 from .example import MODES, Seen, watch_modes
 from .extractor import HooksExtractor
@@ -57,15 +57,12 @@ class HooksBackend:
         if isinstance(model, FeatureExtractor):
             # What runs is generated code: where its operations are from, only the graph knows.
             return load_backend("fx").extractor(model, requests, options)
-        check_argument_names(signature_of(model), options.concrete_args)
         plans = {mode: Plan(requests[mode]) for mode in MODES}
         part: dict[str, nn.Module | None] | None = None
         if options.has_example:
             part = self._resolve(model, plans, options)
         else:
-            guess = Guess(ModuleTree(model), LeafRule(options.leaf_modules), options)
-            for mode, plan in plans.items():
-                plan.guess(guess, mode)
+            _guess(model, plans, options)
         return HooksExtractor(model, plans, options.without_example(), part=part)
 
     def _resolve(
@@ -74,6 +71,10 @@ class HooksBackend:
         """Look the requests up in watched forwards; return the modules that these needed."""
         modes = watch_modes(model, options).items()
         found = {mode: seen for mode, seen in modes if isinstance(seen, Seen)}
+        failed = {mode: plan for mode, plan in plans.items() if mode not in found}
+        # In a mode that fails on the example there may be all nodes, also what nobody has heard of.
+        with suppress(NodeNotFoundError):
+            _guess(model, failed, options)
         same = plans["train"].request is plans["eval"].request
         ran: set[str] = set()
         is_whole = False
@@ -99,6 +100,14 @@ class HooksBackend:
         if same and len(found) == len(MODES) and not options.suppress_diff_warning:
             _warn_of_two_meanings(found, plans)
         return None if is_whole or not options.early_stop else needed_part(model, ran)
+
+
+def _guess(model: nn.Module, plans: Mapping[str, Plan], options: Options) -> None:
+    """Resolve what needs no forward, and check the rest as far as is possible without one."""
+    if plans:
+        guess = Guess(ModuleTree(model), LeafRule(options.leaf_modules), options)
+        for mode, plan in plans.items():
+            plan.guess(guess, mode)
 
 
 def _is_unreached(model: nn.Module, name: str, found: Iterable[Seen]) -> bool:

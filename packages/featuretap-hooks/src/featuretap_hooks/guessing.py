@@ -24,7 +24,7 @@ from featuretap.naming import Namer, operation_name, without_counter
 
 from ._compat import namespaces_of_operators, registered_operators
 from .fast_paths import takes_note
-from .index import Point, canonical, read_parameter
+from .index import ModulesOfIndex, Point, canonical, read_parameter
 from .mentioned import chains_of_names, mentioned_names
 from .patching import operations_at, places
 
@@ -33,11 +33,11 @@ __all__ = ["Guess"]
 _SPECIAL = "*?["
 
 
-class Guess:
+class Guess(ModulesOfIndex):
     """A :class:`featuretap.selection.NodeIndex` of a forward that has not run."""
 
     def __init__(self, tree: ModuleTree, is_leaf: LeafRule, options: Options) -> None:
-        self._tree = tree
+        super().__init__(tree)
         self._options = options
         self._of_places: Set[str] | None = None
         self._chains: set[tuple[str, str]] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -12,7 +12,7 @@ from featuretap.naming import join, without_counter
 
 from .going_on import Maker
 
-__all__ = ["Index", "Point", "canonical", "read_parameter"]
+__all__ = ["Index", "ModulesOfIndex", "Point", "canonical", "read_parameter"]
 
 
 class Point(NamedTuple):
@@ -23,7 +23,27 @@ class Point(NamedTuple):
     """How many values were there before it."""
 
 
-class Index:
+class ModulesOfIndex:
+    """What a :class:`featuretap.selection.NodeIndex` of this backend knows before any forward.
+
+    Attributes:
+        auto_leaves: none: every module is looked into.
+        listing: the call that lists all nodes.
+
+    """
+
+    auto_leaves: Mapping[str, str] = {}
+    listing = "get_graph_node_names(model, example_args=...)"
+
+    def __init__(self, tree: ModuleTree) -> None:
+        self._tree = tree
+
+    def kind_of_module(self, path: str) -> str:
+        """Return the name of the class of the module at ``path``; ``""`` if there is none."""
+        return self._tree.kind_at(path)
+
+
+class Index(ModulesOfIndex):
     """Takes the nodes of a forward and remembers their names, not their values.
 
     Attributes:
@@ -33,7 +53,7 @@ class Index:
     """
 
     def __init__(self, tree: ModuleTree) -> None:
-        self._tree = tree
+        super().__init__(tree)
         self.other: Index | None = None
         self.may_miss = False
         self.when_complete: Callable[[], None] | None = None

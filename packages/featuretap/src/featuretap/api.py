@@ -12,6 +12,7 @@ from torch import nn
 from .backends import Options, available_backends, load_backend
 from .errors import FallbackWarning, NodeNotFoundError, UntraceableModelError
 from .messages import warn
+from .modules import check_argument_names, signature_of
 from .node_names import NodeNames
 from .selection import normalize
 from .wrappers import look_through
@@ -68,6 +69,7 @@ def get_graph_node_names(
 
     Raises:
         UntraceableModelError: if the forward of ``model`` itself cannot be recorded.
+        ValueError: if an argument is fixed that does not exist.
 
     Warns:
         UserWarning: if some nodes exist in one mode only, saying which.
@@ -113,7 +115,7 @@ def create_feature_extractor(
     model computes there, as it was at that moment; parameters and buffers are the model's own.
 
     Args:
-        model: any module, looked through like there. It is left as it was.
+        model: any module, also what ``torch.compile`` or ``DataParallel`` returned. It is left as it was.
         return_nodes: a dict (node name -> output key), a list or tuple of names, or one name. A
             name may be a node, a module's path (what the module returned), ``""`` (the output), a
             glob (``"layer*.*.relu*"``), or a module type (every call of that type).
@@ -121,8 +123,8 @@ def create_feature_extractor(
         eval_return_nodes: the same for eval mode alone; needs ``train_return_nodes``.
         tracer_kwargs: see :func:`get_graph_node_names`.
         suppress_diff_warning: do not warn where one name is another operation in each mode.
-        concrete_args: arguments of ``forward`` to fix: name -> value. They may still be passed, if
-            equal.
+        concrete_args: arguments of ``forward`` to fix: name -> value. A call may still pass them; fx
+            takes no other value.
         example_args: positional arguments of an example call, for backends that run the model.
         example_kwargs: keyword arguments of an example call.
         backend: ``"fx"``, ``"auto"``, or the name of another installed backend.
@@ -137,7 +139,8 @@ def create_feature_extractor(
     Raises:
         NodeNotFoundError: if a name is no node; the message has the nearest names.
         UntraceableModelError: if the forward of ``model`` itself cannot be recorded.
-        ValueError: if nothing is asked for, two nodes under one key, or what the backend cannot do.
+        ValueError: if nothing is asked for, two nodes under one key, an argument is fixed that does not
+            exist, or what the backend cannot do.
         TypeError: if the request, a name or a key has a wrong type.
 
     Example:
@@ -180,6 +183,7 @@ def _serve(
 ) -> Any:
     """Ask the chosen backend; ``auto`` asks fx first and hooks where fx cannot serve."""
     model = look_through(model)
+    check_argument_names(signature_of(model), options.concrete_args)
     if backend != "auto":
         return ask(load_backend(backend), model)
     unknown: NodeNotFoundError | None = None
@@ -202,8 +206,10 @@ def _serve(
     except NodeNotFoundError as error:
         if unknown is not None:
             raise unknown from None
-        # A name that fx lists and has recorded wrongly is none of the real forward.
-        raise error from (answer if isinstance(answer, Exception) else None)
+        # A name that fx lists and has recorded wrongly is none of the real forward. Without an example
+        # fx listed nothing, and why is beside the point.
+        is_listed = options.has_example and isinstance(answer, Exception)
+        raise error from (answer.with_traceback(None) if is_listed else None)
     reason = reason.partition(" Ways out: ")[0]
     message = f"fx cannot serve this request, the hooks backend does. {reason}"
     warn(message, FallbackWarning)

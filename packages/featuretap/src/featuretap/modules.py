@@ -19,6 +19,7 @@ from .naming import join
 __all__ = [
     "LeafRule",
     "ModuleTree",
+    "check_argument_names",
     "converts_itself",
     "has_own_call",
     "keeps_nothing",
@@ -73,6 +74,11 @@ class ModuleTree:
     def path_of(self, module: nn.Module) -> str | None:
         """Return the path of ``module``, ``None`` if it is no submodule of the model."""
         return self._path_by_id.get(id(module))
+
+    def kind_at(self, path: str) -> str:
+        """Return the name of the class of the module at ``path``; ``""`` if there is none."""
+        module = self.paths.get(self.aliases.get(path, path))
+        return "" if module is None else type(module).__name__
 
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -231,6 +237,16 @@ def signature_of(model: nn.Module) -> inspect.Signature:
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         names = [argument.name for argument in schema.arguments[1:]]
         return inspect.Signature([inspect.Parameter(name, kind) for name in names])
+
+
+def check_argument_names(signature: inspect.Signature, concrete: Mapping[str, Any]) -> None:
+    """Refuse fixed values for arguments that do not exist."""
+    for name in concrete:
+        if name not in signature.parameters:
+            raise ValueError(
+                f"concrete_args names {name!r}, which is no argument of the model's forward; "
+                f"it takes {', '.join(map(repr, signature.parameters))}"
+            )
 
 
 def stored_tensor(module: nn.Module, name: str) -> torch.Tensor:

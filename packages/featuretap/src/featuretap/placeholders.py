@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .errors import UntraceableModelError
 from .identity import may_ask_identity
 from .reading import forward_of
 from .recording import FixedArgument, Recording
@@ -18,7 +17,7 @@ from .recording import FixedArgument, Recording
 if TYPE_CHECKING:
     from .tracing import FeatureTracer
 
-__all__ = ["check_argument_names", "positions_of", "root_arguments", "with_fixed"]
+__all__ = ["positions_of", "root_arguments", "with_fixed"]
 
 _FIXED_DEFAULTS = (
     *(type(None), bool, str, enum.Enum),
@@ -38,7 +37,6 @@ def root_arguments(
     a dtype where the forward asks ``is`` of anything. The others are placeholders, and so are those that
     default to ``None`` where nothing else would be an input, if the user has named what is fixed.
     """
-    check_argument_names(signature, concrete)
     recording = tracer.recording
     asks = may_ask_identity(forward_of(tracer.root))
     fixed: tuple[type, ...] = (*_FIXED_DEFAULTS, *(_CONSTANTS if asks else ()))
@@ -95,13 +93,3 @@ def with_fixed(
 
 def _shown(recording: Recording) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in recording.fixed_arguments.items())
-
-
-def check_argument_names(signature: inspect.Signature, concrete: Mapping[str, Any]) -> None:
-    """Refuse fixed values for arguments that do not exist."""
-    for name in concrete:
-        if name not in signature.parameters:
-            raise UntraceableModelError(
-                f"concrete_args names {name!r}, which is no argument of the model's forward; "
-                f"it takes {', '.join(map(repr, signature.parameters))}"
-            )

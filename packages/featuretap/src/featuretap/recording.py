@@ -74,8 +74,11 @@ class Recording:
         constants: tensors that belong to no module, by the name of their ``get_attr`` node.
         read_training: whether some forward read a ``training`` flag.
         other: the recording of the other mode, if that is another one.
+        listing: the call that lists all nodes.
 
     """
+
+    listing = "get_graph_node_names(model)"
 
     def __init__(self, tree: ModuleTree) -> None:
         self.model = model = tree.model
@@ -285,6 +288,10 @@ class Recording:
             if point.name and isinstance(self.tree.paths.get(event.path), kind):
                 found.append((point.position, point.name))
         return [name for _, name in sorted(found)]
+
+    def kind_of_module(self, path: str) -> str:
+        """Return the name of the class of the module at ``path``; ``""`` if there is none."""
+        return self.tree.kind_at(path)
 
     def known_names(self) -> Iterable[str]:
         """Every name that would be accepted, the listed ones first."""

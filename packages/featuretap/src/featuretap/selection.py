@@ -33,6 +33,17 @@ class NodeIndex(Protocol):
     def calls(self) -> Mapping[str, Any]:
         """The calls of modules that have nodes of their own inside."""
 
+    @property
+    def auto_leaves(self) -> Mapping[str, str]:
+        """Path of each module that became one node by itself -> why."""
+
+    @property
+    def listing(self) -> str:
+        """The call that lists all nodes, for the messages."""
+
+    def kind_of_module(self, path: str) -> str:
+        """Return the name of the class of the module at ``path``; ``""`` if there is none."""
+
 
 class Selection(Mapping[str, Any]):
     """What an extractor returns: output key -> point, in execution order.
@@ -145,6 +156,10 @@ def normalize(request: Any, what: str = "return_nodes") -> dict[Any, str | None]
             for single in entry if isinstance(entry, (set, frozenset)) else (entry,):
                 _check_entry(single, what)
                 entries[single] = None
+    elif isinstance(request, nn.Module):
+        raise TypeError(
+            f"{what} must be a dict, a list of names or a name; {_is_a_module(request)}"
+        )
     else:
         raise TypeError(
             f"{what} must be a dict, a list of names or a name, not {type(request).__name__} ({request!r})"
@@ -158,7 +173,20 @@ def _check_entry(entry: Any, what: str) -> None:
     if not isinstance(entry, str) and not (
         isinstance(entry, type) and issubclass(entry, nn.Module)
     ):
-        raise TypeError(f"{what}: {_show(entry)} is neither a node name nor a module type")
+        problem = f"{_show(entry)} is neither a node name nor a module type"
+        if isinstance(entry, nn.Module):
+            problem = _is_a_module(entry)
+        elif isinstance(entry, int):
+            problem += f"; names are strings: '{entry}'"
+        raise TypeError(f"{what}: {problem}")
+
+
+def _is_a_module(entry: nn.Module) -> str:
+    kind = type(entry).__name__
+    return (
+        f"this {kind} is a module, which is neither a node name nor a module type. Ask for it by its path, "
+        f"one of those in model.named_modules(), or for all of its type by {{{kind}}}"
+    )
 
 
 def is_glob(entry: str) -> bool:
@@ -188,19 +216,31 @@ def _not_found(entry: str, index: NodeIndex, problem: str) -> NodeNotFoundError:
     leaf = next((path for path in _paths_above(entry) if path in index.names), None)
     if leaf is not None:
         return NodeNotFoundError(
-            f"{problem}: it is inside of {leaf!r}, a leaf module, which is one node. Did you mean "
-            f"{leaf!r}? A layer of torch.nn is one node on each backend; a module of your leaf_modules "
-            "is looked into if you leave it out there, and one that fx cannot trace by backend='hooks'",
-            entry,
-            [leaf],
+            f"{problem}: it is inside of {leaf!r}, {_why_one_node(leaf, index)}", entry, [leaf]
         )
+    kind = index.kind_of_module(entry)
+    if kind:
+        problem += f": the forward does not call this {kind}"
     suggestions = nearest(entry, index.known_names())
     hint = f" Did you mean {' or '.join(map(repr, suggestions))}?" if suggestions else ""
     return NodeNotFoundError(
-        f"{problem}.{hint} get_graph_node_names(model) lists all nodes; a module's path names what "
-        "it returns",
+        f"{problem}.{hint} {index.listing} lists all nodes; a module's path names what it returns",
         entry,
         suggestions,
+    )
+
+
+def _why_one_node(leaf: str, index: NodeIndex) -> str:
+    """Say why ``leaf`` is one node, and how it is looked into."""
+    reason = index.auto_leaves.get(leaf)
+    if reason is not None:
+        return (
+            f"which is one node because fx cannot look into it: {reason}. Did you mean {leaf!r}? "
+            "backend='hooks' looks into it"
+        )
+    return (
+        f"a leaf module, which is one node. Did you mean {leaf!r}? A layer of torch.nn is one node on "
+        "each backend; a module of your leaf_modules is looked into if you leave it out there"
     )
 
 

@@ -66,16 +66,20 @@ class Report(Sequence[Check]):
 
     @property
     def equal(self) -> bool:
-        """Whether no node was seen to differ."""
-        return self.first_difference is None
+        """Whether nodes were compared, and none of these differs."""
+        return self.first_difference is None and any(check.equal for check in self)
 
     def raise_if_different(self) -> None:
-        """Raise :class:`DifferentValuesError` for the first node that differs."""
+        """Raise :class:`DifferentValuesError` for the first node that differs, or if none was compared."""
         first = self.first_difference
         if first is not None:
             raise DifferentValuesError(
                 f"in {self.mode} mode {first.node!r} is the first node that differs from the real "
                 f"forward{_by(first)}"
+            )
+        if not self.equal:
+            raise DifferentValuesError(
+                f"in {self.mode} mode no node could be compared with the real forward:\n{self}"
             )
 
     def __str__(self) -> str:
@@ -103,6 +107,9 @@ def verify(extractor: nn.Module, model: nn.Module, *args: Any, **kwargs: Any) ->
         *args: positional arguments of the forward.
         **kwargs: keyword arguments of the forward.
 
+    Raises:
+        TypeError: if ``extractor`` is none.
+
     Returns:
         A report; ``print`` it, look at ``report.equal``, or call ``report.raise_if_different()``.
 
@@ -116,6 +123,11 @@ def verify(extractor: nn.Module, model: nn.Module, *args: Any, **kwargs: Any) ->
     1     yes    0
 
     """
+    if not hasattr(extractor, "return_nodes"):
+        raise TypeError(
+            f"{type(extractor).__name__} is no extractor: pass what create_feature_extractor returned, "
+            "then the model that it was made of, then the arguments of a call"
+        )
     options = vars(extractor).get("_options") or Options()
     return _Example(look_through(model), args, kwargs, options).compare(extractor)
 
@@ -242,7 +254,7 @@ def prove(
             except Exception as error:
                 failures.append(error)
                 continue
-            if report.equal:
+            if report.first_difference is None:
                 continue
             everything = whole()
             switch(everything, mode == "train")
