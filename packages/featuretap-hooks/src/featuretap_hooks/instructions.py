@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from featuretap.calls_in_code import CALLS, arguments_at, steps_around_calls
 from featuretap.reading import by_code, is_ours
 
 __all__ = ["compares", "formats_next", "is_bookkeeping", "spelled_out"]
@@ -61,30 +62,13 @@ def _named_in_calls(code: types.CodeType) -> dict[int, list[tuple[str, str]]]:
 
     The owner is empty for a global itself.
     """
-    found = [i for i in dis.get_instructions(code) if i.opname not in _NO_STEPS]
+    found = steps_around_calls(code)
     return {
         instruction.offset: names
         for at, instruction in enumerate(found)
-        if instruction.opname in _CALLS
-        if (names := [n for group in _arguments(found, at) for n in _global_in(group)])
+        if instruction.opname in CALLS
+        if (names := [n for group in arguments_at(found, at) for n in _global_in(group)])
     }
-
-
-_NO_STEPS = ("CACHE", "EXTENDED_ARG", "KW_NAMES")
-_CALLS = frozenset("CALL CALL_KW CALL_METHOD CALL_FUNCTION CALL_FUNCTION_KW".split())
-
-
-def _arguments(code: Sequence[dis.Instruction], at: int) -> Iterator[Sequence[dis.Instruction]]:
-    """Yield the instructions that put each argument of the call at ``at`` on the stack, the last first."""
-    count = code[at].arg or 0
-    end = at - (code[at - 1].opname == "PRECALL")
-    for _ in range(count + code[at].opname.endswith("KW")):
-        start, missing = end, 1
-        while missing > 0 and start > 0:
-            start -= 1
-            missing -= dis.stack_effect(code[start].opcode, code[start].arg, jump=False)
-        yield code[start:end]
-        end = start
 
 
 def _global_in(steps: Sequence[dis.Instruction]) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ from torch import nn
 
 from . import _compat
 from .asked_types import AskedPlace
+from .calls_in_code import called_at
 from .catching import catches, enters
 from .held import items_of
 from .identity import may_ask_identity
@@ -39,6 +40,7 @@ __all__ = [
     "LIMITS",
     "RESIZES",
     "asked_in_held",
+    "is_unclear",
     "mentions_legacy_types",
     "questions_of",
     "who_asks",
@@ -47,6 +49,9 @@ __all__ = [
 # ``torch.FloatTensor`` and its like; C code that takes whatever is a Tensor for one in memory.
 _LEGACY = type(torch.FloatTensor)
 _PASSES_ON = frozenset({"is_tensor", "__instancecheck__"})
+# They ask, or go through what asks: ``any(map(isinstance, ...))``.
+_ASK = (isinstance, any, all, next, map, filter, zip, list, tuple, set, frozenset, dict, sorted)
+_GO_THROUGH = ("FOR_ITER", "UNPACK_", "LIST_EXTEND", "SET_UPDATE")
 _PATTERNS_OF_ITEMS = frozenset({"MATCH_SEQUENCE", "MATCH_MAPPING"})
 LIMITS = frozenset({"finfo", "iinfo"})
 _ASK_NOTHING = frozenset({type(None), bool, int, float, str})
@@ -90,12 +95,27 @@ def who_asks(frame: types.FrameType) -> types.FrameType | None:
 
 
 def _asks(frame: types.FrameType) -> bool:
+    if _asks_by_itself(frame.f_code, frame.f_lasti):
+        return True
     names, known = frame.f_code.co_names, frame.f_globals
-    return (
-        "isinstance" in names
-        or any(known.get(name) is isinstance for name in names)
-        or _asks_by_itself(frame.f_code, frame.f_lasti)
-    )
+    if "isinstance" not in names and all(known.get(name) is not isinstance for name in names):
+        return False
+    called = called_at(frame)
+    if not called.is_call:
+        return called.instruction.startswith(
+            _GO_THROUGH
+        )  # an iterator, as of ``map(isinstance, ...)``
+    # Torch looks at its arguments as well, and a stand-in that seems to be a tensor it takes for one:
+    # the process dies.
+    if called.value is None:
+        return called.name in ("isinstance", "")
+    return any(called.value is function for function in _ASK)
+
+
+def is_unclear(frame: types.FrameType) -> bool:
+    """Say whether nobody knows if it is ``frame`` that asks, or torch: what it calls has no name."""
+    called = called_at(frame)
+    return called.is_call and not called.name
 
 
 def mentions_legacy_types(frame: types.FrameType) -> bool:

@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from . import _compat
 from .asked_types import answer_for
-from .asking import mentions_legacy_types, who_asks
+from .asking import is_unclear, mentions_legacy_types, who_asks
 from .facts import CHANGE_IN_PLACE
 from .identity import is_asked_of_next
 from .likeness import FLAGS, TENSOR_ATTRIBUTES, attribute_kind, kind_of
@@ -120,6 +120,8 @@ class FeatureProxy(fx.Proxy):
         frame = who_asks(sys._getframe(1))
         if frame is None:
             return type(self)
+        if is_unclear(frame):
+            raise _refusal(self, "the forward asks for a type, or calls torch, by what has no name")
         if mentions_legacy_types(frame):
             raise _refusal(self, "the forward asks for a type such as torch.FloatTensor")
         return known_kind(self)
