@@ -333,3 +333,25 @@ def test_M4_meta_and_fake_tensors_have_shapes_and_no_values(extract, name):
     for key, value in features.items():
         if isinstance(value, torch.Tensor):
             assert (value.shape, value.device.type) == (expected[key].shape, "cpu")
+
+
+class DropsWhileTraining(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return nn.functional.dropout(self.lin(x), 0.5, self.training)
+
+
+@pytest.mark.skipif(not hasattr(nn.Module, "compile"), reason="models compile since torch 2.2")
+def test_M2_M5_a_compiled_child_keeps_the_flag_of_what_was_compiled(extract):
+    model = nn.Sequential(torch.compile(DropsWhileTraining(), backend="eager"), nn.ReLU()).eval()
+    real = model(X)
+    extractor = extract(model, ["0", ""])
+    for _ in range(2):
+        assert identical(extractor.eval()(X)[""], real)
+        assert not model[0]._orig_mod.training
+        assert identical(model(X), real)
+        extractor.train()
+        assert model[0]._orig_mod.training

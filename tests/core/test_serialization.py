@@ -38,6 +38,9 @@ def test_torch_builtins_that_pickle_cannot_name_are_found_again():
         F.pad,
         torch.special.expit,
         torch._assert,
+        torch.ops.aten.relu,
+        torch.ops.aten.relu.default,
+        torch.ops.aten.mul.Tensor,
     ):
         x = graph.call_function(function, (x,))
     graph.output({"x": x})

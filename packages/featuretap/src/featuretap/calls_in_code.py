@@ -107,7 +107,7 @@ def _of(step: dis.Instruction) -> tuple[int, int | None]:
 
 
 def _ends_in(code: Sequence[dis.Instruction], start: int, end: int) -> bool:
-    """Say whether a jump that leads into the value between ``start`` and ``end``, or past it, is before it."""
+    """Say whether a jump into the value between ``start`` and ``end``, or past it, is before it."""
     # ``a or b`` of Python 3.12 and later lets go of ``a`` first.
     before = start - 1 - (code[start - 1].opname == "POP_TOP")
     if before < 0 or start == end or "JUMP" not in code[before].opname:

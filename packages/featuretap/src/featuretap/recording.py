@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
+from ._compat import compiled_module
 from .aliases import torchvision_names
 from .facts import written_arguments
 from .modules import ModuleTree
@@ -137,7 +138,9 @@ class Recording:
         return lambda module: (self.tree.path_of(module) or "") in self.training
 
     def _flagged(self) -> frozenset[str]:
-        return frozenset(path for path, module in self.tree.paths.items() if module.training)
+        # What ``torch.compile`` returned may have a flag of its own, which on some torch nobody switches.
+        modules = ((path, compiled_module(m) or m) for path, m in self.tree.paths.items())
+        return frozenset(path for path, module in modules if module.training)
 
     def note_flags(self) -> None:
         """Note the flags of now: those that the model's own ``train`` sets in this mode."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
+from ._compat import own_schemas
 from .structures import map_nodes
 
 __all__ = ["graph_from_state", "graph_to_state"]
@@ -85,6 +86,8 @@ def _linked(value: Any, nodes: list[fx.Node]) -> Any:
 
 
 def _as_state(target: Any) -> Any:
+    if own_schemas(target):
+        return _TorchFunction(f"ops.{target}")
     name = getattr(target, "__name__", None)
     for namespace in ("", "nn.functional", "_C._nn", "_C", "special", "linalg", "fft"):
         holder = _namespace(namespace)
