@@ -196,3 +196,43 @@ def test_V2_a_named_tuple_that_a_leaf_returns_does_what_it_does_unwatched():
     )
     for _ in range(2):
         assert identical(extractor(x)["add"], model(x))
+
+
+class Found(NamedTuple):
+    """Its fields are called as methods of tuples are."""
+
+    count: torch.Tensor
+    index: torch.Tensor
+
+
+class Finds(nn.Module):
+    def forward(self, x):
+        return Found(x + 1, x - 1)
+
+
+class ReadsFound(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.found = Finds()
+
+    def forward(self, x):
+        found = self.found(x)
+        return found.count * 2 + found.index
+
+
+def test_V2_N9_fields_called_as_methods_of_tuples_are_fields(extract, names_of):
+    model, x, leaf = ReadsFound(), torch.ones(2, 4), {"leaf_modules": [Finds]}
+    names = names_of(model, leaf, example_args=(x,))
+    assert names == ["x", "found", "getattr", "mul", "getattr_1", "add"]
+    features = extract(model, [*names, ""], None, None, leaf)(x)
+    assert identical(features["getattr_1"], x - 1)
+    assert identical(features[""], model(x))
+
+
+def test_V2_methods_of_tuples_find_what_they_find_unwatched(extract):
+    def forward(self, x):
+        shape = (x + 1).shape
+        return x * shape.count(2) + shape.index(4) - shape.index(4, 1)
+
+    model, x = with_forward(forward), torch.ones(2, 4)
+    assert identical(extract(model, "")(x)[""], model(x))

@@ -162,6 +162,18 @@ class _Sequence(Tracked):
             yield _tell(self, "getitem", item)
 
 
+def _method_or_field(name: str) -> property:
+    """Return what reads a method of tuples, or the field that a named tuple has of that name."""
+
+    def read(self: Any) -> Any:
+        if getattr(type(self._plain), name) is not getattr(tuple, name):
+            return self.__getattr__(name)
+        method = getattr(self._plain, name)
+        return lambda *args: _tell(self, name, method(*plain(args)), *args)
+
+    return property(read)
+
+
 class TrackedTuple(_Sequence, tuple):  # type: ignore[type-arg]
     """A ``tuple``, or a result with named fields, that came from the model."""
 
@@ -184,11 +196,8 @@ class TrackedTuple(_Sequence, tuple):  # type: ignore[type-arg]
 
     __rmul__ = __mul__
 
-    def count(self, value: Any) -> Any:
-        return _tell(self, "count", plain(self).count(plain(value)), value)
-
-    def index(self, value: Any, *where: Any) -> Any:
-        return _tell(self, "index", plain(self).index(plain(value), *plain(where)), value)
+    for _name in ("count", "index"):
+        locals()[_name] = _method_or_field(_name)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_plain":
