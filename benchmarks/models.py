@@ -40,6 +40,16 @@ def classifier(name: str, device: str = "cpu") -> nn.Module:
     return model.eval().to(device)
 
 
+def bert() -> nn.Module:
+    """Build a small BERT of transformers with random weights, in eval mode."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}
+    model: nn.Module = BertModel(BertConfig(vocab_size=100, num_hidden_layers=12, **sizes))
+    return model.eval()
+
+
 class Block(nn.Module):
     """Three nodes: a linear layer, an activation and the residual addition."""
 

@@ -14,7 +14,7 @@ from torch import nn
 from featuretap_hooks import create_feature_extractor, get_graph_node_names
 
 from .hook_libraries import HOOK_LIBRARIES, baukit_style, seconds_of_torchlens
-from .models import classifier
+from .models import bert, classifier
 from .peers import (
     Truncated,
     hooked,
@@ -74,6 +74,21 @@ def test_outputs_of_modules(benchmark: Benchmark, size: int) -> None:
         },
         x,
         rounds=100 if size == 32 else 50,
+    )
+
+
+@torch.no_grad()
+def test_a_model_whose_code_may_change_it(benchmark: Benchmark) -> None:
+    """What hundreds of modules hold is compared in each call, for the code of transformers may set it."""
+    model, x = bert(), torch.randint(0, 100, (1, 64))
+    node = "encoder.layer.11.output"
+    measure(
+        benchmark,
+        "BERT of transformers, 12 layers of 256, the last, whole forward",
+        create_feature_extractor(model, [node], early_stop=False),
+        {"plain hooks": (hooked(model, [node]), None)},
+        x,
+        rounds=50,
     )
 
 
