@@ -292,13 +292,12 @@ def test_V1_draws_that_nobody_needs_still_move_the_generator(extract, draw):
 def test_E3_options_of_a_wrong_kind_are_shown(extract):
     model = nn.Sequential(nn.ReLU())
     for kwargs, match in [
-        ({"concrete_args": {"zz": 1}}, "'zz', which is no argument"),
         ({"concrete_args": 5}, "concrete_args must be a dict"),
         ({"tracer_kwargs": 5}, "tracer_kwargs must be a dict"),
         ({"tracer_kwargs": {"leaf_modules": [5]}}, "leaf_modules takes module types"),
         ({"tracer_kwargs": {"autowrap_functions": ["f"]}}, "autowrap_functions takes functions"),
     ]:
-        with pytest.raises((TypeError, featuretap.UntraceableModelError), match=match):
+        with pytest.raises(TypeError, match=match):
             extract(model, "0", **kwargs)
 
 
