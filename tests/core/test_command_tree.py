@@ -202,3 +202,14 @@ def test_a_reader_that_stops(tmp_path: Path) -> None:
         process.stdout.close()  # type: ignore[union-attr]
         assert process.stderr.read() == b""  # type: ignore[union-attr]
     assert process.returncode == 1
+
+
+@pytest.mark.sees_operations
+def test_without_input_hooks_say_that_operations_are_missing(run: Run) -> None:
+    """What the real forward alone shows is announced, once."""
+    _, _, note = run("net:Net", "--backend", "hooks")
+    assert note.count("without --input only modules are listed") == 1
+    _, _, note = run("net:Net", "--backend", "hooks", "--input", "2x4")
+    assert "without --input" not in note
+    _, _, note = run("net:Net", "--backend", "fx")
+    assert "without --input" not in note

@@ -15,7 +15,7 @@ from ..api import create_feature_extractor, get_graph_node_names
 from ..errors import FAILS_ON_EXAMPLE, NodeNotFoundError, UntraceableModelError
 from ..node_names import NodeNames
 from .inputs import make_inputs
-from .text import CommandError, describe, signature_text
+from .text import CommandError, describe, note, signature_text
 
 if TYPE_CHECKING:
     from .arguments import Arguments
@@ -90,6 +90,8 @@ def _survey(model: nn.Module, args: Arguments, inputs: Inputs) -> Survey:
         requests = {"train": names.train or names.eval, "eval": names.eval or names.train}
         extractor = _extractor(model, requests, args, inputs)
         values = _run(extractor, inputs, args) if inputs else {}
+    if not inputs and not isinstance(extractor, fx.GraphModule):
+        note("without --input only modules are listed: operations show when the model runs")
     listed = names.train if mode == "train" else names.eval
     # A name that both modes have may be a module's call in one and an operation in the other.
     themselves = {name: name for name in listed}
