@@ -41,7 +41,13 @@ _ELSEWHERE = frozenset(
     "__deepcopy__ __repr__ __str__ __dir__ __del__".split()
 )
 # Ways to switch over what a comparison of the modules shows, and others.
-_SWITCHES = frozenset("register_forward_hook register_forward_pre_hook".split())
+_SWITCHES = frozenset(
+    "register_forward_hook register_forward_pre_hook register_full_backward_hook "
+    "register_full_backward_pre_hook register_backward_hook register_state_dict_pre_hook "
+    "register_state_dict_post_hook register_load_state_dict_pre_hook "
+    "register_load_state_dict_post_hook _register_state_dict_hook "
+    "_register_load_state_dict_pre_hook register_hook register_post_accumulate_grad_hook".split()
+)
 _SWITCHES_UNSEEN = frozenset(
     "train eval requires_grad_ set_default_dtype set_grad_enabled __enter__ set_state "
     "register_module_forward_hook register_module_forward_pre_hook "
