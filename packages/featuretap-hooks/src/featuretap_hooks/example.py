@@ -19,7 +19,7 @@ from featuretap.backends import Options
 from featuretap.errors import FAILS_ON_EXAMPLE
 from featuretap.facts import written_arguments
 from featuretap.faithful import RandomState, foreign_random_state
-from featuretap.held import hidden_modules, tensors_in
+from featuretap.held import tensors_in
 from featuretap.held_content import content_of_given
 from featuretap.modules import ModuleTree, switch
 from featuretap.naming import without_counter
@@ -122,8 +122,8 @@ def watch_example(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, A
     tree, model = found.tree, found.tree.model
     refuse_unmade(model)
     seen, saved = Seen(tree), SavedTensors()
-    hidden = hidden_modules(tree.paths.values())
-    for module in (*tree.paths.values(), *(part for root in hidden for part in root.modules())):
+    untouched = Untouched(model)
+    for module in untouched.modules:
         for tensor in tensors_in(module):
             saved.save(tensor)
     for tensor in tensors_outside(map(forward_of, tree.paths.values())):
@@ -138,8 +138,7 @@ def watch_example(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, A
         # After the tensors: one that an optimizer writes is saved with the gradient of the forward.
         stack.callback(Gradients(tree.parameters.values()).restore)
         stack.callback(saved.restore)
-        for root in (model, *hidden):
-            stack.callback(Untouched(root).restore)
+        stack.callback(untouched.restore)
         stack.callback(Ambient().restore)
         # Of these, an object without tensors is not copied.
         stack.callback(content_of_given((args, kwargs)).restore)

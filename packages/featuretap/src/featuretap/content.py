@@ -27,13 +27,13 @@ class ModuleContent:
     restored content.
 
     Attributes:
-        held: what its containers and objects hold.
-        hidden: modules that are attributes and no children, as the model of an extractor is.
+        held: what its containers and objects hold, and modules that are no children, as the model of an
+            extractor is.
 
     """
 
     __slots__ = (
-        *("bare", "current", "empty", "held", "hidden", "hooks", "no_hooks"),
+        *("bare", "current", "empty", "held", "hooks", "no_hooks"),
         *("registries", "values"),
     )
 
@@ -44,7 +44,6 @@ class ModuleContent:
         without_own_wrappers(self.values)
         values = self.values
         self.held = HeldContent()
-        self.hidden: list[nn.Module] = []
         get = values.get
         held = tuple(map(get, REGISTRIES))
         self.registries = [(found, copied(found)) for found in held if found]
@@ -65,9 +64,7 @@ class ModuleContent:
             kind = type(value)
             if kind in LEAVES or (kind is tuple and LEAVES.issuperset(map(type, value))):
                 continue
-            if is_a(value, nn.Module):
-                self.hidden.append(value)
-            elif is_a(value, Iterator):
+            if is_a(value, Iterator):
                 is_read = may_read(forward_of(module), name)
                 self.held.add_iterator(name, self.current, values, is_read)
             else:
@@ -88,7 +85,7 @@ class ModuleContent:
         content = cls.__new__(cls)
         content.current, content.values = vars(module), values
         without_own_wrappers(values)
-        content.held, content.hidden = HeldContent(), []
+        content.held = HeldContent()
         content.bare, content.no_hooks, content.empty = (), (), ()
         content.registries = [both for name, both in registries.items() if name in REGISTRIES]
         content.hooks = [both for name, both in registries.items() if name in HOOKS]
@@ -255,7 +252,7 @@ class _ScriptContent(ModuleContent):
     def __init__(self, module: nn.Module) -> None:
         self.current, self.values = {}, {}
         self.held = HeldContent()
-        self.registries, self.hidden = [], []
+        self.registries = []
         self.bare, self.no_hooks, self.empty = (), (), ()
         registries = (vars(module).get(name) for name in HOOKS)
         self.hooks = [(found, without_own(found)) for found in registries if found is not None]

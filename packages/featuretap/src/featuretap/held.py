@@ -13,7 +13,7 @@ import warnings
 import weakref
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -32,7 +32,6 @@ __all__ = [
     "attributes",
     "copied_iterator",
     "has_slots",
-    "hidden_modules",
     "is_opened",
     "items_of",
     "iterator_state",
@@ -102,34 +101,6 @@ def tensors_in(module: nn.Module) -> Iterator[torch.Tensor]:
     seen: set[int] = set()
     for _, value in attributes(module):
         yield from _tensors(value, DEPTH, seen)
-
-
-def hidden_modules(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Return the modules that ``modules`` hold in other ways than as submodules, as in a list.
-
-    Those inside of them that are submodules are not returned.
-    """
-    found: list[nn.Module] = []
-    waiting = list(modules)
-    known = set(map(id, waiting))
-    seen: dict[int, int] = {}
-    while waiting:
-        for _, value in attributes(waiting.pop()):
-            for module in _modules_in(value, DEPTH, seen):
-                if id(module) not in known:
-                    found.append(module)
-                    waiting += module.modules()
-                    known.update(map(id, module.modules()))
-    return found
-
-
-def _modules_in(value: Any, depth: int, seen: dict[int, int]) -> Iterator[nn.Module]:
-    if is_a(value, nn.Module):
-        yield value
-    elif seen.get(id(value), 0) < depth and is_opened(value):
-        seen[id(value)] = depth
-        for item in items_of(value):
-            yield from _modules_in(item, depth - 1, seen)
 
 
 def kept_tensors(module: nn.Module) -> Iterator[torch.Tensor]:

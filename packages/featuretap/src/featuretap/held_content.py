@@ -49,17 +49,19 @@ class HeldContent:
 
     Attributes:
         containers: each with a copy of it.
+        modules: those that were met, which are not looked into here.
         objects: the attributes of each, and a copy of those.
         rewinders: of what is neither: generators of random numbers, iterators.
 
     """
 
-    __slots__ = ("containers", "objects", "rewinders")
+    __slots__ = ("containers", "modules", "objects", "rewinders")
 
     def __init__(self) -> None:
         self.containers: list[tuple[Any, Any]] = []
         self.objects: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.rewinders: list[Rewinder] = []
+        self.modules: list[nn.Module] = []
 
     def __bool__(self) -> bool:
         return bool(self.containers or self.objects or self.rewinders)
@@ -85,6 +87,9 @@ class HeldContent:
         if is_a(value, CONTAINERS):
             self.containers.append((value, copied(value)))
             inside += items_of(value)
+        elif is_a(value, nn.Module):
+            self.modules.append(value)
+            return
         elif is_a(value, _NOT_OPENED):
             return
         elif (found := rewinder(value)) is not None:

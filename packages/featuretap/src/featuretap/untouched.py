@@ -22,11 +22,16 @@ class Untouched:
     """Put a model back as it was: flags, attributes, registries, hooks, own random generators.
 
     The content of tensors is kept by :class:`.SavedTensors`, by whoever is about to write them.
+
+    Attributes:
+        modules: those of the model, and those that they hold in other ways, as in a list.
+
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._parts = list(model.modules())
         self._modules: dict[int, ModuleContent] = {}
+        self.modules: list[nn.Module] = []
         self._add(self._parts)
         self._outside = Outside.of(self.forwards)
 
@@ -34,8 +39,9 @@ class Untouched:
         """Keep modules, and models that they hold and that are no children: their modes may be switched."""
         for module in modules:
             if id(module) not in self._modules:
+                self.modules.append(module)
                 content = self._modules[id(module)] = content_of(module)
-                for hidden in content.hidden:
+                for hidden in content.held.modules:
                     self._add(hidden.modules())
 
     def restore(self, subtree: nn.Module | None = None) -> None:
