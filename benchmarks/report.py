@@ -125,17 +125,33 @@ def cases_of(runs: Iterable[Mapping[str, Any]]) -> list[Case]:
 
 
 def report(runs: Sequence[Mapping[str, Any]], old: str = "") -> str:
-    """Return the whole report as markdown; what was written by hand is taken from the old one."""
+    """Return the whole report as markdown.
+
+    What was written by hand, and the tables that nobody has taken again, are those of the old one.
+    """
     cases = cases_of(runs)
-    parts = ["# What featuretap costs", *dict.fromkeys(map(machine, runs)), INTRODUCTION.rstrip()]
+    parts = ["# What featuretap costs", INTRODUCTION.rstrip()]
     for topic, explanation in TOPICS.items():
         rows = [row(case) for case in cases if case["topic"] == topic]
         if rows:
-            parts += [f"## {topic}", explanation, table(HEADER, rows)]
+            machines = dict.fromkeys(machine(run) for run in runs if topic in topics_of(run))
+            parts += [f"## {topic}", explanation, *machines, table(HEADER, rows)]
+        elif kept := section(topic).search(old):
+            parts.append(kept[0].rstrip())
         if rows and any("nodes" in case for case in cases if case["topic"] == topic):
             parts.append("![Time to list against number of nodes](listing.svg)")
     by_hand = between("versions").search(old)
     return "\n\n".join([*parts, by_hand[0] if by_hand else VERSIONS])
+
+
+def section(topic: str) -> re.Pattern[str]:
+    """Match what stands under the heading of a topic, up to the next one or to what is by hand."""
+    return re.compile(rf"^## {topic}\n.*?(?=^## |^<!-- |\Z)", re.DOTALL | re.MULTILINE)
+
+
+def topics_of(run: Mapping[str, Any]) -> set[str]:
+    """Return what a run has measured."""
+    return {case["topic"] for case in cases_of([run])}
 
 
 def plot(cases: Iterable[Case]) -> str:
@@ -184,9 +200,7 @@ def machine(results: Mapping[str, Any]) -> str:
     info = results["machine_info"]
     cpu = info.get("cpu", {})
     versions = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
-    device = (
-        "" if info.get("device", "cpu") == "cpu" else f"; the table CUDA on one {info['device']}"
-    )
+    device = "" if info.get("device", "cpu") == "cpu" else f", one {info['device']}"
     return (
         f"Measured on {results['datetime'][:10]}: {cpu.get('brand_raw', 'unknown CPU')}, "
         f"{cpu.get('count', '?')} cores{device}; Python {info['python_version']}, {versions}."

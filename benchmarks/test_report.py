@@ -73,6 +73,16 @@ def test_what_was_written_by_hand_is_kept(tmp_path: Path) -> None:
     assert "| torchvision | 4.00 |" in readme
 
 
+def test_a_table_that_was_not_taken_again_is_kept(tmp_path: Path) -> None:
+    """It stays in its place, with the machine that it was taken on."""
+    first = written(tmp_path)["RESULTS.md"]
+    kept = "## CUDA\n\nMeasured on 2025-01-01: a GPU.\n\n| a | b |\n\n"
+    (tmp_path / "RESULTS.md").write_text(first.replace("<!-- versions", f"{kept}<!-- versions"))
+    text = written(tmp_path)["RESULTS.md"]
+    assert text == first.replace("<!-- versions", f"{kept}<!-- versions")
+    assert text.count("on 2026-01-02") == len(RESULTS["benchmarks"])
+
+
 def test_the_plot_has_a_line_for_each(tmp_path: Path) -> None:
     """It is well formed, and the report shows it."""
     texts = written(tmp_path)
