@@ -7,7 +7,7 @@ from collections import Counter
 import hypothesis
 from torch import nn
 
-from featuretap.reading import forward_of, functions_of
+from featuretap.inspecting.reading import forward_of, functions_of
 
 
 def helper(x):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from featuretap.serialization import graph_from_state, graph_to_state
+from featuretap.graphs.serialization import graph_from_state, graph_to_state
 
 
 def test_a_graph_survives_as_data_with_every_kind_of_argument():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from featuretap.undisturbed import undisturbed
+from featuretap.keeping.undisturbed import undisturbed
 
 
 def switch_and_fail(model):

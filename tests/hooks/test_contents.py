@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from featuretap.content import content_of
-from featuretap.put_back import HookKey
-from featuretap_hooks.contents import Contents
+from featuretap.keeping.content import content_of
+from featuretap.keeping.put_back import HookKey
+from featuretap_hooks.keeping.contents import Contents
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit", "ignore::DeprecationWarning")
 

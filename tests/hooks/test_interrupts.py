@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from featuretap_hooks import create_feature_extractor, module_hooks, scopes
+from featuretap_hooks import create_feature_extractor, scopes
+from featuretap_hooks.calls import module_hooks
 
 X = torch.ones(2, 4)
 MODES = torch._C._len_torch_function_stack()  # a default device is one

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from featuretap_hooks import create_feature_extractor
-from featuretap_hooks.own_code import own_code
+from featuretap_hooks.inspecting.own_code import own_code
 from support import snapshot
 
 

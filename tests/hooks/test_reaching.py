@@ -230,12 +230,12 @@ class ReadsSettings(nn.Module):
 def test_C4_what_code_only_reads_outside_is_not_looked_at_in_each_call(monkeypatch):
     made = []
 
-    class Counted(featuretap_hooks.put_back.Outside):
+    class Counted(featuretap_hooks.keeping.put_back.Outside):
         def __init__(self, forwards):
             made.append(forwards)
             super().__init__(forwards)
 
-    monkeypatch.setattr(featuretap_hooks.put_back, "Outside", Counted)
+    monkeypatch.setattr(featuretap_hooks.keeping.put_back, "Outside", Counted)
     model = ReadsSettings()
     extractor = create(model, ["lin"])
     for _ in range(3):

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 import featuretap_hooks
-from featuretap.put_back import is_own_hook
-from featuretap.undisturbed import undisturbed
-from featuretap.untouched import Untouched
+from featuretap.keeping.put_back import is_own_hook
+from featuretap.keeping.undisturbed import undisturbed
+from featuretap.keeping.untouched import Untouched
 from support import here, identical, snapshot
 from zoo import linear
 

@@ -16,8 +16,9 @@ from torchvision.models import feature_extraction
 
 import featuretap
 from featuretap.backends import Options
+from featuretap.events import ModuleCall
 from featuretap.modes import Recorded, record_modes
-from featuretap.recording import ModuleCall, Recording
+from featuretap.recording import Recording
 from support import copied, identical, module_outputs
 
 MODES = ("train", "eval")

@@ -18,8 +18,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from featuretap._compat import is_compiled_in_place
-from featuretap.indexing import is_method
-from featuretap.looking import is_a
+from featuretap.inspecting.looking import is_a
+from featuretap.trace.indexing import is_method
 
 __all__ = [
     "CALLERS_OF_FORWARD",

@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from featuretap import NodeNames, NodeNotFoundError
-from featuretap.alignment import warn_of_two_operations
 from featuretap.backends import Options, load_backend
 from featuretap.extractor import FeatureExtractor
 from featuretap.modules import LeafRule, ModuleTree
+from featuretap.names.alignment import warn_of_two_operations
 
+from .calls.wrapper import is_wrapped
 from .example import MODES, Seen, watch_modes
 from .extractor import HooksExtractor
 from .guessing import Guess
 from .parts import needed_part
 from .plan import Plan
 from .reaching import not_reached
-from .wrapper import is_wrapped
 
 __all__ = ["HooksBackend", "backend"]
 

@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 from featuretap._compat import functorch_level, no_torch_function
-from featuretap.structures import clone_or_detach, map_tensors, tensors_of
+from featuretap.graphs.structures import clone_or_detach, map_tensors, tensors_of
 
 from .going_on import Maker, is_only_name
-from .stored import Stored, Weights
+from .keeping.stored import Stored, Weights
 from .tracked import plain
 
 __all__ = ["Captures", "Stop"]

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from featuretap._compat import no_torch_function, storage_id
+from featuretap.graphs.structures import tensors_of
 from featuretap.naming import join
-from featuretap.structures import tensors_of
 
-from .instructions import spelled_out
+from .inspecting.instructions import spelled_out
 from .tracked import Tracked
 
 __all__ = ["Dependents"]

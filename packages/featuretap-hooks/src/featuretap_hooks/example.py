@@ -13,22 +13,22 @@ from torch.overrides import TorchFunctionMode
 
 from featuretap import UntraceableModelError
 from featuretap._compat import storage_id
-from featuretap.alignment import aligned
-from featuretap.ambient import Ambient, GradientFlags, Gradients
 from featuretap.backends import Options
 from featuretap.errors import FAILS_ON_EXAMPLE
 from featuretap.facts import written_arguments
 from featuretap.faithful import RandomState, foreign_random_state
-from featuretap.held import tensors_in
-from featuretap.held_content import content_of_given
+from featuretap.graphs.structures import copy_value
+from featuretap.inspecting.reading import forward_of
+from featuretap.keeping.ambient import Ambient, GradientFlags, Gradients
+from featuretap.keeping.held import tensors_in
+from featuretap.keeping.held_content import content_of_given
+from featuretap.keeping.outside import tensors_outside
+from featuretap.keeping.saved import SavedTensors, refuse_unmade
+from featuretap.keeping.untouched import Untouched
 from featuretap.modules import ModuleTree, switch
+from featuretap.names.alignment import aligned
 from featuretap.naming import without_counter
-from featuretap.outside import tensors_outside
-from featuretap.placeholders import positions_of, with_fixed
-from featuretap.reading import forward_of
-from featuretap.saved import SavedTensors, refuse_unmade
-from featuretap.structures import copy_value
-from featuretap.untouched import Untouched
+from featuretap.standins.placeholders import positions_of, with_fixed
 
 from ._compat import graph_target
 from .findings import Findings

@@ -16,9 +16,10 @@ from torch import nn
 from featuretap._compat import is_compiling
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree, converts_itself
-from featuretap.placeholders import positions_of, with_fixed
+from featuretap.standins.placeholders import positions_of, with_fixed
 
 from ._compat import dynamo_callback, is_jit_tracing
+from .calls.signatures import with_signature
 from .captures import Captures, Stop
 from .compiling import (
     BrokenGraphError,
@@ -32,7 +33,6 @@ from .forwards import Forwards
 from .plain_runs import may_run_again
 from .plan import Plan
 from .reaching import not_reached
-from .signatures import with_signature
 
 __all__ = ["HooksExtractor"]
 

@@ -7,24 +7,25 @@ from functools import cached_property
 from torch import nn
 
 from featuretap._compat import TREES
-from featuretap.asked_types import AskedPlace
-from featuretap.asking import asked_in_held, questions_of
 from featuretap.backends import Options
+from featuretap.inspecting.reading import Forward, forward_of
+from featuretap.keeping.outside import Roots, roots_that_keep, tensors_outside
 from featuretap.modules import LeafRule, ModuleTree
-from featuretap.outside import Roots, roots_that_keep, tensors_outside
-from featuretap.reading import Forward, forward_of
+from featuretap.standins.asked_types import AskedPlace
+from featuretap.standins.asking import asked_in_held, questions_of
 
 from ._compat import any_wrapped
-from .contents import Layout
-from .fast_paths import is_compiled, layers_that_take_note
+from .calls.fast_paths import is_compiled, layers_that_take_note
+from .calls.patching import Namespace
+from .calls.places import places
+from .calls.signatures import Arguments
 from .guessing import input_names
-from .mentioned import mentioned_names
-from .own_code import OwnCode, own_code
-from .patching import Namespace, places
-from .signatures import Arguments
-from .stored import Stored
-from .warm_caches import modules_with_caches
-from .writable import TensorPlace, named_places
+from .inspecting.mentioned import mentioned_names
+from .inspecting.own_code import OwnCode, own_code
+from .inspecting.writable import TensorPlace, named_places
+from .keeping.contents import Layout
+from .keeping.stored import Stored
+from .keeping.warm_caches import modules_with_caches
 
 __all__ = ["Findings"]
 

@@ -12,25 +12,25 @@ from torch import nn
 
 from featuretap import NodeNotReachedError
 from featuretap.backends import Options
+from featuretap.keeping.saved import is_unmade
 from featuretap.modules import ModuleTree
-from featuretap.saved import is_unmade
 
 from ._compat import any_sharded, call_uncompiled
+from .calls.patching import active_recorder
 from .captures import Captures, Stop
 from .compiling import BROKEN
 from .example import watch_example
 from .findings import Findings
+from .keeping.put_back import PutBack
+from .keeping.stored import Weights
+from .keeping.switched import Switched
 from .learning import learn
-from .patching import active_recorder
 from .plain_runs import is_quiet, run_plain
 from .plan import Plan
 from .prepared import Prepared
 from .program import Program
-from .put_back import PutBack
 from .reaching import all_reached, not_reached
 from .scopes import Calls
-from .stored import Weights
-from .switched import Switched
 from .watching import run_watched, watch_modules, watched_run
 
 __all__ = ["Forwards"]
@@ -156,41 +156,18 @@ class Forwards(nn.Module):
             plan.calls = seen.calls
             self._prepare()
         prepared = self._prepared[mode]
-        keys = plan.keys or {}
         grad = torch.is_grad_enabled()
         outer = active_recorder()
         # Inside another extractor's forward, whose recorder names everything, values are copied at once.
-        known = plan.overwritten.get(grad) if outer is None else set(keys)
-        # A lazy module makes parameters in the first forward, which cannot be looked at before.
-        is_unready = known is None and any(map(is_unmade, self._found.tree.parameters.values()))
-        is_looked_at = before is not None or self._found.computes_alone
-        stop = self._may_stop(plan) and is_looked_at and not is_unready
-        own = self._found.own_code
-        switched = None
-        if stop and known is None:
-            switched = Switched(self._found, (args, kwargs))
-        captures = Captures(
-            keys,
-            known,
-            stop=stop,
-            stored=self._found.stored,
-            weights=self._weights(),
-            retained=plan.retained,
-            switched=switched or before,
-        )
+        known = plan.overwritten.get(grad) if outer is None else set(plan.keys or {})
+        captures, switched = self._begin(plan, known, (args, kwargs), before)
         calls = Calls() if plan.calls is None else None
         if outer is not None and outer.share(self, captures):
             _to_its_end(captures, self._follow, captures, args, kwargs)
         else:
             _to_its_end(captures, self._watch, plan, prepared, captures, calls, args, kwargs)
         if switched is not None:
-            switched.look_again()
-            if own.switches and before is not None and switched.returning:
-                plan.returning |= switched.returning
-            else:
-                plan.must_end |= switched.is_for_a_while
-            if not own.switches:
-                plan.staying |= switched.staying
+            self._see_what_switched(plan, switched, before)
         elif captures.ended and before is not None and plan.returning:
             before.turn_back()
         if calls is not None and calls.started and not captures.missing:
@@ -199,7 +176,46 @@ class Forwards(nn.Module):
         in_full = outer is not None or (prepared.part and prepared.part.scopes is None)
         changed = before.changed() if before is not None else self._found.storing
         self._learn(plan, captures, changed, args, kwargs, grad=grad, again=not in_full)
-        return captures.features(keys)
+        return captures.features(plan.keys or {})
+
+    def _begin(
+        self, plan: Plan, known: set[str] | None, arguments: Any, before: PutBack | None
+    ) -> tuple[Captures, Switched | None]:
+        """Return what takes the values, and what compares the model if this forward is the first.
+
+        Args:
+            plan: of the mode.
+            known: the nodes that are overwritten, if forwards have shown it.
+            arguments: of the forward.
+            before: what the model was, if anybody has looked.
+
+        """
+        found = self._found
+        # A lazy module makes parameters in the first forward, which cannot be looked at before.
+        is_unready = known is None and any(map(is_unmade, found.tree.parameters.values()))
+        is_looked_at = before is not None or found.computes_alone
+        stop = self._may_stop(plan) and is_looked_at and not is_unready
+        switched = Switched(found, arguments) if stop and known is None else None
+        captures = Captures(
+            plan.keys or {},
+            known,
+            stop=stop,
+            stored=found.stored,
+            weights=self._weights(),
+            retained=plan.retained,
+            switched=switched or before,
+        )
+        return captures, switched
+
+    def _see_what_switched(self, plan: Plan, switched: Switched, before: PutBack | None) -> None:
+        switched.look_again()
+        own = self._found.own_code
+        if own.switches and before is not None and switched.returning:
+            plan.returning |= switched.returning
+        else:
+            plan.must_end |= switched.is_for_a_while
+        if not own.switches:
+            plan.staying |= switched.staying
 
     def _weights(self) -> Weights | None:
         found = self._found

@@ -14,7 +14,7 @@ from torch import nn
 
 from featuretap.facts import facts_of
 from featuretap.inplace import makes_new
-from featuretap.put_back import without_own
+from featuretap.keeping.put_back import without_own
 
 from ._compat import graph_target, is_jit_tracing
 

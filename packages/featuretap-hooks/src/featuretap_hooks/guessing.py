@@ -23,10 +23,10 @@ from featuretap.modules import LeafRule, ModuleTree
 from featuretap.naming import Namer, operation_name, without_counter
 
 from ._compat import namespaces_of_operators, registered_operators
-from .fast_paths import takes_note
+from .calls.fast_paths import takes_note
+from .calls.places import operations_at, places
 from .index import ModulesOfIndex, Point, canonical, read_parameter
-from .mentioned import chains_of_names, mentioned_names
-from .patching import operations_at, places
+from .inspecting.mentioned import chains_of_names, mentioned_names
 
 __all__ = ["Guess"]
 

@@ -16,13 +16,13 @@ from torch import nn
 
 from featuretap._compat import draws_random_numbers, functorch_level, storage_id
 from featuretap.inplace import moves_in_training
-from featuretap.put_back import HookKey
+from featuretap.keeping.put_back import HookKey
 
 from ._compat import add_hooks, call_uncompiled, modes_are_on, remove_hooks
+from .calls.copied_hooks import OwnHook
+from .calls.module_hooks import sees_hooks
 from .captures import Captures, Stop
-from .copied_hooks import OwnHook
 from .findings import Findings
-from .module_hooks import sees_hooks
 from .plan import Plan
 from .prepared import Prepared
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from featuretap.indexing import is_method
+from featuretap.trace.indexing import is_method
 
 __all__ = ["Places", "Program", "counts", "is_same", "name_of_function"]
 

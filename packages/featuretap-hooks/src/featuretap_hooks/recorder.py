@@ -18,14 +18,14 @@ from featuretap._compat import functorch_level, no_torch_function
 from featuretap.facts import writes_others, written_arguments
 from featuretap.faithful import contains
 from featuretap.modules import ModuleTree
-from featuretap.operations import iterates_a_tensor, name_of
-from featuretap.volatile import LOOKS_AT_VALUE
+from featuretap.names.operations import iterates_a_tensor, name_of
+from featuretap.standins.volatile import LOOKS_AT_VALUE
 
 from ._compat import calling_modules, graph_target, is_checkpointing
-from .instructions import formats_next, is_bookkeeping
+from .inspecting.instructions import formats_next, is_bookkeeping
+from .inspecting.own_code import UNSEEN_WRITES
 from .nodes import Nodes
 from .origins import Origin
-from .own_code import UNSEEN_WRITES
 from .program import counts, name_of_function
 from .sinks import Notes, Sink
 from .tracked import CONSTANTS, plain

@@ -11,8 +11,8 @@ from featuretap._compat import functorch_level, is_compiling
 from featuretap.modules import LeafRule, has_own_call
 
 from ._compat import pop_mode, push_mode
-from .fast_paths import is_compiled, takes_note
-from .module_hooks import Around, ModuleHooks
+from .calls.fast_paths import is_compiled, takes_note
+from .calls.module_hooks import Around, ModuleHooks
 from .program import Places
 from .recorder import Recorder
 from .tracked import plain

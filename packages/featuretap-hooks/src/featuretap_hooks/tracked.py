@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from featuretap.asked_types import answer_for
+from featuretap.names.operations import is_call
 from featuretap.naming import operation_name
-from featuretap.operations import is_call
+from featuretap.standins.asked_types import answer_for
 
 from ._compat import map_as_plain
-from .instructions import compares
+from .inspecting.instructions import compares
 from .origins import Origin
 
 __all__ = ["CONSTANTS", "Tracked", "TrackedConstant", "plain", "track"]

@@ -11,20 +11,20 @@ import torch
 from torch import nn
 
 from featuretap._compat import functorch_level
-from featuretap.asked_types import types_shown
-from featuretap.indexing import hides_indexing, indexing_shown
+from featuretap.standins.asked_types import types_shown
+from featuretap.trace.indexing import hides_indexing, indexing_shown
 
 from ._compat import call_uncompiled, is_met_by_dynamo
-from .fast_paths import fast_paths
+from .calls.fast_paths import fast_paths
+from .calls.module_hooks import Around, ModuleHooks
+from .calls.patching import RecordingFunctions
 from .findings import Findings
 from .going_on import Maker
-from .leftovers import make_plain
-from .module_hooks import Around, ModuleHooks
-from .patching import RecordingFunctions
+from .keeping.leftovers import make_plain
+from .keeping.warm_caches import cold_caches
 from .recorder import Recorder
 from .scopes import Calls, Part, Scopes
 from .sinks import Sink
-from .warm_caches import cold_caches
 
 __all__ = ["run_watched", "watch_modules", "watched_run"]
 

@@ -1,4 +1,9 @@
-"""featuretap: the values inside a PyTorch model, by name."""
+"""featuretap: the values inside a PyTorch model, by name.
+
+Where to read: :mod:`.naming` has the rule of names, :mod:`.tracing` runs a forward on stand-ins,
+:mod:`.recording` is what that leaves, :mod:`.extractor` the module that is made of it. :mod:`.api`
+speaks to the user, :mod:`.backends` finds who serves, :mod:`.fx_backend` is the one of this package.
+"""
 
 from .api import create_feature_extractor, get_graph_node_names
 from .errors import (
@@ -8,7 +13,7 @@ from .errors import (
     NodeNotReachedError,
     UntraceableModelError,
 )
-from .node_names import NodeNames
+from .names.node_names import NodeNames
 from .verifying import verify
 
 __all__ = [

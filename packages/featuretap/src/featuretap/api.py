@@ -13,7 +13,7 @@ from .backends import Options, available_backends, load_backend
 from .errors import FallbackWarning, NodeNotFoundError, UntraceableModelError
 from .messages import warn
 from .modules import check_argument_names, signature_of
-from .node_names import NodeNames
+from .names.node_names import NodeNames
 from .selection import normalize
 from .wrappers import look_through
 

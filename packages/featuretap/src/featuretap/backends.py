@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from .node_names import NodeNames
+from .names.node_names import NodeNames
 
 __all__ = ["Backend", "Options", "available_backends", "load_backend"]
 

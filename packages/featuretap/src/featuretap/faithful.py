@@ -24,11 +24,11 @@ import torch
 from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
-from .saved import SavedTensors
-from .untouched import Untouched
+from .keeping.saved import SavedTensors
+from .keeping.untouched import Untouched
 
 if TYPE_CHECKING:
-    from .real_tensors import RealTensors
+    from .standins.real_tensors import RealTensors
 
 __all__ = ["Guard", "RealTensorMode", "TrainingReads", "contains"]
 

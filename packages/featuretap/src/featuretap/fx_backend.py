@@ -8,19 +8,19 @@ from typing import Any
 
 from torch import fx, nn
 
-from .alignment import warn_of_two_operations
 from .backends import Options
-from .checks import check_example
 from .errors import NodeNotFoundError, UntraceableModelError
 from .extractor import ExtractorParts, FeatureExtractor
-from .installing import populate
+from .graphs.installing import populate
+from .graphs.pruning import Pruning
+from .keeping.undo import moves_of
 from .modes import MODES, Recorded, record_modes, same_operation
 from .modules import converts_itself, signature_of
-from .node_names import NodeNames
-from .pruning import Pruning
+from .names.alignment import warn_of_two_operations
+from .names.node_names import NodeNames
 from .recording import Recording
+from .refusals.checks import check_example
 from .selection import Selection, is_glob
-from .undo import moves_of
 from .verifying import prove
 
 __all__ = ["FxBackend", "assemble"]

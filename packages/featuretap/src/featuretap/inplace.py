@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 
 from .facts import argument, called_name, facts_of, written_arguments
-from .trace_left import may_leave_trace
+from .inspecting.trace_left import may_leave_trace
 
 __all__ = [
     "NO_EFFECT",

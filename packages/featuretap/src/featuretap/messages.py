@@ -14,7 +14,7 @@ from torch import nn
 
 from . import backends  # which imports this
 from .errors import UntraceableModelError
-from .reading import forward_of
+from .inspecting.reading import forward_of
 
 __all__ = ["failure_location", "location_of", "untraceable", "warn"]
 

@@ -8,16 +8,16 @@ from typing import Any, TypeAlias
 
 from torch import fx, nn
 
-from .alignment import aligned
-from .ambient import GradientFlags
-from .attempts import record
 from .backends import Options
 from .errors import UntraceableModelError
+from .keeping.ambient import GradientFlags
+from .keeping.untouched import Untouched
 from .modules import ModuleTree, switch
+from .names.alignment import aligned
 from .recording import Recording
+from .trace.attempts import record
+from .trace.wrapping import reached_operators
 from .tracing import FeatureTracer
-from .untouched import Untouched
-from .wrapping import reached_operators
 
 __all__ = ["MODES", "Recorded", "record_modes", "same_operation"]
 

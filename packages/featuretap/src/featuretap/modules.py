@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from . import _compat
 from .errors import UntraceableModelError
-from .looking import is_a
+from .inspecting.looking import is_a
 from .naming import join
 
 __all__ = [

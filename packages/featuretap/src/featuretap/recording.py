@@ -6,62 +6,21 @@ returned. Both are looked up here by name.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from ._compat import compiled_module
-from .aliases import torchvision_names
-from .facts import written_arguments
+from .events import Event, ModuleCall, Point
 from .modules import ModuleTree
-from .naming import Namer, join, operation_name
-from .structures import build, copy_from_region, copy_value
-from .taken_apart import steps_of_containers
+from .names.aliases import torchvision_names
+from .names.recorded import RecordedNames
+from .naming import join
 
-__all__ = ["FixedArgument", "ModuleCall", "Point", "Recording"]
-
-# Statements, which have no value of their own.
-_UNNAMED = frozenset({operator.setitem, "__setitem__", copy_value, copy_from_region, build})
-
-
-@dataclass(slots=True, eq=False)
-class ModuleCall:
-    """One call of a module that was looked into.
-
-    Attributes:
-        path: the module's path.
-        start: the number of events before the call.
-        position: index of the last event inside the call; -1 while it runs.
-        value: what the forward returned, with nodes in place of tensors (see :mod:`.structures`).
-
-    """
-
-    path: str
-    start: int
-    position: int = -1
-    value: Any = None
-
-
-class FixedArgument(NamedTuple):
-    """An argument of the model that had a fixed value in the trace, and is a node of that value."""
-
-    name: str
-    value: Any
-
-
-class Point(NamedTuple):
-    """A value at a moment of the forward."""
-
-    name: str
-    position: float
-    """Index of the event after which the value is there."""
-    value: Any
-    """A node, or a structure of nodes."""
+__all__ = ["Recording"]
 
 
 class Recording:
@@ -85,7 +44,7 @@ class Recording:
         self.model = model = tree.model
         self.tree = tree
         self.graph = fx.Graph()
-        self.events: list[fx.Node | ModuleCall | FixedArgument] = []
+        self.events: list[Event] = []
         self.auto_leaves: dict[str, str] = {}
         self.fixed_arguments: dict[str, Any] = {}
         self.placeholders: dict[str, fx.Node] = {}
@@ -159,111 +118,24 @@ class Recording:
 
     # -- names ----------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def names(self) -> dict[str, Point]:
         """Every listed node by its name, in execution order."""
-        return self._named[0]
+        return self._named.nodes
 
     @cached_property
     def calls(self) -> dict[str, Point]:
         """What each call of a module that was looked into returned; ``""`` is the model's output."""
         return {point.name: point for _, point in self.named_calls}
 
-    @cached_property
+    @property
     def named_calls(self) -> list[tuple[ModuleCall, Point]]:
         """The same, with the calls themselves."""
-        return self._named[1]
+        return self._named.calls
 
     @cached_property
-    def _named(self) -> tuple[dict[str, Point], list[tuple[ModuleCall, Point]]]:
-        namer = Namer(self.tree.reserved)
-        names: dict[str, Point] = {}
-        calls: list[tuple[ModuleCall, Point]] = []
-        with_parameters = self.tree.with_parameters
-        dependent: set[fx.Node] = set()
-        # A parameter is a node where it is first used, not where it is read: that is all one can see
-        # of the real forward.
-        unnamed: set[fx.Node] = set()
-        hidden = _Hidden()
-        for position, event in enumerate(self.events):
-            if isinstance(event, ModuleCall):
-                if hidden.holds(event.path):
-                    continue
-                name = namer.module(event.path)
-                # After the last event inside, and the innermost of those that end there first.
-                place = event.position + 1 / (event.start + 2)
-                calls.append((event, Point(name, place, event.value)))
-            elif isinstance(event, FixedArgument):
-                name = namer.operation("", event.name)
-                names[name] = Point(name, position, event.value)
-            elif event.op == "get_attr":
-                if event.target in self.tree.parameters:
-                    dependent.add(event)
-                    unnamed.add(event)
-            elif (
-                event.op == "placeholder"
-                or (event.op == "call_module" and event.target in with_parameters)
-                or not dependent.isdisjoint(event.all_input_nodes)
-            ):
-                dependent.add(event)
-                for parameter in event.all_input_nodes if unnamed else ():
-                    if parameter in unnamed:
-                        unnamed.discard(parameter)
-                        self._name_parameter(parameter, position, namer, names)
-                if event.op in ("call_function", "call_method"):
-                    target: Any = event.target
-                    written = written_arguments(target, event.args, event.kwargs)
-                    for node in written:
-                        if isinstance(node, fx.Node):
-                            dependent.add(node)
-                            dependent.update(self._in_storage_of(node))
-                given = None if hidden.holds_node(event) else self._name(event, namer)
-                if given is not None:
-                    event.meta["featuretap_name"] = given
-                    names[given] = Point(given, position, event)
-                if event.op == "call_module":
-                    hidden.add(str(event.target), self.tree.paths[str(event.target)])
-        return names, calls
-
-    def _in_storage_of(self, node: fx.Node) -> Iterable[fx.Node]:
-        """Return the nodes of the real tensors that are in the memory of ``node``, if it is one."""
-        storage = node.meta.get("featuretap_storage")
-        return () if storage is None else self._by_storage[storage]
-
-    @cached_property
-    def _by_storage(self) -> dict[int, list[fx.Node]]:
-        found: dict[int, list[fx.Node]] = {}
-        for event in self.events:
-            if isinstance(event, fx.Node) and "featuretap_storage" in event.meta:
-                found.setdefault(event.meta["featuretap_storage"], []).append(event)
-        return found
-
-    @cached_property
-    def _steps_of_containers(self) -> Set[fx.Node]:
-        nodes = [event for event in self.events if isinstance(event, fx.Node)]
-        return steps_of_containers(nodes, self.auto_leaves) if self.auto_leaves else frozenset()
-
-    def _name_parameter(
-        self, node: fx.Node, position: int, namer: Namer, names: dict[str, Point]
-    ) -> None:
-        given = self._name(node, namer)
-        if given is not None:
-            node.meta["featuretap_name"] = given
-            # It has the value that it has before the use, which may write it.
-            names[given] = Point(given, position - 0.5, node)
-
-    def _name(self, node: fx.Node, namer: Namer) -> str | None:
-        target: Any = node.target
-        if target in _UNNAMED or node in self._steps_of_containers:
-            return None
-        if "featuretap_given_name" in node.meta:
-            return namer.module(node.meta["featuretap_given_name"])
-        if node.op == "call_module":
-            return namer.module(target)
-        if node.op in ("placeholder", "get_attr"):
-            return namer.operation("", target)
-        operation = node.meta.get("featuretap_operation") or operation_name(target)
-        return namer.operation(node.meta["featuretap_scope"], operation)
+    def _named(self) -> RecordedNames:
+        return RecordedNames(self.events, self.tree, self.auto_leaves)
 
     # -- look-up ----------------------------------------------------------------------------------
 
@@ -321,31 +193,3 @@ class Recording:
             return aliases[name]
         scope, _, operation = name.rpartition(".")
         return join(aliases[scope], operation) if scope in aliases else name
-
-
-class _Hidden:
-    """What is inside of leaf modules that ran: how often they called it, and so its name, is not seen."""
-
-    def __init__(self) -> None:
-        self.leaves: set[str] = set()
-
-    def add(self, path: str, leaf: nn.Module) -> None:
-        """Know that ``leaf`` runs, which may call what it holds."""
-        # That of torch reads the weights of its projection, and does not call it.
-        if leaf._modules and type(leaf) is not nn.MultiheadAttention:
-            self.leaves.add(path)
-
-    def holds(self, path: str) -> bool:
-        """Say whether the module at ``path`` is inside of one of the leaves."""
-        if not self.leaves:
-            return False
-        names = path.split(".")
-        return any(".".join(names[:length]) in self.leaves for length in range(1, len(names)))
-
-    def holds_node(self, node: fx.Node) -> bool:
-        """Say so of the scope of an operation, or of a leaf module."""
-        if not self.leaves or node.op == "placeholder":
-            return False
-        if node.op == "call_module":
-            return self.holds(str(node.target))
-        return self.holds(f"{node.meta.get('featuretap_scope', '')}.")

@@ -12,11 +12,12 @@ from typing import Any
 from torch import fx, nn
 
 from .api import make_options, make_requests
+from .events import Point
 from .extractor import FeatureExtractor
 from .fx_backend import FxBackend, assemble
 from .messages import warn
 from .modes import Recorded, record_modes
-from .recording import Point, Recording
+from .recording import Recording
 from .wrappers import look_through
 
 __all__ = ["create_feature_extractor", "get_graph_node_names"]

@@ -27,28 +27,28 @@ import torch
 from torch import fx, nn
 
 from . import _compat
-from .around_trace import around_trace
-from .asked_types import AskedTypes
-from .asking import Questions, asked_in_held, questions_of
-from .carry_over import CarryOver
-from .catching import is_caught
 from .faithful import Guard
-from .identity import asks_identity
+from .graphs.structures import freeze
+from .inspecting.catching import is_caught
+from .inspecting.reading import forward_of
+from .keeping.carry_over import CarryOver
+from .keeping.saved import SavedTensors
+from .keeping.untouched import Untouched
 from .messages import location_of, untraceable
 from .modules import LeafRule, ModuleTree, has_own_call, keeps_nothing
-from .place import Place
-from .placeholders import root_arguments
-from .proxies import FeatureProxy, is_overtaken, node_of
-from .reading import forward_of
-from .real_tensors import RealTensors
 from .recording import Recording
-from .refusing import RefusingTracer
-from .saved import SavedTensors
-from .structures import freeze
-from .untouched import Untouched
-from .volatile import GENERATOR
-from .why_not import CATCHES, GIVEN_MODULE, why_not_look_into, why_not_record
-from .wrapping import MATH
+from .refusals.refusing import RefusingTracer
+from .refusals.why_not import CATCHES, GIVEN_MODULE, why_not_look_into, why_not_record
+from .standins.asked_types import AskedTypes
+from .standins.asking import Questions, asked_in_held, questions_of
+from .standins.identity import asks_identity
+from .standins.placeholders import root_arguments
+from .standins.proxies import FeatureProxy, is_overtaken, node_of
+from .standins.real_tensors import RealTensors
+from .standins.volatile import GENERATOR
+from .trace.around_trace import around_trace
+from .trace.place import Place
+from .trace.wrapping import MATH
 
 __all__ = ["FeatureTracer"]
 

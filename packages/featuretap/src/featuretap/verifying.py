@@ -14,11 +14,11 @@ from torch import nn
 from .backends import Options, available_backends, load_backend
 from .comparing import describe, identical, largest_difference
 from .errors import FAILS_ON_EXAMPLE, DifferentValuesError, NodeNotFoundError, UntraceableModelError
+from .graphs.structures import copy_value
+from .keeping.undisturbed import undisturbed
 from .modules import ModuleTree, signature_of, switch
-from .named_otherwise import is_named_otherwise
-from .placeholders import positions_of, with_fixed
-from .structures import copy_value
-from .undisturbed import undisturbed
+from .names.named_otherwise import is_named_otherwise
+from .standins.placeholders import positions_of, with_fixed
 from .wrappers import look_through
 
 __all__ = ["Check", "Report", "prove", "verify"]

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from ..api import create_feature_extractor, get_graph_node_names
 from ..errors import FAILS_ON_EXAMPLE, NodeNotFoundError, UntraceableModelError
-from ..node_names import NodeNames
+from ..names.node_names import NodeNames
 from .inputs import make_inputs
 from .text import CommandError, describe, note, signature_text
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ..names.node_names import NodeNames
 from ..naming import join
-from ..node_names import NodeNames
 from .features import Survey
 from .text import align, one_line
 from .values import dtype_text, shape_text

@@ -1,0 +1,1 @@
+"""How calls are seen: of modules by hooks and wrapped forwards, of functions by wrapping these."""

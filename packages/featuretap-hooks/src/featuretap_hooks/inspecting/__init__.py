@@ -1,0 +1,1 @@
+"""What the code of a model may do, read off its bytecode; nothing is run."""

@@ -1,0 +1,1 @@
+"""What becomes of a recorded graph: pruned, written as Python, installed, pickled, traced again."""

@@ -1,0 +1,62 @@
+"""Run a model on an example as if it had never run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..faithful import RandomState, foreign_random_state
+from ..modules import ModuleTree
+from .ambient import Ambient
+from .held import tensors_in
+from .held_content import content_of_given
+from .saved import SavedTensors, refuse_unmade
+from .untouched import Untouched
+
+__all__ = ["undisturbed"]
+
+
+@contextmanager
+def undisturbed(*modules: nn.Module, given: Any = ()) -> Iterator[None]:
+    """Put back what is changed inside: flags, attributes, hooks, tensors, random state, gradient mode.
+
+    Every tensor of the modules is copied meanwhile.
+
+    Args:
+        modules: the model, and others that run.
+        given: arguments; what they hold besides tensors is put back.
+
+    Raises:
+        ValueError: if a lazy module has not made its parameters yet.
+
+    """
+    for module in modules:
+        refuse_unmade(module)
+    untouched = [Untouched(module) for module in modules]
+    saved = SavedTensors()
+    for module in modules:
+        for tensor in _tensors(module):
+            saved.save(tensor)
+    random, (_, restore_foreign) = RandomState(), foreign_random_state()
+    with ExitStack() as stack:
+        stack.callback(restore_foreign)
+        stack.callback(random.restore)
+        stack.callback(Ambient().restore)
+        stack.callback(saved.restore)
+        for content in untouched:
+            stack.callback(content.restore)
+        stack.callback(content_of_given(given).restore)
+        yield
+
+
+def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield every tensor of a model, also those in containers on its modules."""
+    tree = ModuleTree(model)
+    for tensors in tree.storages.values():
+        yield from tensors
+    for module in tree.paths.values():
+        yield from tensors_in(module)

@@ -1,0 +1,111 @@
+"""``no_grad``, ``enable_grad``, ``inference_mode`` and ``autocast`` regions of a forward.
+
+A graph has no place for them. While tracing, the context managers themselves are watched, so that
+each node knows the regions it ran in; the generated code enters them again. Watching what was
+entered, and not the state that results, keeps also an ``autocast(enabled=False)`` island, which
+changes nothing until the extractor is called under autocast.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import _compat
+
+__all__ = ["Region", "RegionWatch", "autocast_only"]
+
+
+class Region(NamedTuple):
+    """One context manager, its arguments, and which of its entries this is.
+
+    Two ``autocast`` regions of one kind are not one: each casts the weights anew.
+    """
+
+    enter: type
+    arguments: tuple[tuple[str, Any], ...]
+    number: int
+
+
+def _region_of(manager: Any, number: int) -> Region:
+    if isinstance(manager, torch.autocast):
+        return Region(torch.autocast, _compat.autocast_arguments(manager), number)
+    if isinstance(manager, torch.set_grad_enabled):
+        return Region(torch.set_grad_enabled, (("mode", manager.mode),), number)
+    if isinstance(manager, torch.inference_mode):
+        return Region(torch.inference_mode, (("mode", manager.mode),), number)
+    return Region(type(manager), (), number)
+
+
+def autocast_only(regions: tuple[Region, ...]) -> tuple[Region, ...]:
+    """Return the outermost regions, as far as all of them are of ``autocast``.
+
+    What copies a value may stay in these. To leave one would end it: the next operation would cast its
+    weights anew.
+    """
+    return tuple(takewhile(lambda region: region.enter is torch.autocast, regions))
+
+
+_WATCHED: tuple[type, ...] = (
+    torch.no_grad,
+    torch.enable_grad,
+    torch.set_grad_enabled,
+    torch.inference_mode,
+    torch.autocast,
+)
+_NO_GRAD = Region(torch.no_grad, (), -1)
+
+
+class RegionWatch:
+    """While entered, note the regions that this thread is in."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._regions: tuple[Region, ...] = ()
+        self._entered = 0
+        self._originals: list[tuple[type, str, Callable[..., Any]]] = []
+
+    def current(self) -> tuple[Region, ...]:
+        """Return the regions entered since the watch began, outermost first."""
+        if not torch.is_grad_enabled() and not self._regions:
+            # ``torch.set_grad_enabled(False)`` as a statement.
+            return (_NO_GRAD,)
+        return self._regions
+
+    def __enter__(self) -> RegionWatch:
+        for manager in _WATCHED:
+            self._replace(manager, "__enter__", self._entering)
+            self._replace(manager, "__exit__", self._leaving)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for manager, name, original in reversed(self._originals):
+            setattr(manager, name, original)
+        self._originals.clear()
+
+    def _replace(self, manager: type, name: str, make: Callable[..., Any]) -> None:
+        original = vars(manager)[name]
+        self._originals.append((manager, name, original))
+        setattr(manager, name, make(original))
+
+    def _entering(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def enter(manager: Any) -> Any:
+            result = original(manager)
+            if threading.get_ident() == self._thread:
+                self._regions = (*self._regions, _region_of(manager, self._entered))
+                self._entered += 1
+            return result
+
+        return enter
+
+    def _leaving(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def leave(manager: Any, *error: Any) -> Any:
+            if threading.get_ident() == self._thread:
+                self._regions = self._regions[:-1]
+            return original(manager, *error)
+
+        return leave
