@@ -81,6 +81,12 @@ class ModuleTree:
         return "" if module is None else type(module).__name__
 
     @cached_property
+    def compiled(self) -> dict[str, nn.Module]:
+        """The modules that ``torch.compile`` was given, by the paths of what it returned."""
+        found = ((path, _compat.compiled_module(m)) for path, m in self.paths.items())
+        return {path: inner for path, inner in found if inner is not None}
+
+    @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Parameters by their ``state_dict`` key, the first where one is shared."""
         return dict(self._stored("_parameters"))

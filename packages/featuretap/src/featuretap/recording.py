@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ._compat import compiled_module
 from .events import Event, ModuleCall, Point
 from .modules import ModuleTree
 from .names.aliases import torchvision_names
@@ -98,8 +97,10 @@ class Recording:
 
     def _flagged(self) -> frozenset[str]:
         # What ``torch.compile`` returned may have a flag of its own, which on some torch nobody switches.
-        modules = ((path, compiled_module(m) or m) for path, m in self.tree.paths.items())
-        return frozenset(path for path, module in modules if module.training)
+        inner = self.tree.compiled
+        return frozenset(
+            path for path, module in self.tree.paths.items() if inner.get(path, module).training
+        )
 
     def note_flags(self) -> None:
         """Note the flags of now: those that the model's own ``train`` sets in this mode."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from .reading import (
+    MOST_CODES,
     Forward,
     by_code,
     forward_of,
@@ -56,10 +57,25 @@ def is_caught(frame: types.FrameType | None, forward: Any, end: types.CodeType) 
         code = frame.f_code
         if code is forward or code is end:
             return False
-        if catches(code) and runs_users_code(frame) and _catches_at(code, frame.f_lasti):
+        # Asked of each frame at each node of a trace, and nearly all catch nothing.
+        if id(code) not in _CATCH_NOTHING and _is_caught_in(frame):
             return True
         frame = frame.f_back
     return False
+
+
+def _is_caught_in(frame: types.FrameType) -> bool:
+    code = frame.f_code
+    if catches(code):
+        return runs_users_code(frame) and _catches_at(code, frame.f_lasti)
+    if len(_CATCH_NOTHING) >= MOST_CODES:
+        _CATCH_NOTHING.clear()
+    _CATCH_NOTHING[id(code)] = code
+    return False
+
+
+# By ``id``; the code is kept, so that no other gets its id.
+_CATCH_NOTHING: dict[int, types.CodeType] = {}
 
 
 def catches_in_exit(module: nn.Module) -> bool:

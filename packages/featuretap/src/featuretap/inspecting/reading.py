@@ -20,6 +20,7 @@ from .looking import is_a
 
 __all__ = [
     "CHANGES_CONTAINERS",
+    "MOST_CODES",
     "CachedFunction",
     "Forward",
     "Step",
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 _R = TypeVar("_R")
-_MOST = 4096
+MOST_CODES = 4096
 _MOST_OF_LIBRARY = 64
 _OURS = ("torch", "featuretap")
 # What ``functools.cache`` makes of a function.
@@ -341,7 +342,7 @@ def by_code(read: Callable[..., _R]) -> Callable[..., _R]:
         key = (id(code), *more)
         found = known.get(key)
         if found is None:
-            if len(known) >= _MOST:
+            if len(known) >= MOST_CODES:
                 known.clear()
             found = known[key] = (code, read(code, *more))
         return found[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,43 +32,53 @@ class ModuleContent:
 
     """
 
-    __slots__ = (
-        *("bare", "current", "empty", "held", "hooks", "no_hooks"),
-        *("registries", "values"),
-    )
+    __slots__ = ("current", "empties", "held", "hooks", "registries", "values")
 
     def __init__(self, module: nn.Module, seen: dict[int, int] | None = None) -> None:
         # Made for each module of each trace: what most modules have not is not made for them.
         self.current: dict[str, Any] = vars(module)
         self.values: dict[str, Any] = copied(self.current)
         without_own_wrappers(self.values)
-        values = self.values
-        self.held = HeldContent()
-        get = values.get
-        held = tuple(map(get, REGISTRIES))
-        self.registries = [(found, copied(found)) for found in held if found]
-        self.bare: Sequence[Any] = [found for found in held if found is not None and not found]
-        # Most registries are empty, and need no copy and no comparison one by one.
-        self.no_hooks: Sequence[dict[Any, Any] | None] = tuple(map(get, HOOKS))
-        self.hooks: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
-        if any(self.no_hooks):
-            self.hooks = [(found, without_own(found)) for found in self.no_hooks if found]
-            self.no_hooks = [found for found in self.no_hooks if not found]
-        self.empty: Sequence[Any] = tuple(map(get, OTHER_REGISTRIES))
-        if any(self.empty):
-            self.held.containers += [(found, copied(found)) for found in self.empty if found]
-            self.empty = [found for found in self.empty if not found]
+        values, get = self.values, self.values.get
+        self.held = _NOTHING
+        self.hooks: Sequence[tuple[dict[Any, Any], dict[Any, Any]]] = ()
+        registries = tuple(map(get, REGISTRIES))
+        self.registries = [(found, copied(found)) for found in registries if found]
+        # Most are empty, and need no copy and no comparison one by one.
+        self.empties: Sequence[Any] = tuple(map(get, _MOSTLY_EMPTY))
+        if any(self.empties):
+            self._keep_filled()
+        if len(self.registries) < len(REGISTRIES):
+            self.empties = (*self.empties, *(found for found in registries if not found))
         seen = {} if seen is None else seen
         for name in values.keys() - _STANDARD:
             value = values[name]
             kind = type(value)
             if kind in LEAVES or (kind is tuple and LEAVES.issuperset(map(type, value))):
                 continue
+            if self.held is _NOTHING:
+                self.held = HeldContent()
             if is_a(value, Iterator):
                 is_read = may_read(forward_of(module), name)
                 self.held.add_iterator(name, self.current, values, is_read)
             else:
                 self.held.add(value, DEPTH, seen)
+
+    def _keep_filled(self) -> None:
+        """Keep what is in registries that most modules have nothing in."""
+        hooks = {id(self.values.get(name)) for name in HOOKS}
+        filled = [found for found in self.empties if found]
+        self.hooks = [(found, without_own(found)) for found in filled if id(found) in hooks]
+        others = [(found, copied(found)) for found in filled if id(found) not in hooks]
+        if others:
+            self.held = HeldContent()
+            self.held.containers += others
+        self.empties = [found for found in self.empties if not found]
+
+    def _empties_of(self, names: Iterable[str]) -> list[Any]:
+        """Return those of the registries of these names that were empty."""
+        found = {id(self.values.get(name)) for name in names}
+        return [empty for empty in self.empties if empty is not None and id(empty) in found]
 
     @classmethod
     def of_before(
@@ -85,8 +95,7 @@ class ModuleContent:
         content = cls.__new__(cls)
         content.current, content.values = vars(module), values
         without_own_wrappers(values)
-        content.held = HeldContent()
-        content.bare, content.no_hooks, content.empty = (), (), ()
+        content.held, content.empties = HeldContent(), ()
         content.registries = [both for name, both in registries.items() if name in REGISTRIES]
         content.hooks = [both for name, both in registries.items() if name in HOOKS]
         others = registries.keys() - {*REGISTRIES, *HOOKS}
@@ -145,7 +154,7 @@ class ModuleContent:
     @property
     def is_changed(self) -> bool:
         """Whether anything is not as it was."""
-        if not (self.held or any(self.empty)) and self._is_plainly_as_before():
+        if not self.held and self._is_plainly_as_before():
             return False
         return any(True for _ in self.changes())
 
@@ -162,7 +171,7 @@ class ModuleContent:
                 yield from changed_keys(found, without_own(found), kept)
             for found, kept in self._all_registries():
                 yield from changed_keys(found, found, kept)
-        yield from map(id, filter(None, self.empty))
+            yield from map(id, filter(None, self._empties_of(OTHER_REGISTRIES)))
         yield from self.held.changes(may_grow=may_grow)
 
     def moved_state(
@@ -177,7 +186,7 @@ class ModuleContent:
 
         """
         held = self.held
-        if not (held or any(self.empty)) and self._is_plainly_as_before():
+        if not held and self._is_plainly_as_before():
             return ""
         forward = forward_of(module)
         for registry, kept in self._all_registries():
@@ -185,7 +194,8 @@ class ModuleContent:
                 changed = [n for n in {**registry, **kept} if registry.get(n) is not kept.get(n)]
                 kind = _name_of(registry, module).strip("_")
                 return f"its {kind}: {', '.join(changed)}"
-        filled = [(container, type(container)()) for container in self.empty if container]
+        empties = self._empties_of(OTHER_REGISTRIES)
+        filled = [(container, type(container)()) for container in empties if container]
         for container, content in (*held.containers, *filled):
             names = [name for name, value in self.values.items() if value is container]
             if moved_content(forward, names[0] if names else "", container, content):
@@ -212,34 +222,32 @@ class ModuleContent:
                 restore_container(registry, kept)
             for registry, kept in self._all_hooks():
                 restore_hooks(registry, kept)
-        if any(self.empty):
-            for container in filter(None, self.empty):
+            for container in self._empties_of(OTHER_REGISTRIES):
                 container.clear()
-        self.held.restore()
+        if self.held is not _NOTHING:
+            self.held.restore()
 
     def _all_hooks(self) -> Iterator[tuple[dict[Any, Any], dict[Any, Any]]]:
         """Yield each registry of hooks, and what it held."""
         yield from self.hooks
-        yield from ((registry, {}) for registry in self.no_hooks if registry is not None)
+        yield from ((registry, {}) for registry in self._empties_of(HOOKS))
 
     def _all_registries(self) -> Iterator[tuple[Any, Any]]:
         """Yield each registry of parameters, buffers or submodules, and what it held."""
         yield from self.registries
-        yield from ((registry, {}) for registry in self.bare if registry)
+        yield from ((registry, {}) for registry in self._empties_of(REGISTRIES))
 
     def _is_plainly_as_before(self) -> bool:
         """Say whether attributes, registries and hooks are as they were; if unsure, say no."""
         # Inlined, for it runs several times for each module of each trace.
-        if self.hooks or any(self.no_hooks) or any(self.bare):
+        if self.hooks or any(self.empties):
             return False
-        for now, before in ((self.current, self.values), *self.registries):
-            # A list first: another thread that watches the module sets and deletes meanwhile.
-            values = list(now.values())
-            if (
-                len(values) != len(before)
-                or not all(map(operator.is_, values, before.values()))
-                or list(now) != list(before)
-            ):
+        now, before = self.current, self.values
+        # One call of C for each, for another thread that watches the module sets and deletes meanwhile.
+        if not all(map(_IS, now.values(), before.values())) or list(now) != list(before):
+            return False
+        for now, before in self.registries:
+            if not all(map(_IS, now.values(), before.values())) or list(now) != list(before):
                 return False
         return True
 
@@ -251,9 +259,7 @@ class _ScriptContent(ModuleContent):
 
     def __init__(self, module: nn.Module) -> None:
         self.current, self.values = {}, {}
-        self.held = HeldContent()
-        self.registries = []
-        self.bare, self.no_hooks, self.empty = (), (), ()
+        self.held, self.registries, self.empties = _NOTHING, [], ()
         registries = (vars(module).get(name) for name in HOOKS)
         self.hooks = [(found, without_own(found)) for found in registries if found is not None]
         self.module = module
@@ -309,7 +315,11 @@ OTHER_REGISTRIES = tuple(
     for name, value in vars(nn.Module()).items()
     if isinstance(value, (dict, set)) and name not in (*REGISTRIES, *HOOKS)
 )
+_MOSTLY_EMPTY = (*HOOKS, *OTHER_REGISTRIES)
 _MISSING = object()
+_IS = operator.is_
+# What most modules hold besides plain values; nothing is ever added to it.
+_NOTHING = HeldContent()
 
 
 def _name_of(registry: dict[Any, Any], module: nn.Module) -> str:
