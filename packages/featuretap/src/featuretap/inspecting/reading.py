@@ -70,13 +70,11 @@ class Forward(NamedTuple):
 
 def forward_of(module: nn.Module) -> Forward:
     """Return the forward of ``module``, which may be one of its own."""
-    own = vars(module).get("forward")
+    kind, own = type(module), vars(module).get("forward")
     # What stands for a forward while featuretap-hooks watches it is no function.
-    function = getattr(own, "__func__", own)
+    function = None if own is None else getattr(own, "__func__", own)
     is_function = isinstance(function, types.FunctionType)
-    return Forward(
-        type(module), function if is_function else getattr(type(module), "forward", None)
-    )
+    return Forward(kind, function if is_function else getattr(kind, "forward", None))
 
 
 class _Code(NamedTuple):

@@ -61,8 +61,10 @@ class Outside:
 
     def moved(self, forward: Forward) -> str:
         """Name what ``forward`` changed and its next call would read; ``""`` if there is nothing."""
-        held = _each(self._found.get(forward, ()))
-        return next((one.place.label for one in held if one.moved(forward)), "")
+        for one in _each(self._found.get(forward, ())):
+            if one.moved(forward):
+                return one.place.label
+        return ""
 
     def changes(self) -> Iterator[Any]:
         """Yield keys for what is not as it was."""
