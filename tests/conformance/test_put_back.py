@@ -193,13 +193,16 @@ class Writes(nn.Module):
             self.first.weight.data.mul_(2)
         elif self.how == "view":
             self.first.weight.data[0].add_(1)
+        elif self.how == "all":
+            for parameter in self.parameters():
+                parameter.data.mul_(2)
         else:
             with torch.no_grad():
                 self.first.weight.mul_(2)
         return self.second(self.first(x))
 
 
-@pytest.mark.parametrize("how", ["data", "view", "no_grad"])
+@pytest.mark.parametrize("how", ["data", "view", "no_grad", "all"])
 @pytest.mark.parametrize("earlier", [0, 2])
 def test_M5_a_call_that_fails_leaves_the_parameters_as_they_were(extract, how, earlier):
     model = Writes(how)

@@ -66,6 +66,9 @@ _SWITCHED = frozenset("data forward requires_grad training __class__".split())
 _CONVERTS = frozenset("half double bfloat16 apply _apply".split())
 # Where autograd lets parameters be written.
 _UNGUARDED = frozenset("no_grad inference_mode set_grad_enabled data detach copy_".split())
+# Ways to come to parameters without their names, and to write all of those of a module.
+_COME_TO_ALL = frozenset("parameters named_parameters _parameters state_dict".split())
+_WRITE_ALL = frozenset("load_state_dict reset_parameters".split())
 # Ways to change, or to look at, what a call of a module runs.
 _REWIRES = frozenset(
     "__dict__ vars __getattribute__ register_forward_hook register_forward_pre_hook "
@@ -88,6 +91,7 @@ class OwnCode(NamedTuple):
             end while something is.
         switches_unseen: whether that may be something which a comparison does not show.
         writes_weights: whether parameters may be written, or given another dtype.
+        writes_any_weight: whether these may be such as the code does not name.
         writes_tensors: whether other tensors may be written that the code has not made.
         changes_outside: whether something may be changed that lies outside of the modules.
         rewires: whether something may change what a call of a module runs, or look at it.
@@ -102,6 +106,7 @@ class OwnCode(NamedTuple):
     switches: bool
     switches_unseen: bool
     writes_weights: bool
+    writes_any_weight: bool
     writes_tensors: bool
     changes_outside: bool
     rewires: bool
@@ -157,6 +162,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
         switches=switches or not names.isdisjoint(_SWITCHES),
         switches_unseen=unseen,
         writes_weights=_may_write_weights(modules, names, in_place),
+        writes_any_weight=any(map(_writes_any_weight, facts)),
         writes_tensors=in_place or any(map(_is_in_place, names)),
         changes_outside=stores_elsewhere or any(map(_changes_outside, facts)),
         rewires=not names.isdisjoint(_REWIRES) or not sets.isdisjoint(_REWIRED),
@@ -212,12 +218,19 @@ def _is_filled(value: Any) -> bool:
 
 def _may_write_weights(modules: list[nn.Module], names: frozenset[str], in_place: bool) -> bool:
     """Say so of code that names these things: most models do not, and are spared looking."""
-    if not names.isdisjoint(_CONVERTS | _UNGUARDED) or any(map(_is_in_place, names)):
+    if not names.isdisjoint(_CONVERTS | _UNGUARDED | _WRITE_ALL) or any(map(_is_in_place, names)):
         return True
     if any(getattr(module, "max_norm", None) is not None for module in modules):
         return True  # embeddings scale the rows that they look up
     registries = [module._parameters for module in modules if isinstance(module._parameters, dict)]
     return in_place and any(not names.isdisjoint(registry) for registry in registries)
+
+
+def _writes_any_weight(facts: _Facts) -> bool:
+    """Say so of one function: most that look at all parameters only ask for their device or dtype."""
+    names = facts.names
+    writes = facts.in_place or not names.isdisjoint(_UNGUARDED) or any(map(_is_in_place, names))
+    return (writes and not names.isdisjoint(_COME_TO_ALL)) or not names.isdisjoint(_WRITE_ALL)
 
 
 def _is_in_place(name: str) -> bool:

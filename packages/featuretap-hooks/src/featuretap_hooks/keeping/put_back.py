@@ -117,7 +117,8 @@ class PutBack:
                 continue  # TorchScript keeps its own behind a wrapper
             yield from ((path, "_buffers", name) for name in buffers)
             if own.writes_weights:
-                names = own.names & module._parameters.keys()
+                names = module._parameters.keys()
+                names = names if own.writes_any_weight else own.names & names
                 yield from ((path, "_parameters", name) for name in names)
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
