@@ -117,9 +117,11 @@ class PutBack:
                 continue  # TorchScript keeps its own behind a wrapper
             yield from ((path, "_buffers", name) for name in buffers)
             if own.writes_weights:
-                names = module._parameters.keys()
-                names = names if own.writes_any_weight else own.names & names
-                yield from ((path, "_parameters", name) for name in names)
+                yield from (
+                    (path, "_parameters", name)
+                    for name in module._parameters
+                    if own.writes_any_weight or name in own.names
+                )
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         # An extractor around this one has all it wants, or a checkpoint: that is no failure.

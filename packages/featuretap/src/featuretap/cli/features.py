@@ -87,6 +87,11 @@ def _survey(model: nn.Module, args: Arguments, inputs: Inputs) -> Survey:
                 f"{type(model).__name__} has no {mode} mode: {names.failures[mode]}. "
                 f"With --{other} it can be listed"
             )
+        if not (names.train or names.eval):
+            raise CommandError(
+                f"{type(model).__name__} has no modules inside, and no arguments that could be listed "
+                "without running it: give --input, one for each argument of its forward"
+            )
         requests = {"train": names.train or names.eval, "eval": names.eval or names.train}
         extractor = _extractor(model, requests, args, inputs)
         values = _run(extractor, inputs, args) if inputs else {}
