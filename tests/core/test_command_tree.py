@@ -213,3 +213,12 @@ def test_without_input_hooks_say_that_operations_are_missing(run: Run) -> None:
     assert "without --input" not in note
     _, _, note = run("net:Net", "--backend", "fx")
     assert "without --input" not in note
+
+
+@pytest.mark.sees_operations
+def test_a_model_that_nothing_is_known_of_wants_an_input(run: Run) -> None:
+    """There is no name to be had without running it, and it says so."""
+    code, _, note = run("torch.nn:Module", "--backend", "hooks")
+    assert code == 2
+    assert "Module has no modules inside" in note
+    assert "give --input" in note
