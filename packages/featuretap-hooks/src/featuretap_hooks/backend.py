@@ -12,8 +12,9 @@ from torch import nn
 from featuretap import NodeNames, NodeNotFoundError
 from featuretap.backends import Options, load_backend
 from featuretap.extractor import FeatureExtractor
-from featuretap.modules import LeafRule, ModuleTree
+from featuretap.modules import ModuleTree
 from featuretap.names.alignment import warn_of_two_operations
+from featuretap.naming import paths_above
 
 from .calls.wrapper import is_wrapped
 from .example import MODES, Seen, watch_modes
@@ -35,7 +36,7 @@ class HooksBackend:
             return load_backend("fx").node_names(model, options)
         if not options.has_example:
             tree = ModuleTree(model)
-            guess = Guess(tree, LeafRule(options.leaf_modules), options)
+            guess = Guess(tree, options)
             names = [
                 *guess.inputs,
                 *(p for p in tree.paths if p and guess.find(p) and _is_called(tree, p)),
@@ -105,7 +106,7 @@ class HooksBackend:
 def _guess(model: nn.Module, plans: Mapping[str, Plan], options: Options) -> None:
     """Resolve what needs no forward, and check the rest as far as is possible without one."""
     if plans:
-        guess = Guess(ModuleTree(model), LeafRule(options.leaf_modules), options)
+        guess = Guess(ModuleTree(model), options)
         for mode, plan in plans.items():
             plan.guess(guess, mode)
 
@@ -115,8 +116,7 @@ def _is_unreached(model: nn.Module, name: str, found: Iterable[Seen]) -> bool:
     tree = ModuleTree(model)
     if name not in tree.paths or not _is_called(tree, name):
         return False
-    parts = name.split(".")
-    above = {".".join(parts[:depth]) for depth in range(1, len(parts))}
+    above = set(paths_above(name))
     indices = [seen.index for seen in found]
     # Of a module whose other methods run, the path is no node.
     recorded = [node for index in indices for node in (*index.names, *index.calls)]

@@ -16,13 +16,14 @@ from featuretap._compat import storage_id
 from featuretap.backends import Options
 from featuretap.errors import FAILS_ON_EXAMPLE
 from featuretap.facts import written_arguments
-from featuretap.faithful import RandomState, foreign_random_state
 from featuretap.graphs.structures import copy_value
 from featuretap.inspecting.reading import forward_of
-from featuretap.keeping.ambient import Ambient, GradientFlags, Gradients
+from featuretap.keeping.ambient import Ambient
+from featuretap.keeping.gradients import GradientFlags, Gradients
 from featuretap.keeping.held import tensors_in
 from featuretap.keeping.held_content import content_of_given
 from featuretap.keeping.outside import tensors_outside
+from featuretap.keeping.random_numbers import RandomState, foreign_random_state
 from featuretap.keeping.saved import SavedTensors, refuse_unmade
 from featuretap.keeping.untouched import Untouched
 from featuretap.modules import ModuleTree, switch

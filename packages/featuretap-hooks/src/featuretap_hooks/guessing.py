@@ -25,7 +25,7 @@ from featuretap.naming import Namer, operation_name, without_counter
 from ._compat import namespaces_of_operators, registered_operators
 from .calls.fast_paths import takes_note
 from .calls.places import operations_at, places
-from .index import ModulesOfIndex, Point, canonical, read_parameter
+from .index import ModulesOfIndex, Point, read_parameter
 from .inspecting.mentioned import chains_of_names, mentioned_names
 
 __all__ = ["Guess"]
@@ -36,12 +36,12 @@ _SPECIAL = "*?["
 class Guess(ModulesOfIndex):
     """A :class:`featuretap.selection.NodeIndex` of a forward that has not run."""
 
-    def __init__(self, tree: ModuleTree, is_leaf: LeafRule, options: Options) -> None:
+    def __init__(self, tree: ModuleTree, options: Options) -> None:
         super().__init__(tree)
         self._options = options
         self._of_places: Set[str] | None = None
         self._chains: set[tuple[str, str]] | None = None
-        self._is_leaf = is_leaf
+        self._is_leaf = is_leaf = LeafRule(options.leaf_modules)
         self._functions = {operation_name(function) for function in options.autowrap_functions}
         for module in options.autowrap_modules:
             self._functions.update(map(operation_name, vars(module)))
@@ -63,7 +63,7 @@ class Guess(ModulesOfIndex):
 
     def find(self, name: str) -> Point | None:
         """Return a point if there can be one called ``name``."""
-        name = canonical(name, self._tree)
+        name = self._tree.canonical(name)
         if name not in self._points:
             name = name if self._possible(name) else read_parameter(name, self._tree)
             if not name:

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from featuretap.modules import ModuleTree
-from featuretap.naming import join, without_counter
+from featuretap.naming import without_counter
 
 from .going_on import Maker
 
-__all__ = ["Index", "ModulesOfIndex", "Point", "canonical", "read_parameter"]
+__all__ = ["Index", "ModulesOfIndex", "Point", "read_parameter"]
 
 
 class Point(NamedTuple):
@@ -86,7 +86,7 @@ class Index(ModulesOfIndex):
 
     def find(self, name: str) -> Point | None:
         """Return the point called ``name``, by any path of its module."""
-        name = canonical(name, self._tree)
+        name = self._tree.canonical(name)
         point = self.names.get(name) or self.calls.get(name)
         if point is None and self.other is not None:
             found = self.other.names.get(name) or self.other.calls.get(name)
@@ -110,14 +110,6 @@ class Index(ModulesOfIndex):
     def known_names(self) -> Iterable[str]:
         """Every name that would be accepted, the listed ones first."""
         return [*self.names, *self.calls, *self._tree.aliases]
-
-
-def canonical(name: str, tree: ModuleTree) -> str:
-    """Translate a second path of a shared module to its first."""
-    if name in tree.aliases:
-        return tree.aliases[name]
-    scope, _, operation = name.rpartition(".")
-    return join(tree.aliases[scope], operation) if scope in tree.aliases else name
 
 
 def read_parameter(name: str, tree: ModuleTree) -> str:

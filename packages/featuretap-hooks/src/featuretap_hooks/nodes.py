@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from featuretap._compat import functorch_level
-from featuretap.faithful import contains
+from featuretap.inspecting.containers import contains
 from featuretap.modules import ModuleTree
 from featuretap.naming import Namer, join
 

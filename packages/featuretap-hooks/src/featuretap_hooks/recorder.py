@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from featuretap._compat import functorch_level, no_torch_function
 from featuretap.facts import writes_others, written_arguments
-from featuretap.faithful import contains
+from featuretap.inspecting.containers import contains
 from featuretap.modules import ModuleTree
 from featuretap.names.operations import iterates_a_tensor, name_of
 from featuretap.standins.volatile import LOOKS_AT_VALUE

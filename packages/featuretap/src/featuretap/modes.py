@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from .backends import Options
 from .errors import UntraceableModelError
-from .keeping.ambient import GradientFlags
+from .keeping.gradients import GradientFlags
 from .keeping.untouched import Untouched
 from .modules import ModuleTree, switch
 from .names.alignment import aligned

@@ -75,6 +75,13 @@ class ModuleTree:
         """Return the path of ``module``, ``None`` if it is no submodule of the model."""
         return self._path_by_id.get(id(module))
 
+    def canonical(self, name: str) -> str:
+        """Translate a second path of a shared module to its first, also in the name of an operation."""
+        if name in self.aliases:
+            return self.aliases[name]
+        scope, _, operation = name.rpartition(".")
+        return join(self.aliases[scope], operation) if scope in self.aliases else name
+
     def kind_at(self, path: str) -> str:
         """Return the name of the class of the module at ``path``; ``""`` if there is none."""
         module = self.paths.get(self.aliases.get(path, path))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 __all__ = ["AUGMENTED", "BINARY", "Namer", "join", "operation_name", "without_counter"]
 
@@ -66,6 +66,18 @@ def without_counter(name: str) -> str:
     ('layer1.0.add', 'layer1.0.add')
     """
     return _COUNTER.sub("", name)
+
+
+def paths_above(name: str) -> Iterator[str]:
+    """Yield the paths of the modules that ``name`` would be in, outermost first, without the model itself.
+
+    >>> list(paths_above("layer1.0.add"))
+    ['layer1', 'layer1.0']
+
+    """
+    for end, character in enumerate(name):
+        if character == ".":
+            yield name[:end]
 
 
 class Namer:

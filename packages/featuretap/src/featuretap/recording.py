@@ -17,7 +17,6 @@ from .events import Event, ModuleCall, Point
 from .modules import ModuleTree
 from .names.aliases import torchvision_names
 from .names.recorded import RecordedNames
-from .naming import join
 
 __all__ = ["Recording"]
 
@@ -40,7 +39,6 @@ class Recording:
     listing = "get_graph_node_names(model)"
 
     def __init__(self, tree: ModuleTree) -> None:
-        self.model = model = tree.model
         self.tree = tree
         self.graph = fx.Graph()
         self.events: list[Event] = []
@@ -50,7 +48,7 @@ class Recording:
         self.constants: dict[str, torch.Tensor] = {}
         self.read_training = False
         self.other: Recording | None = None
-        self.mode = "train" if model.training else "eval"
+        self.mode = "train" if tree.model.training else "eval"
         self.training = self._flagged()
         self._switched = self.training
 
@@ -144,7 +142,7 @@ class Recording:
         """Return the point called ``name``, by any of the names it may be called by."""
         point = self.names.get(name) or self.calls.get(name)
         if point is None:
-            canonical = self._canonical(name)
+            canonical = self.tree.canonical(name)
             point = self.names.get(canonical) or self.calls.get(canonical)
         # What torchvision calls so in this mode would be another thing than in the other.
         if point is None and self.other is not None and name in self.other.names:
@@ -186,11 +184,3 @@ class Recording:
             for position, event in enumerate(self.events)
             if isinstance(event, fx.Node) and event.op == "get_attr"
         }
-
-    def _canonical(self, name: str) -> str:
-        """Translate a second path of a shared module to its first."""
-        aliases = self.tree.aliases
-        if name in aliases:
-            return aliases[name]
-        scope, _, operation = name.rpartition(".")
-        return join(aliases[scope], operation) if scope in aliases else name

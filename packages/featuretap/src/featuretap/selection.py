@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from .errors import NodeNotFoundError, nearest
+from .naming import paths_above
 
 __all__ = ["NodeIndex", "Selection", "is_glob", "normalize"]
 
@@ -213,7 +214,7 @@ def _names(entry: Any, index: NodeIndex) -> list[str]:
 
 
 def _not_found(entry: str, index: NodeIndex, problem: str) -> NodeNotFoundError:
-    leaf = next((path for path in _paths_above(entry) if path in index.names), None)
+    leaf = next((path for path in paths_above(entry) if path in index.names), None)
     if leaf is not None:
         return NodeNotFoundError(
             f"{problem}: it is inside of {leaf!r}, {_why_one_node(leaf, index)}", entry, [leaf]
@@ -242,13 +243,6 @@ def _why_one_node(leaf: str, index: NodeIndex) -> str:
         f"a leaf module, which is one node. Did you mean {leaf!r}? A layer of torch.nn is one node on "
         "each backend; a module of your leaf_modules is looked into if you leave it out there"
     )
-
-
-def _paths_above(name: str) -> Iterator[str]:
-    """Yield the paths of the modules that ``name`` would be in, outermost first."""
-    for end, character in enumerate(name):
-        if character == ".":
-            yield name[:end]
 
 
 def _in_mode(

@@ -10,7 +10,8 @@ from torch import nn
 
 from featuretap.inspecting.containers import CONTAINERS, copied, items_of, kind_of
 from featuretap.inspecting.looking import attributes_of, has_attributes, is_a
-from featuretap.keeping.held import attributes, is_opened, slots_of
+from featuretap.inspecting.slots import slots_of
+from featuretap.keeping.held import attributes, is_opened
 
 from ..tracked import Tracked, plain
 

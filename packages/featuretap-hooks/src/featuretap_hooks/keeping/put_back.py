@@ -8,10 +8,11 @@ from typing import Any, Protocol
 from torch import nn
 
 from featuretap._compat import ends_recomputation
-from featuretap.faithful import foreign_random_state
-from featuretap.keeping.ambient import Ambient, Gradients
+from featuretap.keeping.ambient import Ambient
+from featuretap.keeping.gradients import Gradients
 from featuretap.keeping.held import kept_tensors
 from featuretap.keeping.outside import Outside, tensors_outside
+from featuretap.keeping.random_numbers import foreign_random_state
 from featuretap.keeping.saved import SavedTensor
 from featuretap.keeping.undo import Undo
 

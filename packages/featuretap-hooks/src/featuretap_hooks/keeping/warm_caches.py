@@ -104,7 +104,7 @@ def cold_caches(caches: Iterable[tuple[nn.Module, str]]) -> Iterator[None]:
 @lru_cache(maxsize=1024)
 def _caches(forward: Forward) -> tuple[str, ...]:
     """Read off the code which attributes are filled from other attributes alone, where a key is missing."""
-    code = [i for i in instructions_of(forward) if i.opname not in ("CACHE", "EXTENDED_ARG")]
+    code = [i for i in instructions_of(forward) if i.opname != "EXTENDED_ARG"]
     found: dict[str, bool] = {}
     for place, instruction in enumerate(code):
         if instruction.opname != "CONTAINS_OP" or "ATTR" not in code[place - 1].opname:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from ..extractor import FeatureExtractor, Followed
 from ..modules import ModuleTree, converts_itself, stored_tensor
+from ..naming import paths_above
 
 __all__ = ["populate"]
 
@@ -38,7 +39,7 @@ def populate(
                 owner, _, name = path.rpartition(".")
                 read.setdefault(owner, {})[name] = None
     holders: dict[str, nn.Module] = {"": extractor}
-    around = {outer for path in (*called, *read) for outer in _from_outside(path)}
+    around = {outer for path in (*called, *read) for outer in (*paths_above(path), path)} - {""}
     called.update(path for path in around if converts_itself(tree.paths[path]))
     # In the model's order, which optimizers go by, and outer modules first: a whole one must not
     # replace a stand-in that has children already.
@@ -52,12 +53,6 @@ def populate(
         owner, _, name = second.rpartition(".")
         if first in holders and owner in holders:
             holders[owner]._modules.setdefault(name, holders[first])
-
-
-def _from_outside(path: str) -> Iterator[str]:
-    """Yield the paths of the modules that the one at ``path`` is in, and its own, but not the model."""
-    names = path.split(".") if path else []
-    yield from (".".join(names[: n + 1]) for n in range(len(names)))
 
 
 def _holder(path: str, holders: dict[str, nn.Module], tree: ModuleTree) -> nn.Module:

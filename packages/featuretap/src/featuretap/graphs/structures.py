@@ -22,7 +22,8 @@ from torch import fx, nn
 from ..errors import UntraceableModelError
 from ..inspecting.containers import CONTAINERS, copied, empty_like, kind_of
 from ..inspecting.looking import attributes_of, has_attributes, is_a
-from ..keeping.held import items_of, slots_of
+from ..inspecting.slots import slots_of
+from ..keeping.held import parts_of
 
 __all__ = [
     "Built",
@@ -267,7 +268,7 @@ def _tensors_in(value: Any, within: frozenset[int]) -> Iterator[torch.Tensor]:
 def _inside(value: Any) -> Iterator[Any]:
     has_fields = is_dataclass(type(value))
     if not has_fields or is_a(value, (*CONTAINERS, tuple, frozenset)):
-        yield from items_of(value)
+        yield from parts_of(value)
     if has_fields:
         yield from (getattr(value, field.name) for field in fields(value))
 
@@ -284,7 +285,7 @@ def _map_container(value: Any, mapped: _Map) -> Any:
         for key, item in copied(value).items():
             kind_of(new).__setitem__(new, key, mapped(item))
     elif isinstance(new, (list, deque)):
-        kind_of(new).extend(new, list(map(mapped, items_of(value))))
+        kind_of(new).extend(new, list(map(mapped, parts_of(value))))
     for field in fields(value) if is_dataclass(value) else ():
         object.__setattr__(new, field.name, mapped(getattr(value, field.name)))
     return new

@@ -14,7 +14,7 @@ __all__ = ["CALLS", "Called", "arguments_at", "called_at", "steps_around_calls"]
 
 CALLS = frozenset("CALL CALL_KW CALL_METHOD CALL_FUNCTION CALL_FUNCTION_KW".split())
 _ALL_CALLS = CALLS | {"CALL_FUNCTION_EX"}
-_NO_STEPS = ("CACHE", "EXTENDED_ARG", "KW_NAMES")
+_NO_STEPS = ("EXTENDED_ARG", "KW_NAMES")
 # Between what is called and its first argument.
 _EMPTY_PLACES = ("PUSH_NULL", "PRECALL")
 # These load an attribute, and no variable.

@@ -145,7 +145,7 @@ def _handler_of(code: types.CodeType, offset: int) -> int | None:
 
 def _goes_on(code: types.CodeType, handler: int) -> bool:
     """Follow a handler, and those of what it raises again, to where the exception is over."""
-    instructions = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
+    instructions = list(dis.get_instructions(code))
     at = {instruction.offset: number for number, instruction in enumerate(instructions)}
     waiting, seen = [at[handler]], set[int]()
     while waiting:

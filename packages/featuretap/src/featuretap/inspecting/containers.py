@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 __all__ = [
     "CONTAINERS",
+    "contains",
     "copied",
     "empty_like",
+    "has_grown",
+    "instances_in",
     "is_changed",
     "is_same",
     "items_of",
@@ -31,6 +34,35 @@ _NUMBERS = frozenset({int, float, complex, str})
 
 
 _ABSENT = object()
+
+
+def contains(kinds: type | tuple[type, ...], *values: object) -> bool:
+    """Say whether any of the nested ``values`` holds an instance of ``kinds``."""
+    for value in values:
+        if isinstance(value, kinds):
+            return True
+        if isinstance(value, (tuple, list)):
+            if contains(kinds, *value):
+                return True
+        elif isinstance(value, dict):
+            if contains(kinds, *dict.values(value)):
+                return True
+        elif isinstance(value, slice) and contains(kinds, value.start, value.stop, value.step):
+            return True
+    return False
+
+
+def instances_in(kinds: type | tuple[type, ...], *values: Any) -> Iterator[Any]:
+    """Yield the instances of ``kinds`` in nested tuples, lists, dicts and slices."""
+    for value in values:
+        if isinstance(value, kinds):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from instances_in(kinds, *value)
+        elif isinstance(value, dict):
+            yield from instances_in(kinds, *dict.values(value))
+        elif isinstance(value, slice):
+            yield from instances_in(kinds, value.start, value.stop, value.step)
 
 
 def copied(container: Any) -> Any:

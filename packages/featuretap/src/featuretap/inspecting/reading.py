@@ -25,6 +25,7 @@ __all__ = [
     "Forward",
     "Step",
     "by_code",
+    "called_by_model",
     "codes_in",
     "forward_of",
     "functions_of",
@@ -36,6 +37,7 @@ __all__ = [
     "kinds_of",
     "names_in",
     "runs_users_code",
+    "set_by_call",
     "steps_of",
     "variables_of",
 ]
@@ -135,6 +137,11 @@ def set_by_call(kind: Any) -> frozenset[str]:
 def is_ours(namespace: Mapping[str, Any]) -> bool:
     """Say whether code with these globals is torch's or ours."""
     return is_our_module(namespace.get("__name__"))
+
+
+def called_by_model(frame: types.FrameType) -> bool:
+    """Say whether ``frame`` runs code of the user's or of some library, and not torch's or ours."""
+    return not is_ours(frame.f_globals)
 
 
 def runs_users_code(frame: types.FrameType) -> bool:
@@ -307,7 +314,7 @@ def steps_of(instructions: Iterable[dis.Instruction]) -> Iterator[Step]:
             second = "STORE_FAST" if name.endswith("STORE_FAST") else "LOAD_FAST"
             yield Step(first, argument[0], "")
             yield Step(second, argument[1], "")
-        elif name not in ("CACHE", "EXTENDED_ARG", "PRECALL"):
+        elif name not in ("EXTENDED_ARG", "PRECALL"):
             yield Step(name, argument, instruction.argrepr)
 
 

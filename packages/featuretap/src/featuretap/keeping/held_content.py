@@ -24,17 +24,10 @@ from ..inspecting.containers import (
     same_items,
 )
 from ..inspecting.looking import attributes_of, has_attributes, is_a
-from .held import (
-    DEPTH,
-    NOT_OPENED,
-    Rewinder,
-    copied_iterator,
-    has_slots,
-    iterator_state,
-    rewinder,
-    slots_of,
-)
+from ..inspecting.slots import has_slots, slots_of
+from .held import DEPTH, NOT_OPENED
 from .put_back import restore_attributes
+from .rewinders import Rewinder, copied_iterator, iterator_state, rewinder
 
 __all__ = ["LEAVES", "HeldContent", "changed_keys", "content_of_given"]
 

@@ -19,7 +19,7 @@ from ..inspecting.containers import (
 from ..inspecting.looking import is_a, original_of
 from ..inspecting.reading import Forward
 from ..inspecting.trace_left import is_plain_cache, may_write
-from .held import DEPTH, Rewinder, copied_iterator, rewinder
+from .held import DEPTH
 from .outside_places import (
     HOLD_ITEMS,
     MISSING,
@@ -31,6 +31,7 @@ from .outside_places import (
     places_at,
     roots_of,
 )
+from .rewinders import Rewinder, copied_iterator, rewinder
 from .state import moved_attribute, moved_content
 
 __all__ = ["Outside", "Roots", "roots_that_keep", "tensors_outside"]

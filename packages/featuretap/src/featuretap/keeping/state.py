@@ -27,7 +27,7 @@ __all__ = [
 _NUMBERS = frozenset({bool, int, float, complex, str})
 _PLAIN = _NUMBERS | {type(None), torch.Size, torch.dtype, torch.device}
 _FILL = frozenset({"append", "appendleft", "extend", "add"})
-_COUNTING = ("LOAD_CONST", "LOAD_SMALL", "BINARY_OP", "INPLACE_", "SWAP", "ROT_", "CACHE")
+_COUNTING = ("LOAD_CONST", "LOAD_SMALL", "BINARY_OP", "INPLACE_", "SWAP", "ROT_")
 _STORES = frozenset({"STORE_ATTR", "STORE_GLOBAL", "STORE_DEREF"})
 _MISSING = object()
 

@@ -13,8 +13,14 @@ from typing import Any
 
 from torch import fx, nn
 
-from ..faithful import contains
-from ..inspecting.containers import CONTAINERS, copied, is_changed, items_of, restore_container
+from ..inspecting.containers import (
+    CONTAINERS,
+    contains,
+    copied,
+    is_changed,
+    items_of,
+    restore_container,
+)
 from ..inspecting.looking import is_a
 from .outside_places import MISSING, write_attribute
 

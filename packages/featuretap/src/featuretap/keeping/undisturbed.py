@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..faithful import RandomState, foreign_random_state
 from ..modules import ModuleTree
 from .ambient import Ambient
 from .held import tensors_in
 from .held_content import content_of_given
+from .random_numbers import RandomState, foreign_random_state
 from .saved import SavedTensors, refuse_unmade
 from .untouched import Untouched
 

@@ -14,10 +14,10 @@ import torch
 from torch import fx, nn
 
 from ..facts import called_name, may_draw
-from ..faithful import RandomState
 from ..inplace import effect_of, is_known, leaves_trace
 from ..inspecting.trace_left import names_if_it_writes
 from .held import kept_tensors
+from .random_numbers import RandomState
 from .saved import SavedTensor, has_unmade, is_unmade
 from .untouched import Untouched
 

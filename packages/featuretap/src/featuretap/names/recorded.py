@@ -14,7 +14,7 @@ from ..facts import written_arguments
 from ..graphs.structures import build, copy_from_region, copy_value
 from ..graphs.taken_apart import steps_of_containers
 from ..modules import ModuleTree
-from ..naming import Namer, operation_name
+from ..naming import Namer, operation_name, paths_above
 
 __all__ = ["RecordedNames"]
 
@@ -145,10 +145,7 @@ class _Hidden:
 
     def holds(self, path: str) -> bool:
         """Say whether the module at ``path`` is inside of one of the leaves."""
-        if not self.leaves:
-            return False
-        names = path.split(".")
-        return any(".".join(names[:length]) in self.leaves for length in range(1, len(names)))
+        return bool(self.leaves) and any(above in self.leaves for above in paths_above(path))
 
     def holds_node(self, node: fx.Node) -> bool:
         """Say so of the scope of an operation, or of a leaf module."""

@@ -24,16 +24,20 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from .. import _compat
-from ..faithful import contains
 from ..inspecting.catching import catches
-from ..inspecting.reading import Forward, is_our_module, is_ours, names_in, runs_users_code
+from ..inspecting.containers import contains
+from ..inspecting.reading import (
+    Forward,
+    called_by_model,
+    is_our_module,
+    is_ours,
+    names_in,
+    runs_users_code,
+)
 from ..standins.asking import LIMITS
 from .why_not import CATCHES
 
-__all__ = [
-    "called_by_model",
-    "refused_functions",
-]
+__all__ = ["refused_functions"]
 
 _INHERITED = object()
 # The class of the managers that ``contextlib.contextmanager`` makes of generators.
@@ -76,11 +80,6 @@ _ENTERED = (
 Refuse = Callable[[str], Exception]
 # The owner and the name of a function, and what makes the one that stands for it.
 _Lost = tuple[Any, str, Callable[[Any], Any]]
-
-
-def called_by_model(frame: types.FrameType) -> bool:
-    """Say whether ``frame`` runs the user's code, and not torch's or ours."""
-    return not is_ours(frame.f_globals)
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..faithful import contains
 from ..inspecting.catching import catches_in_exit
+from ..inspecting.containers import contains
 from ..inspecting.trace_left import fills_what_it_is_given, is_of_a_library
 from ..keeping.put_back import is_own_hook
 from ..standins.asking import Questions

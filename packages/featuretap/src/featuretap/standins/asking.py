@@ -31,7 +31,7 @@ from ..inspecting.reading import (
     is_users,
     names_in,
 )
-from ..keeping.held import items_of
+from ..keeping.held import parts_of
 from .asked_types import AskedPlace
 from .identity import may_ask_identity
 
@@ -244,7 +244,7 @@ def _asked_by(value: Any, named: frozenset[str]) -> Iterator[AskedPlace]:
     if is_a(value, types.MethodType):
         value = value.__func__
     if type(value) in _TABLES:
-        items = items_of(value)
+        items = parts_of(value)
         for item in items if len(items) <= _SMALL else ():
             if type(item) not in _TABLES:
                 yield from _asked_by(item, named)

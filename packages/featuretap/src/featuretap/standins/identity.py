@@ -34,7 +34,6 @@ _OTHER_SIDE = (
     "LOAD_FAST",
     "LOAD_DEREF",
     "BUILD_",
-    "CACHE",
 )
 _REACH = 6
 _IDENTITY = frozenset({"IS_OP"})
@@ -109,7 +108,7 @@ def _is_with_none(comparison: dis.Instruction, before: list[dis.Instruction]) ->
 
 
 def _instructions(code: types.CodeType) -> list[dis.Instruction]:
-    ignored = ("CACHE", "PRECALL", "EXTENDED_ARG", "NOT_TAKEN", "COPY")
+    ignored = ("PRECALL", "EXTENDED_ARG", "NOT_TAKEN", "COPY")
     return [found for found in dis.get_instructions(code) if found.opname not in ignored]
 
 

@@ -18,7 +18,7 @@ from torch import fx, nn
 from .. import _compat
 from ..facts import called_name
 
-__all__ = ["COMPARISONS", "FLAGS", "TENSOR_ATTRIBUTES", "attribute_kind", "kind_of"]
+__all__ = ["COMPARISONS", "FLAGS", "PARTS", "TENSOR_ATTRIBUTES", "attribute_kind", "kind_of"]
 
 # Attributes of a tensor that are true or false.
 FLAGS = frozenset(
@@ -46,8 +46,10 @@ _UNSURE = frozenset(
     "register_post_accumulate_grad_hook reinforce storage storage_type svd_lowrank tolist type unique "
     "unravel_index untyped_storage".split()
 )
-_TUPLES = frozenset(
-    "chunk split split_with_sizes tensor_split unbind hsplit vsplit dsplit unsafe_chunk".split()
+# As many tensors as there are items, or as a number says.
+PARTS = frozenset(
+    "unbind split chunk tensor_split hsplit vsplit dsplit split_with_sizes unsafe_split "
+    "unsafe_chunk".split()
 )
 _ARITHMETIC = frozenset(
     getattr(operator, name)
@@ -56,7 +58,7 @@ _ARITHMETIC = frozenset(
 COMPARISONS = frozenset(
     {operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne}
 )
-_RETURNS_TUPLES = (
+_RETURNSPARTS = (
     nn.RNNBase,
     nn.LSTMCell,
     nn.MultiheadAttention,
@@ -95,7 +97,7 @@ def _kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
             given = node.args[0] if node.args else None
             return kind_of(given, modules) if isinstance(given, fx.Node) else None
         # Not through the attribute, which most have not: that is slow, and fx would see it.
-        unsure = isinstance(module, _RETURNS_TUPLES) or vars(module).get("return_indices")
+        unsure = isinstance(module, _RETURNSPARTS) or vars(module).get("return_indices")
         return None if unsure else torch.Tensor
     if node.target is getattr:
         return attribute_kind(str(node.args[1]))
@@ -117,7 +119,7 @@ def _call_kind(node: fx.Node) -> type | None:
         return torch.Size if len(node.args) + len(node.kwargs) == 1 else int
     if name in _INTEGERS:
         return int
-    if name in _TUPLES:
+    if name in PARTS:
         return tuple
     if node.kwargs.get("return_indices"):
         return None
@@ -164,7 +166,7 @@ def _item_kind(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
     source, index = node.args
     if isinstance(source, fx.Node) and index == 0:
         module = modules.get(str(source.target)) if source.op == "call_module" else None
-        if isinstance(module, _RETURNS_TUPLES):
+        if isinstance(module, _RETURNSPARTS):
             return torch.Tensor
     kind = kind_of(source, modules) if isinstance(source, fx.Node) else None
     if kind is torch.Size:

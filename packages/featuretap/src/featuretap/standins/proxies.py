@@ -18,9 +18,9 @@ from torch import fx, nn
 
 from .. import _compat
 from ..facts import CHANGE_IN_PLACE
+from ..inspecting.reading import called_by_model
 from ..names.operations import is_call
 from ..naming import AUGMENTED
-from ..refusals.refused import called_by_model
 from .asked_types import answer_for
 from .asking import is_unclear, mentions_legacy_types, who_asks
 from .identity import is_asked_of_next

@@ -18,13 +18,12 @@ from torch import fx, nn
 
 from .. import _compat
 from ..facts import may_draw, returns_itself, written_arguments
-from ..faithful import contains
-from ..keeping.held import tensors_in as tensors_held
+from ..inspecting.containers import contains, instances_in
+from ..keeping.held import tensors_in
 from ..keeping.saved import SavedTensors
 from ..modules import ModuleTree
 from ..names.operations import name_of
 from ..trace.indexing import is_method
-from .sizes import tensors_in
 from .volatile import ASSIGNED, Volatile
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class RealTensors:
         storage = _compat.storage_id(tensor)
         if storage not in self._storages and storage not in self._tree.storages:
             return False
-        held = (kept for module in self._tree.paths.values() for kept in tensors_held(module))
+        held = (kept for module in self._tree.paths.values() for kept in tensors_in(module))
         return all(kept is not tensor for kept in held)
 
     # -- what the modes show while tracing ------------------------------------------------------
@@ -147,7 +146,7 @@ class RealTensors:
                 self._remember_result(result, node)
                 self._volatile.sizes.note(name, args, kwargs, volatile, result)
                 if is_volatile:
-                    self._volatile.add(tensors_in(result, written))
+                    self._volatile.add(instances_in(torch.Tensor, result, written))
         return result
 
     def check_unseen(self, func: Any, args: Any, kwargs: Any) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from .. import _compat
+from ..inspecting.containers import instances_in
 from .asking import RESIZES
+from .likeness import PARTS
 
-__all__ = ["Sizes", "tensors_in"]
+__all__ = ["Sizes"]
 
 _RESIZED = "the forward reads the size of a tensor that an operation on stand-ins may have resized"
 _UNSIZED = (
@@ -21,11 +23,6 @@ _UNSIZED = (
 _LOOKS_AT_DIMENSIONS = frozenset("ndim dim ndimension".split())
 _LOOKS_AT_SIZE = frozenset(
     "shape nbytes size numel nelement stride __len__ is_contiguous storage_offset _nnz".split()
-)
-# As many tensors as there are items, or as a number says.
-_PARTS = frozenset(
-    "unbind split chunk tensor_split hsplit vsplit dsplit split_with_sizes unsafe_split "
-    "unsafe_chunk".split()
 )
 # As aten tags its operators (``dynamic_output_shape``), and what is made of them.
 _SIZED_BY_VALUES = frozenset(
@@ -45,7 +42,7 @@ class Sizes:
     def note_resized(self, name: str, args: Any, kwargs: Any) -> list[torch.Tensor]:
         """Note the tensors to which a call that is only recorded may give another size."""
         given = [kwargs.get("out"), *(args[:1] if name in RESIZES else ())]
-        resized = list(tensors_in(*given))
+        resized = list(instances_in(torch.Tensor, *given))
         self._resized.update(map(id, resized))
         return resized
 
@@ -59,20 +56,21 @@ class Sizes:
             volatile: ids of the tensors among these whose values may be others.
 
         """
-        if volatile and name in _PARTS and _has_number(volatile, name, args, kwargs):
+        if volatile and name in PARTS and _has_number(volatile, name, args, kwargs):
             return _UNSIZED
         if not (self._resized or self._unsized):
             return None
         tensor = id(args[0]) if args else 0
-        if tensor in self._resized and name in _LOOKS_AT_SIZE | _LOOKS_AT_DIMENSIONS | _PARTS:
+        if tensor in self._resized and name in _LOOKS_AT_SIZE | _LOOKS_AT_DIMENSIONS | PARTS:
             return _RESIZED
-        return _UNSIZED if tensor in self._unsized and name in _LOOKS_AT_SIZE | _PARTS else None
+        return _UNSIZED if tensor in self._unsized and name in _LOOKS_AT_SIZE | PARTS else None
 
     def note(
         self, name: str, args: Any, kwargs: Any, volatile: Collection[int], result: Any
     ) -> None:
         """Note what a call returned; the other arguments are those of :meth:`why_not`."""
-        given, made = set(map(id, tensors_in(args, kwargs))), list(tensors_in(result))
+        given = set(map(id, instances_in(torch.Tensor, args, kwargs)))
+        made = list(instances_in(torch.Tensor, result))
         if not self._resized.isdisjoint(given):
             self._resized.update(map(id, made))
         if not self._unsized.isdisjoint(given) or (
@@ -92,7 +90,9 @@ def _follows_from(volatile: Collection[int], name: str, args: Any, kwargs: Any) 
         repeats = args[1:2] or [kwargs.get("repeats", args[0])]
         return "output_size" not in kwargs and id(repeats[0]) in volatile
     if name == "tensor_split":
-        return any(id(tensor) in volatile for tensor in tensors_in(args[1:], kwargs))
+        return any(
+            id(tensor) in volatile for tensor in instances_in(torch.Tensor, args[1:], kwargs)
+        )
     if name == "__getitem__":
         return any(id(tensor) in volatile for tensor in _sizing(args[1]))
     return _has_number(volatile, name, args, kwargs)
@@ -105,7 +105,7 @@ def _has_number(volatile: Collection[int], name: str, args: Any, kwargs: Any) ->
     places = [
         place
         for place, value in (*enumerate(args), *kwargs.items())
-        for tensor in tensors_in(value)
+        for tensor in instances_in(torch.Tensor, value)
         if id(tensor) in volatile and tensor.numel() == 1 and tensor.dtype in _INTEGERS
     ]
     schemas = _compat.aten_schemas(name) if places else ()
@@ -126,19 +126,6 @@ def _sizing(index: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors in an index whose values tell how many items it takes."""
     for part in index if isinstance(index, (tuple, list)) else (index,):
         if isinstance(part, slice):
-            yield from tensors_in(part)
+            yield from instances_in(torch.Tensor, part)
         elif isinstance(part, torch.Tensor) and part.dtype in (torch.bool, torch.uint8):
             yield part
-
-
-def tensors_in(*values: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in tuples, lists, dicts and slices."""
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from tensors_in(*value)
-        elif isinstance(value, dict):
-            yield from tensors_in(*value.values())
-        elif isinstance(value, slice):
-            yield from tensors_in(value.start, value.stop, value.step)

@@ -21,7 +21,7 @@ _FOR_PEOPLE = frozenset({"logging", "warnings", "traceback"})
 _TELLS = frozenset(
     "print warn _assert debug info warning error critical exception log write".split()
 )
-_IGNORED = frozenset("CACHE PRECALL EXTENDED_ARG NOT_TAKEN PUSH_NULL KW_NAMES RESUME".split())
+_IGNORED = frozenset("PRECALL EXTENDED_ARG NOT_TAKEN PUSH_NULL KW_NAMES RESUME".split())
 _PASSES_ON = ("LOAD_", "FORMAT_", "CONVERT_VALUE", "BUILD_", "BINARY_", "CALL")
 _KEYS = frozenset({"CONTAINS_OP", "STORE_SUBSCR", "BINARY_SUBSCR"})
 _ENDS = ("STORE_", "POP_TOP", "POP_JUMP", "JUMP", "FOR_ITER")

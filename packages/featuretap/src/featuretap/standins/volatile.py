@@ -14,12 +14,12 @@ import torch
 from torch import fx, nn
 
 from .. import _compat
-from ..faithful import contains
 from ..inplace import effect_of
+from ..inspecting.containers import contains, instances_in
+from ..inspecting.reading import called_by_model
 from ..modules import ModuleTree
-from ..refusals.refused import called_by_model
 from .identity import is_compared_next
-from .sizes import Sizes, tensors_in
+from .sizes import Sizes
 from .texts import TEXT, makes_a_text
 
 __all__ = ["ASSIGNED", "GENERATOR", "LOOKS_AT_VALUE", "Volatile"]
@@ -71,7 +71,7 @@ class Volatile:
 
     def among(self, *values: Any) -> list[int]:
         """Return the ids of the volatile tensors in these values."""
-        return [id(tensor) for tensor in tensors_in(*values) if self._holds(tensor)]
+        return [id(tensor) for tensor in instances_in(torch.Tensor, *values) if self._holds(tensor)]
 
     def add(self, tensors: Iterable[torch.Tensor]) -> None:
         """Count what is in the memory of these tensors as volatile from now on."""
@@ -146,7 +146,7 @@ class Volatile:
             known: the tensors that have a node.
 
         """
-        tensors = list(tensors_in(args, kwargs))
+        tensors = list(instances_in(torch.Tensor, args, kwargs))
         if func._schema.is_mutable:
             storages = set(map(_compat.storage_id, tensors))
             others = (*map(_compat.storage_id, known), *self._tree.storages)

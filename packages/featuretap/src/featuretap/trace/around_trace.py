@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..faithful import Guard, RealTensorMode, TrainingReads
-from ..keeping.ambient import GradientFlags
+from ..keeping.gradients import GradientFlags
 from ..keeping.surroundings import Surroundings
 from ..modules import ModuleTree
 from ..refusals.refused import refused_functions

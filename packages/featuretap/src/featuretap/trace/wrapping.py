@@ -19,7 +19,7 @@ import torch
 from torch import fx, nn
 
 from .. import _compat
-from ..faithful import contains
+from ..inspecting.containers import instances_in
 
 __all__ = ["MATH", "patched_everywhere", "patched_functions", "reached_operators"]
 
@@ -101,7 +101,7 @@ def patched_functions() -> Iterator[None]:
 def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        proxy = _first_proxy(args, kwargs)
+        proxy = next(instances_in(fx.Proxy, args, kwargs), None)
         if proxy is None:
             return function(*args, **kwargs)
         return proxy.tracer.create_proxy("call_function", function, args, kwargs)
@@ -113,12 +113,3 @@ def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
 
 # To make them anew for each trace, as fx would for ``math``, takes a tenth of the trace of a small model.
 _kept_wrapper = functools.lru_cache(maxsize=256)(_wrapper)
-
-
-def _first_proxy(*values: Any) -> fx.Proxy | None:
-    for value in values:
-        if isinstance(value, fx.Proxy):
-            return value
-        if isinstance(value, (tuple, list, dict)) and contains(fx.Proxy, value):
-            return _first_proxy(*(value.values() if isinstance(value, dict) else value))
-    return None
