@@ -22,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from featuretap._compat import is_compiling
 from featuretap.graphs.structures import copy_value
-from featuretap.modules import LeafRule, ModuleTree, has_own_call
+from featuretap.modules import LeafRule, ModuleTree
+from featuretap.signatures import has_own_call
 
 from ._compat import dynamo_follows_exceptions, kept_from_dynamo, run_by_dynamo
 from .program import Program, counts, is_same

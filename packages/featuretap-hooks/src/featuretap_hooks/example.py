@@ -29,7 +29,7 @@ from featuretap.keeping.untouched import Untouched
 from featuretap.modules import ModuleTree, switch
 from featuretap.names.alignment import aligned
 from featuretap.naming import without_counter
-from featuretap.standins.placeholders import positions_of, with_fixed
+from featuretap.signatures import positions_of, with_fixed
 
 from ._compat import graph_target
 from .findings import Findings

@@ -16,7 +16,7 @@ from torch import nn
 from featuretap._compat import is_compiling
 from featuretap.backends import Options
 from featuretap.modules import ModuleTree, converts_itself
-from featuretap.standins.placeholders import positions_of, with_fixed
+from featuretap.signatures import positions_of, with_fixed
 
 from ._compat import dynamo_callback, is_jit_tracing
 from .calls.signatures import with_signature

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from featuretap.modules import LeafRule, ModuleTree, has_own_call
+from featuretap.modules import LeafRule, ModuleTree
 from featuretap.selection import NodeIndex, Selection, is_glob
+from featuretap.signatures import has_own_call
 
 from .guessing import Guess
 from .program import Program

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from featuretap._compat import functorch_level, is_compiling
-from featuretap.modules import LeafRule, has_own_call
+from featuretap.modules import LeafRule
+from featuretap.signatures import has_own_call
 
 from ._compat import pop_mode, push_mode
 from .calls.fast_paths import is_compiled, takes_note

@@ -12,9 +12,9 @@ from torch import nn
 from .backends import Options, available_backends, load_backend
 from .errors import FallbackWarning, NodeNotFoundError, UntraceableModelError
 from .messages import warn
-from .modules import check_argument_names, signature_of
 from .names.node_names import NodeNames
 from .selection import normalize
+from .signatures import check_argument_names, signature_of
 from .wrappers import look_through
 
 __all__ = [

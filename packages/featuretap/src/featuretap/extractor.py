@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from ._compat import ends_recomputation, is_compiling, no_torch_function
 from .backends import Options
+from .graphs import meta_keys
 from .graphs.codegen import compile_forward
 from .graphs.replay import replay
 from .graphs.serialization import graph_from_state, graph_to_state
@@ -263,7 +264,7 @@ class FeatureExtractor(fx.GraphModule):
     def __prepare_scriptable__(self) -> fx.GraphModule:
         """Give TorchScript a plain GraphModule of the current mode, in the subset it understands."""
         graph = copy.deepcopy(self.graph)
-        if any("featuretap_regions" in node.meta for node in graph.nodes):
+        if any(meta_keys.REGIONS in node.meta for node in graph.nodes):
             raise RuntimeError(
                 "this extractor cannot be scripted: the forward of the model has no_grad or autocast "
                 "regions, which a scripted graph would lose. Use torch.compile or torch.export"

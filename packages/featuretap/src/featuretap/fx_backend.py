@@ -15,18 +15,16 @@ from .graphs.installing import populate
 from .graphs.pruning import Pruning
 from .keeping.undo import moves_of
 from .modes import MODES, Recorded, record_modes, same_operation
-from .modules import converts_itself, signature_of
+from .modules import converts_itself
 from .names.alignment import warn_of_two_operations
 from .names.node_names import NodeNames
 from .recording import Recording
 from .refusals.checks import check_example
 from .selection import Selection, is_glob
+from .signatures import signature_of, with_defaults
 from .verifying import prove
 
 __all__ = ["FxBackend", "assemble"]
-
-_KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
-_AFTER_POSITIONAL = (_KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
 
 
 class FxBackend:
@@ -100,7 +98,8 @@ def assemble(
         parts.fixed[mode] = recording.fixed_arguments
         parts.auto_leaves.update(recording.auto_leaves)
         constants.update(recording.constants)
-    parts.signature = _signature_of(model, parts.fixed)
+    fixed = {**parts.fixed["train"], **parts.fixed["eval"]}
+    parts.signature = with_defaults(signature_of(model), fixed)
     graphs = _prune(recordings, selections)
     parts.graphs.update(graphs)
     tree = next(found.tree for found in recordings.values() if isinstance(found, Recording))
@@ -209,21 +208,3 @@ def _note_flag_exceptions(extractor: FeatureExtractor, recordings: Mapping[str, 
             extractor._parts.flag_exceptions[mode] = [
                 path for path in paths if path and path in odd
             ]
-
-
-def _signature_of(model: nn.Module, fixed: Mapping[str, Mapping[str, Any]]) -> inspect.Signature:
-    """Return the signature of the model: what was fixed may be left out.
-
-    Without annotations, which may name types that cannot be pickled.
-    """
-    values = {**fixed["train"], **fixed["eval"]}
-    parameters: list[inspect.Parameter] = []
-    may_have_default = True
-    for parameter in reversed(list(signature_of(model).parameters.values())):
-        default = parameter.default
-        if parameter.name in values and (may_have_default or parameter.kind is _KEYWORD_ONLY):
-            default = values[parameter.name]
-        if default is parameter.empty and parameter.kind not in _AFTER_POSITIONAL:
-            may_have_default = False
-        parameters.insert(0, parameter.replace(annotation=parameter.empty, default=default))
-    return inspect.Signature(parameters)

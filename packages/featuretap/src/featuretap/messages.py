@@ -15,10 +15,9 @@ from torch import nn
 from . import backends  # which imports this
 from .errors import UntraceableModelError
 from .inspecting.reading import forward_of
+from .inspecting.whose import FEATURETAP
 
 __all__ = ["failure_location", "location_of", "untraceable", "warn"]
-
-_OURS = ("featuretap", "featuretap_hooks")
 
 _NOT_THE_MODEL = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
 _STANDARD = tuple(sysconfig.get_paths()[kind] + os.sep for kind in ("stdlib", "platstdlib"))
@@ -29,7 +28,9 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn, and point at the line of the user's code that called us."""
     frame: types.FrameType | None = sys._getframe(1)
     level = 2
-    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _OURS:
+    while (
+        frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in FEATURETAP
+    ):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
 

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from .backends import Options
 from .errors import UntraceableModelError
+from .graphs import meta_keys
 from .keeping.gradients import GradientFlags
 from .keeping.untouched import Untouched
 from .modules import ModuleTree, switch
@@ -96,7 +97,7 @@ def same_operation(train: Recording, evaluate: Recording, name: str) -> bool:
     nodes = [point.value for point in points if point and isinstance(point.value, fx.Node)]
     if len(nodes) < len(MODES) or nodes[0].op == "placeholder":
         return True
-    scopes = [node.meta["featuretap_scope"] for node in nodes]
+    scopes = [node.meta[meta_keys.SCOPE] for node in nodes]
     if scopes[0] != scopes[1]:
         return nodes[0].op == nodes[1].op == "call_module"
     siblings = [_nodes_in_scope(recording, scopes[0]) for recording in (train, evaluate)]
@@ -107,9 +108,7 @@ def same_operation(train: Recording, evaluate: Recording, name: str) -> bool:
 def _nodes_in_scope(recording: Recording, scope: str) -> list[fx.Node]:
     points = (point.value for point in recording.names.values())
     return [
-        node
-        for node in points
-        if isinstance(node, fx.Node) and node.meta["featuretap_scope"] == scope
+        node for node in points if isinstance(node, fx.Node) and node.meta[meta_keys.SCOPE] == scope
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
@@ -15,21 +14,18 @@ from . import _compat
 from .errors import UntraceableModelError
 from .inspecting.looking import is_a
 from .naming import join
+from .signatures import signature_of
 
 __all__ = [
     "LeafRule",
     "ModuleTree",
-    "check_argument_names",
     "converts_itself",
-    "has_own_call",
     "keeps_nothing",
-    "signature_of",
     "stored_tensor",
     "switch",
 ]
 
 _IS_LEAF_FOR_FX = fx.Tracer().is_leaf_module
-_PASSED_ON = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 class LeafRule:
@@ -217,49 +213,9 @@ def keeps_nothing(module: nn.Module) -> bool:
     return is_torchs and not (module._parameters or module._buffers)
 
 
-def has_own_call(module: nn.Module) -> bool:
-    """Say whether a call of ``module`` is more than torch makes it: its class has a ``__call__``."""
-    return type(module).__call__ is not nn.Module.__call__
-
-
 def converts_itself(module: nn.Module) -> bool:
     """Say whether ``to`` or ``half`` is more than torch makes it: its class has an ``_apply``."""
     return type(module)._apply is not nn.Module._apply
-
-
-def signature_of(model: nn.Module) -> inspect.Signature:
-    """Return what a call of ``model`` takes.
-
-    That is what its ``forward`` takes, also a traced one, which is no Python function, or its own
-    ``__call__``, where that does not just pass on what it is given.
-    """
-    if has_own_call(model):
-        called = inspect.signature(functools.partial(type(model).__call__, model))
-        if {parameter.kind for parameter in called.parameters.values()} != _PASSED_ON:
-            return called
-    own: Any = inspect.getattr_static(model, "forward", None)
-    if isinstance(own, functools.singledispatchmethod):
-        # Of the method that this makes, Python says that it takes ``self``.
-        return inspect.signature(functools.partial(own.func, model))
-    try:
-        return inspect.signature(model.forward)
-    except ValueError:
-        schema: Any = getattr(model.forward, "schema", None)
-        if schema is None:
-            raise
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        names = [argument.name for argument in schema.arguments[1:]]
-        return inspect.Signature([inspect.Parameter(name, kind) for name in names])
-
-
-def check_argument_names(signature: inspect.Signature, concrete: Mapping[str, Any]) -> None:
-    """Refuse fixed values for arguments that do not exist."""
-    for name in concrete:
-        if name not in signature.parameters:
-            raise ValueError(
-                f"concrete_args names {name!r}, which is no argument of the model's forward; "
-                f"it takes {', '.join(map(repr, signature.parameters))}"
-            )
 
 
 def stored_tensor(module: nn.Module, name: str) -> torch.Tensor:

@@ -15,6 +15,7 @@ from .api import make_options, make_requests
 from .events import Point
 from .extractor import FeatureExtractor
 from .fx_backend import FxBackend, assemble
+from .graphs import meta_keys
 from .messages import warn
 from .modes import Recorded, record_modes
 from .recording import Recording
@@ -120,5 +121,5 @@ def _last_inside(name: str, points: Mapping[str, Point]) -> Point | None:
 
 def _what(point: Point) -> str:
     if isinstance(point.value, fx.Node):
-        return f"the node {point.value.meta.get('featuretap_name', point.name)!r}"
+        return f"the node {point.value.meta.get(meta_keys.NAME, point.name)!r}"
     return f"what the module returned, a {type(point.value).__name__}"

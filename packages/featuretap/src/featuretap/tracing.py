@@ -31,14 +31,16 @@ from .faithful import Guard
 from .graphs.structures import freeze
 from .inspecting.catching import is_caught
 from .inspecting.reading import forward_of
+from .inspecting.whose import is_of_torch
 from .keeping.carry_over import CarryOver
 from .keeping.saved import SavedTensors
 from .keeping.untouched import Untouched
 from .messages import location_of, untraceable
-from .modules import LeafRule, ModuleTree, has_own_call, keeps_nothing
+from .modules import LeafRule, ModuleTree, keeps_nothing
 from .recording import Recording
 from .refusals.refusing import RefusingTracer
 from .refusals.why_not import CATCHES, GIVEN_MODULE, why_not_look_into, why_not_record
+from .signatures import has_own_call
 from .standins.asked_types import AskedTypes
 from .standins.asking import Questions, asked_in_held, questions_of
 from .standins.identity import asks_identity
@@ -249,7 +251,7 @@ class FeatureTracer(RefusingTracer):
 
     def _note_inside(self, leaf: nn.Module) -> None:
         """Remember what a module that is one node may call; those of torch call none of their children."""
-        if not type(leaf).__module__.startswith("torch."):
+        if not is_of_torch(type(leaf)):
             self._inside_leaves.update(map(id, islice(leaf.modules(), 1, None)))
 
     def _is_caught(self) -> bool:

@@ -16,9 +16,9 @@ from .comparing import describe, identical, largest_difference
 from .errors import FAILS_ON_EXAMPLE, DifferentValuesError, NodeNotFoundError, UntraceableModelError
 from .graphs.structures import copy_value
 from .keeping.undisturbed import undisturbed
-from .modules import ModuleTree, signature_of, switch
+from .modules import ModuleTree, switch
 from .names.named_otherwise import is_named_otherwise
-from .standins.placeholders import positions_of, with_fixed
+from .signatures import positions_of, signature_of, with_fixed
 from .wrappers import look_through
 
 __all__ = ["Check", "Report", "prove", "verify"]

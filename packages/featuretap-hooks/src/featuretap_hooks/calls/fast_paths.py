@@ -14,7 +14,8 @@ from typing import Any
 from torch import nn
 
 from featuretap._compat import compiled_module, is_compiled_in_place, no_torch_function
-from featuretap.inspecting.reading import forward_of, is_our_module
+from featuretap.inspecting.reading import forward_of
+from featuretap.inspecting.whose import is_our_module
 from featuretap.keeping.put_back import is_own_hook
 
 from .._compat import is_compiled_function, take_out_modes

@@ -15,10 +15,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from featuretap.inspecting.looking import ORIGINAL, original_of
-from featuretap.inspecting.reading import (
-    CachedFunction,
-    is_ours,
-)
+from featuretap.inspecting.reading import CachedFunction
+from featuretap.inspecting.whose import is_ours
 from featuretap.naming import operation_name
 from featuretap.standins.asking import ASKS_FOR_MODES
 

@@ -13,13 +13,8 @@ import torch
 from featuretap._compat import functions_wrapped_for_fx
 from featuretap.backends import Options
 from featuretap.inspecting.looking import original_of
-from featuretap.inspecting.reading import (
-    CachedFunction,
-    forward_of,
-    functions_of,
-    is_users,
-    kinds_of,
-)
+from featuretap.inspecting.reading import CachedFunction, forward_of, functions_of, kinds_of
+from featuretap.inspecting.whose import is_users
 from featuretap.modules import ModuleTree
 from featuretap.naming import operation_name
 from featuretap.standins.asking import ASKS_FOR_MODES

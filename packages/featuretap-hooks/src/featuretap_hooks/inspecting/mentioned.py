@@ -8,7 +8,6 @@ recorder sees one operation at most.
 from __future__ import annotations
 
 import functools
-import sys
 import types
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -25,6 +24,7 @@ from featuretap.inspecting.reading import (
     steps_of,
     variables_of,
 )
+from featuretap.inspecting.whose import is_users_module
 
 __all__ = ["chains_of_names", "mentioned_names"]
 
@@ -63,11 +63,11 @@ def chains_of_names(modules: Iterable[nn.Module]) -> set[tuple[str, str]]:
 def _found_in(value: Any, names: set[str]) -> Iterator[Any]:
     """Yield what ``value`` leads to; add what it mentions to ``names``."""
     if is_a(value, types.FunctionType):
-        if not _is_librarys(value.__module__):
+        if is_users_module(str(value.__module__)):
             yield from _in_a_function(value, names)
     elif is_a(value, type):
         for base in value.__mro__[:-1]:
-            if not _is_librarys(base.__module__):
+            if is_users_module(str(base.__module__)):
                 yield from vars(base).values()
     elif is_a(value, _CONTAINERS):
         yield from items_of(value)
@@ -96,16 +96,10 @@ def _in_a_function(function: types.FunctionType, names: set[str]) -> Iterator[An
         for value in found:
             if not is_a(value, types.ModuleType):
                 yield value
-            elif not _is_librarys(value.__name__) and id(vars(value)) not in seen:
+            elif is_users_module(value.__name__) and id(vars(value)) not in seen:
                 spaces.append(vars(value))
 
 
 @by_code
 def _names_in(code: types.CodeType) -> frozenset[str]:
     return frozenset(name for part in codes_in(code) for name in part.co_names)
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_librarys(module: str | None) -> bool:
-    top = str(module).partition(".")[0]
-    return top in ("torch", "numpy") or (top in sys.stdlib_module_names and top != "__main__")

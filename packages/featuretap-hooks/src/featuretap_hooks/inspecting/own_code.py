@@ -24,6 +24,7 @@ from featuretap.inspecting.reading import (
     steps_of,
     variables_of,
 )
+from featuretap.inspecting.whose import is_our_module
 from featuretap.keeping.held import attributes, is_opened, parts_of
 
 __all__ = ["UNSEEN_WRITES", "OwnCode", "own_code"]
@@ -75,7 +76,6 @@ _REWIRES = frozenset(
     "register_module_forward_hook register_module_forward_pre_hook".split()
 )
 _REWIRED = frozenset("forward __class__".split())
-_NOT_THE_USERS = ("torch", "featuretap", "featuretap_hooks")
 
 
 class OwnCode(NamedTuple):
@@ -237,14 +237,10 @@ def _is_in_place(name: str) -> bool:
     return name.endswith("_") and not name.startswith("_")
 
 
-def _is_library(module: str | None) -> bool:
-    return (module or "").partition(".")[0] in _NOT_THE_USERS
-
-
 def _methods(kind: type) -> Iterator[tuple[str, types.FunctionType]]:
     """Yield the functions that a class and its bases have of their own, by name."""
     for base in kind.__mro__:
-        if not _is_library(base.__module__):
+        if not is_our_module(base.__module__):
             for name, value in list(vars(base).items()):
                 if name not in _ELSEWHERE:
                     for function in _functions(value):
@@ -256,7 +252,7 @@ def _called_by_name(
 ) -> Iterator[types.FunctionType]:
     """Yield the functions that a function finds among globals, and in the scopes around it."""
     for value in (*map(function.__globals__.get, names), *variables_of(function).values()):
-        if is_a(value, types.FunctionType) and not _is_library(value.__module__):
+        if is_a(value, types.FunctionType) and not is_our_module(value.__module__):
             yield value
 
 
@@ -269,7 +265,7 @@ def _kept_functions(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType
                 if not is_a(called, (*_FUNCTIONS, nn.Module, type)):
                     called = vars(type(called)).get("__call__")
                 function = called.__func__ if is_a(called, types.MethodType) else called
-                if is_a(function, types.FunctionType) and not _is_library(function.__module__):
+                if is_a(function, types.FunctionType) and not is_our_module(function.__module__):
                     yield from _functions(function)
 
 
@@ -302,7 +298,7 @@ def _hooks(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
         for registry in (module._forward_hooks, module._forward_pre_hooks):
             for hook in list(registry.values()) if registry else ():
                 function = getattr(hook, "__func__", hook)
-                if isinstance(function, types.FunctionType) and not _is_library(hook.__module__):
+                if isinstance(function, types.FunctionType) and not is_our_module(hook.__module__):
                     yield function
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from featuretap._compat import ends_recomputation
+from featuretap.inspecting.whose import is_of_torch
 from featuretap.keeping.ambient import Ambient
 from featuretap.keeping.gradients import Gradients
 from featuretap.keeping.held import kept_tensors
@@ -169,7 +170,7 @@ class _Kept:
         self._saved = [
             (path, SavedTensor(tensor))
             for path, module in modules
-            if (path in paths if paths is not None else not _is_torchs(module))
+            if (path in paths if paths is not None else not is_of_torch(type(module)))
             for tensor in kept_tensors(module)
         ]
         self._outside = list(map(SavedTensor, tensors_outside(found.writing_outside)))
@@ -182,7 +183,3 @@ class _Kept:
         """Put back what was changed."""
         for saved in (*(saved for _, saved in self._saved), *self._outside):
             saved.restore()
-
-
-def _is_torchs(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.")

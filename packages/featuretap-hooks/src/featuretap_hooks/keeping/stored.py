@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from featuretap._compat import no_torch_function, storage_id
+from featuretap.inspecting.whose import is_of_torch
 from featuretap.keeping.held import tensors_in
 
 __all__ = ["Stored", "Weights"]
@@ -94,7 +95,7 @@ class Stored:
 
 def _registries(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
     """Return where buffers are registered that may be handed out, by modules that are not torch's."""
-    found = (m._buffers for m in modules if not type(m).__module__.startswith("torch."))
+    found = (m._buffers for m in modules if not is_of_torch(type(m)))
     return [registry for registry in found if registry]
 
 

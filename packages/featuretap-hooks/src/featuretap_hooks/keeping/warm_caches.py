@@ -22,6 +22,7 @@ from typing import Any
 from torch import nn
 
 from featuretap.inspecting.reading import Forward, forward_of, instructions_of
+from featuretap.inspecting.whose import is_of_torch
 
 __all__ = ["cold_caches", "modules_with_caches"]
 
@@ -71,7 +72,7 @@ def modules_with_caches(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, s
     return [
         (module, name)
         for module in modules
-        if not type(module).__module__.startswith("torch.")
+        if not is_of_torch(type(module))
         for name in _caches(forward_of(module))
     ]
 

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from ..api import create_feature_extractor, get_graph_node_names
 from ..errors import FAILS_ON_EXAMPLE, NodeNotFoundError, UntraceableModelError
+from ..graphs import meta_keys
 from ..names.node_names import NodeNames
 from .inputs import make_inputs
 from .text import CommandError, describe, note, signature_text
@@ -128,9 +129,9 @@ def _sources(extractor: nn.Module, mode: str) -> dict[str, str]:
     """Read off a graph what each node calls; an extractor without graphs does not say."""
     graph = getattr(extractor, f"{mode}_graph", None)
     return {
-        node.meta["featuretap_name"]: str(node.target)
+        node.meta[meta_keys.NAME]: str(node.target)
         for node in (graph.nodes if isinstance(graph, fx.Graph) else ())
-        if node.op in ("call_module", "get_attr") and "featuretap_name" in node.meta
+        if node.op in ("call_module", "get_attr") and meta_keys.NAME in node.meta
     }
 
 

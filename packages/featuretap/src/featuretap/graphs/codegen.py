@@ -19,6 +19,7 @@ from typing import Any
 from torch import fx
 
 from ..refusals.checks import check_empty, check_fixed, mode_missing
+from . import meta_keys
 from .symbols import written_operator
 
 __all__ = ["compile_forward"]
@@ -132,7 +133,7 @@ def _body(graph: fx.Graph | str, fixed: Mapping[str, Any], more: str, names: _Na
             block = [*holders.needed_by(node), _statement(node, local, names, holders)]
         if node in dropped:
             block.append(f"del {', '.join(dropped[node])}")
-        inside = node.meta.get("featuretap_regions", ()) if node.op != "placeholder" else ()
+        inside = node.meta.get(meta_keys.REGIONS, ()) if node.op != "placeholder" else ()
         if not inside and not regions:
             lines += block
             continue

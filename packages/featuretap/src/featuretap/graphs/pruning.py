@@ -22,9 +22,11 @@ from torch import fx, nn
 
 from ..events import ModuleCall, Point
 from ..inplace import NO_EFFECT, Effect, StorageClasses, effect_of, is_known, leaves_trace
+from ..inspecting.whose import is_of_torch
 from ..keeping.held import tensors_in
 from ..recording import Recording
 from ..trace.regions import autocast_only
+from . import meta_keys
 from .other_names import OtherNames
 from .structures import copy_from_region, copy_value, map_nodes, nodes_in, thaw
 
@@ -187,7 +189,7 @@ class Pruning:
     def _build(self, kept: set[fx.Node], consume: bool) -> fx.Graph:
         graph = self._strip(kept) if consume else fx.Graph()
         last_write = self._last_writes(kept)
-        has_regions = any("featuretap_regions" in node.meta for node in kept)
+        has_regions = any(meta_keys.REGIONS in node.meta for node in kept)
         copy = copy_from_region if has_regions else copy_value
         nodes: dict[fx.Node, fx.Node] = {}
 
@@ -227,7 +229,7 @@ class Pruning:
         """Remember which modules return here, for an extractor of this extractor."""
         for call in self._ending_at.get(position, ()):
             if latest and call.path and all(node in nodes for node in nodes_in(call.value)):
-                calls = latest.meta.setdefault("featuretap_calls", [])
+                calls = latest.meta.setdefault(meta_keys.CALLS, [])
                 calls.append((call.path, map_nodes(call.value, nodes.__getitem__)))
 
     def _last_writes(self, kept: set[fx.Node]) -> dict[Any, int]:
@@ -252,10 +254,10 @@ class Pruning:
         if not is_overwritten and storages.isdisjoint(self._lasting):
             return value
         copied = graph.call_function(copy, (value,))
-        copied.meta = {"featuretap_name": point.name}
-        around = autocast_only(copied.prev.meta.get("featuretap_regions", ()))
+        copied.meta = {meta_keys.NAME: point.name}
+        around = autocast_only(copied.prev.meta.get(meta_keys.REGIONS, ()))
         if around:
-            copied.meta["featuretap_regions"] = around
+            copied.meta[meta_keys.REGIONS] = around
         is_lasting = not storages.isdisjoint(self._lasting)
         if is_lasting or not self._names.is_alone(point.value, math.floor(point.position)):
             return copied
@@ -278,7 +280,7 @@ class Pruning:
         return any(
             next(tensors_in(part), None) is not None
             for part in self._recording.tree.paths[path].modules()
-            if not type(part).__module__.startswith("torch.")
+            if not is_of_torch(type(part))
         )
 
 

@@ -13,6 +13,7 @@ from torch import fx
 
 from ..modules import stored_tensor
 from ..naming import join
+from . import meta_keys
 from .structures import freeze, map_nodes
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def replay(
             result = OrderedDict(fx.node.map_arg(node.args[0], values.__getitem__))
         else:
             values[node] = _record(node, path, values, extractor, tracer)
-        for module_path, value in node.meta.get("featuretap_calls", ()):
+        for module_path, value in node.meta.get(meta_keys.CALLS, ()):
             returned = freeze(map_nodes(value, values.__getitem__), tracer.real.node)
             call = tracer.recording.begin_call(join(path, module_path))
             tracer.recording.end_call(call, returned)
@@ -68,9 +69,9 @@ def _record(
         target = tracer.recording.tree.path_of(module) or join(path, target)
     args = fx.node.map_arg(node.args, values.__getitem__)
     kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
-    scope = join(path, node.meta.get("featuretap_scope", ""))
-    with tracer.place.at(scope, node.meta.get("featuretap_regions", ())):
+    scope = join(path, node.meta.get(meta_keys.SCOPE, ""))
+    with tracer.place.at(scope, node.meta.get(meta_keys.REGIONS, ())):
         proxy = tracer.create_proxy(node.op, target, args, kwargs)
-    if "featuretap_name" in node.meta:
-        proxy.node.meta["featuretap_given_name"] = join(path, node.meta["featuretap_name"])
+    if meta_keys.NAME in node.meta:
+        proxy.node.meta[meta_keys.GIVEN_NAME] = join(path, node.meta[meta_keys.NAME])
     return proxy

@@ -14,11 +14,10 @@ import torch
 from torch import fx
 
 from .._compat import own_schemas
+from . import meta_keys
 from .structures import map_nodes
 
 __all__ = ["graph_from_state", "graph_to_state"]
-
-_KEPT_META = ("featuretap_name", "featuretap_scope", "featuretap_regions", "nn_module_stack")
 
 
 class _Row(NamedTuple):
@@ -38,15 +37,15 @@ def graph_to_state(graph: fx.Graph) -> list[tuple[Any, ...]]:
     for node in graph.nodes:
         # Plain containers: the pickles of the immutable ones of fx need its internals.
         args, kwargs = (map_nodes(given, numbers.__getitem__) for given in (node.args, node.kwargs))
-        meta = {key: node.meta[key] for key in _KEPT_META if key in node.meta}
+        meta = {key: node.meta[key] for key in meta_keys.KEPT if key in node.meta}
         if "nn_module_stack" in meta:
             stack = meta["nn_module_stack"].items()
             meta["nn_module_stack"] = {
                 key: (path, _importable(kind)) for key, (path, kind) in stack
             }
-        if "featuretap_calls" in node.meta:
-            calls = node.meta["featuretap_calls"]
-            meta["featuretap_calls"] = [
+        if meta_keys.CALLS in node.meta:
+            calls = node.meta[meta_keys.CALLS]
+            meta[meta_keys.CALLS] = [
                 (path, map_nodes(value, numbers.__getitem__)) for path, value in calls
             ]
         rows.append((node.name, node.op, _as_state(node.target), args, kwargs, meta))
@@ -75,9 +74,9 @@ def graph_from_state(rows: list[tuple[Any, ...]]) -> fx.Graph:
         node = graph.create_node(op, called, _linked(args, nodes), _linked(kwargs, nodes), name)
         node.meta.update(meta)
         nodes.append(node)
-        if "featuretap_calls" in meta:
-            calls = meta["featuretap_calls"]
-            node.meta["featuretap_calls"] = [(path, _linked(value, nodes)) for path, value in calls]
+        if meta_keys.CALLS in meta:
+            calls = meta[meta_keys.CALLS]
+            node.meta[meta_keys.CALLS] = [(path, _linked(value, nodes)) for path, value in calls]
     return graph
 
 

@@ -18,12 +18,11 @@ from .reading import (
     by_code,
     forward_of,
     instructions_of,
-    is_users,
     kinds_of,
     names_in,
-    runs_users_code,
     steps_of,
 )
+from .whose import is_users, runs_users_code
 
 __all__ = ["catches", "catches_in_exit", "enters", "is_caught"]
 

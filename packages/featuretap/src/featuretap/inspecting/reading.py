@@ -17,6 +17,10 @@ from typing import Any, NamedTuple, TypeVar
 from torch import nn
 
 from .looking import is_a
+from .whose import (
+    is_users,
+    is_users_module,
+)
 
 __all__ = [
     "CHANGES_CONTAINERS",
@@ -25,18 +29,12 @@ __all__ = [
     "Forward",
     "Step",
     "by_code",
-    "called_by_model",
     "codes_in",
     "forward_of",
     "functions_of",
     "instructions_of",
-    "is_our_module",
-    "is_ours",
-    "is_users",
-    "is_users_module",
     "kinds_of",
     "names_in",
-    "runs_users_code",
     "set_by_call",
     "steps_of",
     "variables_of",
@@ -45,7 +43,6 @@ __all__ = [
 _R = TypeVar("_R")
 MOST_CODES = 4096
 _MOST_OF_LIBRARY = 64
-_OURS = ("torch", "featuretap")
 # What ``functools.cache`` makes of a function.
 CachedFunction = type(functools.lru_cache(len))
 
@@ -132,40 +129,6 @@ def set_by_call(kind: Any) -> frozenset[str]:
     reader = _Reader(kind)
     steps = steps_of(reader.function(_own_call(kind)))
     return frozenset(step.argument for step in steps if step.sets_attribute)
-
-
-def is_ours(namespace: Mapping[str, Any]) -> bool:
-    """Say whether code with these globals is torch's or ours."""
-    return is_our_module(namespace.get("__name__"))
-
-
-def called_by_model(frame: types.FrameType) -> bool:
-    """Say whether ``frame`` runs code of the user's or of some library, and not torch's or ours."""
-    return not is_ours(frame.f_globals)
-
-
-def runs_users_code(frame: types.FrameType) -> bool:
-    """Say whether the code of ``frame`` is neither of a library that is known here nor of Python's own."""
-    return is_users_module(str(frame.f_globals.get("__name__")))
-
-
-@functools.lru_cache(maxsize=4096)
-def is_our_module(name: str | None) -> bool:
-    """Say whether a Python module is torch's or ours."""
-    return str(name).partition(".")[0] in _OURS
-
-
-def is_users(kind: type) -> bool:
-    """Say whether a class is neither of a library that is known here nor of Python's own."""
-    return is_users_module(kind.__module__)
-
-
-def is_users_module(name: str) -> bool:
-    """Say the same of a Python module."""
-    top = name.partition(".")[0]
-    return top not in ("torch", "numpy", "featuretap", "featuretap_hooks") and (
-        top not in sys.stdlib_module_names or top == "__main__"
-    )
 
 
 def variables_of(function: types.FunctionType) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..inspecting.containers import copied, same_items
+from ..inspecting.whose import FEATURETAP
 
 __all__ = [
     "HookKey",
@@ -36,10 +37,7 @@ class HookKey:
 def is_own_hook(hook: object) -> bool:
     """Say whether a forward hook, or what stands for a ``forward``, was put there by featuretap."""
     module = getattr(hook, "__module__", None)
-    return isinstance(module, str) and module.partition(".")[0] in (
-        "featuretap",
-        "featuretap_hooks",
-    )
+    return isinstance(module, str) and module.partition(".")[0] in FEATURETAP
 
 
 def without_own(registry: dict[Any, Any]) -> dict[Any, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from torch import fx
 
 from ..events import ModuleCall, Point
+from ..graphs import meta_keys
 from ..naming import join, operation_name
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _base(node: fx.Node) -> str:
         return str(target)
     is_read = node.op == "get_attr"
     operation = str(target).replace(".", "_").lower() if is_read else operation_name(target)
-    return join(node.meta["featuretap_scope"], operation)
+    return join(node.meta[meta_keys.SCOPE], operation)
 
 
 def _count(name: str, counters: dict[str, int]) -> str:

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from ..events import Event, FixedArgument, ModuleCall, Point
 from ..facts import written_arguments
+from ..graphs import meta_keys
 from ..graphs.structures import build, copy_from_region, copy_value
 from ..graphs.taken_apart import steps_of_containers
 from ..modules import ModuleTree
@@ -95,15 +96,15 @@ class RecordedNames:
 
     def _in_storage_of(self, node: fx.Node) -> Iterable[fx.Node]:
         """Return the nodes of the real tensors that are in the memory of ``node``, if it is one."""
-        storage = node.meta.get("featuretap_storage")
+        storage = node.meta.get(meta_keys.STORAGE)
         return () if storage is None else self._by_storage[storage]
 
     @cached_property
     def _by_storage(self) -> dict[int, list[fx.Node]]:
         found: dict[int, list[fx.Node]] = {}
         for event in self._events:
-            if isinstance(event, fx.Node) and "featuretap_storage" in event.meta:
-                found.setdefault(event.meta["featuretap_storage"], []).append(event)
+            if isinstance(event, fx.Node) and meta_keys.STORAGE in event.meta:
+                found.setdefault(event.meta[meta_keys.STORAGE], []).append(event)
         return found
 
     @cached_property
@@ -118,16 +119,16 @@ class RecordedNames:
         target: Any = node.target
         if target in _UNNAMED or node in self._steps_of_containers:
             return
-        if "featuretap_given_name" in node.meta:
-            name = self._namer.module(node.meta["featuretap_given_name"])
+        if meta_keys.GIVEN_NAME in node.meta:
+            name = self._namer.module(node.meta[meta_keys.GIVEN_NAME])
         elif node.op == "call_module":
             name = self._namer.module(target)
         elif node.op in ("placeholder", "get_attr"):
             name = self._namer.operation("", target)
         else:
-            operation = node.meta.get("featuretap_operation") or operation_name(target)
-            name = self._namer.operation(node.meta["featuretap_scope"], operation)
-        node.meta["featuretap_name"] = name
+            operation = node.meta.get(meta_keys.OPERATION) or operation_name(target)
+            name = self._namer.operation(node.meta[meta_keys.SCOPE], operation)
+        node.meta[meta_keys.NAME] = name
         self._take(name, position, node)
 
 
@@ -153,4 +154,4 @@ class _Hidden:
             return False
         if node.op == "call_module":
             return self.holds(str(node.target))
-        return self.holds(f"{node.meta.get('featuretap_scope', '')}.")
+        return self.holds(f"{node.meta.get(meta_keys.SCOPE, '')}.")

@@ -26,14 +26,8 @@ from torch.utils.checkpoint import CheckpointFunction
 from .. import _compat
 from ..inspecting.catching import catches
 from ..inspecting.containers import contains
-from ..inspecting.reading import (
-    Forward,
-    called_by_model,
-    is_our_module,
-    is_ours,
-    names_in,
-    runs_users_code,
-)
+from ..inspecting.reading import Forward, names_in
+from ..inspecting.whose import called_by_model, is_our_module, is_ours, runs_users_code
 from ..standins.asking import LIMITS
 from .why_not import CATCHES
 

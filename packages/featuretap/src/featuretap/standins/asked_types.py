@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from .. import _compat
-from ..inspecting.reading import is_ours
+from ..inspecting.whose import is_ours
 
 __all__ = ["AskedPlace", "AskedTypes", "answer_for", "types_shown"]
 

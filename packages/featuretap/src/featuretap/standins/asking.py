@@ -21,16 +21,8 @@ from .. import _compat
 from ..inspecting.calls_in_code import called_at
 from ..inspecting.catching import catches, enters
 from ..inspecting.looking import is_a
-from ..inspecting.reading import (
-    Forward,
-    by_code,
-    codes_in,
-    functions_of,
-    instructions_of,
-    is_ours,
-    is_users,
-    names_in,
-)
+from ..inspecting.reading import Forward, by_code, codes_in, functions_of, instructions_of, names_in
+from ..inspecting.whose import is_ours, is_users
 from ..keeping.held import parts_of
 from .asked_types import AskedPlace
 from .identity import may_ask_identity

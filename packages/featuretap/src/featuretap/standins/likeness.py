@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from .. import _compat
 from ..facts import called_name
+from ..graphs import meta_keys
 
 __all__ = ["COMPARISONS", "FLAGS", "PARTS", "TENSOR_ATTRIBUTES", "attribute_kind", "kind_of"]
 
@@ -75,13 +76,10 @@ def kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:
 
     """
     # Kept, for the kind of ``x + self.identity(x)`` is twice that of ``x``, and so on.
-    if _KIND not in node.meta:
-        node.meta[_KIND] = _kind_of(node, modules)
-    kind: type | None = node.meta[_KIND]
+    if meta_keys.KIND not in node.meta:
+        node.meta[meta_keys.KIND] = _kind_of(node, modules)
+    kind: type | None = node.meta[meta_keys.KIND]
     return kind
-
-
-_KIND = "featuretap_kind"
 
 
 def _kind_of(node: fx.Node, modules: dict[str, nn.Module]) -> type | None:

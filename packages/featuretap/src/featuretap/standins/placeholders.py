@@ -18,7 +18,7 @@ from .identity import may_ask_identity
 if TYPE_CHECKING:
     from ..tracing import FeatureTracer
 
-__all__ = ["positions_of", "root_arguments", "with_fixed"]
+__all__ = ["root_arguments"]
 
 _FIXED_DEFAULTS = (
     *(type(None), bool, str, enum.Enum),
@@ -72,24 +72,6 @@ def root_arguments(
             "are inputs then"
         )
     return args, kwargs
-
-
-def positions_of(signature: inspect.Signature) -> dict[str, int]:
-    """Return the place of each argument that a call may give by its place."""
-    places = enumerate(signature.parameters.values())
-    return {p.name: n for n, p in places if p.kind is p.POSITIONAL_OR_KEYWORD}
-
-
-def with_fixed(
-    concrete: Mapping[str, Any],
-    positions: Mapping[str, int],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the keyword arguments of a call, and the fixed ones that the call does not give."""
-    given = len(args)
-    fixed = {n: value for n, value in concrete.items() if positions.get(n, given) >= given}
-    return {**fixed, **kwargs}
 
 
 def _shown(recording: Recording) -> str:

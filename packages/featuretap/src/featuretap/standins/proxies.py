@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from .. import _compat
 from ..facts import CHANGE_IN_PLACE
-from ..inspecting.reading import called_by_model
+from ..inspecting.whose import called_by_model
 from ..names.operations import is_call
 from ..naming import AUGMENTED
 from .asked_types import answer_for

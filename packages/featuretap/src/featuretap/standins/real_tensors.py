@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from .. import _compat
 from ..facts import may_draw, returns_itself, written_arguments
+from ..graphs import meta_keys
 from ..inspecting.containers import contains, instances_in
 from ..keeping.held import tensors_in
 from ..keeping.saved import SavedTensors
@@ -106,7 +107,7 @@ class RealTensors:
         if is_method(func):
             proxy = tracer.create_proxy("call_method", name, args, kwargs)
             # An operator on a real tensor: ``torch.zeros(4) / x``.
-            proxy.node.meta["featuretap_operation"] = name_of(func, frame)
+            proxy.node.meta[meta_keys.OPERATION] = name_of(func, frame)
             is_same = isinstance(args[0], torch.Tensor) and returns_itself(name)
             return args[0] if is_same else proxy
         return tracer.create_proxy("call_function", func, args, kwargs)
@@ -142,7 +143,7 @@ class RealTensors:
             is_volatile = drawn or bool(volatile)
             node = self._record((kind, target, graph_args, kwargs), is_volatile)
             if node is not None:
-                node.meta["featuretap_operation"] = name_of(func, frame)
+                node.meta[meta_keys.OPERATION] = name_of(func, frame)
                 self._remember_result(result, node)
                 self._volatile.sizes.note(name, args, kwargs, volatile, result)
                 if is_volatile:
@@ -233,7 +234,7 @@ class RealTensors:
         self._nodes[id(tensor)] = node
         self._alive.append(tensor)
         if id(tensor) not in self._tree.parameter_names:
-            storage = node.meta["featuretap_storage"] = _compat.storage_id(tensor)
+            storage = node.meta[meta_keys.STORAGE] = _compat.storage_id(tensor)
             if node.op != "get_attr" or node.target in self._tracer.recording.constants:
                 self._storages.add(storage)
             self.by_node[node] = tensor

@@ -11,7 +11,8 @@ import dis
 import itertools
 import types
 
-from ..inspecting.reading import Step, by_code, is_ours, steps_of
+from ..inspecting.reading import Step, by_code, steps_of
+from ..inspecting.whose import is_ours
 
 __all__ = ["TEXT", "makes_a_text"]
 

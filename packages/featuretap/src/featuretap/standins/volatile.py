@@ -16,7 +16,7 @@ from torch import fx, nn
 from .. import _compat
 from ..inplace import effect_of
 from ..inspecting.containers import contains, instances_in
-from ..inspecting.reading import called_by_model
+from ..inspecting.whose import called_by_model
 from ..modules import ModuleTree
 from .identity import is_compared_next
 from .sizes import Sizes

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from torch import fx
 
+from ..graphs import meta_keys
 from .regions import Region, RegionWatch
 
 __all__ = ["Place"]
@@ -59,10 +60,10 @@ class Place:
         """Let ``node`` remember this place."""
         meta = node.meta
         meta["nn_module_stack"] = self._modules
-        meta["featuretap_scope"] = self.scopes[-1] if self.scopes else ""
+        meta[meta_keys.SCOPE] = self.scopes[-1] if self.scopes else ""
         regions = self.regions.current()
         if regions or self._replayed:
-            meta["featuretap_regions"] = regions + self._replayed
+            meta[meta_keys.REGIONS] = regions + self._replayed
 
     @contextmanager
     def at(self, scope: str, regions: tuple[Region, ...]) -> Iterator[None]:

@@ -20,6 +20,7 @@ from torch import fx, nn
 
 from .. import _compat
 from ..inspecting.containers import instances_in
+from ..inspecting.whose import is_of_torch
 
 __all__ = ["MATH", "patched_everywhere", "patched_functions", "reached_operators"]
 
@@ -63,7 +64,7 @@ def reached_operators(modules: Iterable[nn.Module]) -> list[types.ModuleType]:
 def _forwards(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
     for kind in set(map(type, modules)):
         forward = getattr(kind, "forward", None)
-        if isinstance(forward, types.FunctionType) and not kind.__module__.startswith("torch."):
+        if isinstance(forward, types.FunctionType) and not is_of_torch(kind):
             yield forward
 
 
