@@ -21,6 +21,7 @@ from torch import nn
 
 from featuretap._compat import functorch_level, no_torch_function
 from featuretap.graphs.structures import clone_or_detach, map_tensors, tensors_of
+from featuretap.keeping.saved import version_of
 
 from .going_on import Maker, is_only_name
 from .keeping.stored import Stored, Weights
@@ -207,7 +208,7 @@ class Captures:
 
     def _keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if self.overwritten is None:
-            self._beside.append((name, tensor, _copy_of(tensor), _version(tensor)))
+            self._beside.append((name, tensor, _copy_of(tensor), version_of(tensor)))
             return tensor
         if (
             self.exposed
@@ -227,7 +228,7 @@ class Captures:
             return
         with no_torch_function():
             for name, tensor, copy, version in self._beside:
-                is_same = _version(tensor) == version and _identical(tensor, copy)
+                is_same = version_of(tensor) == version and _identical(tensor, copy)
                 # ``detach_`` takes the gradient from a tensor, and counts no version.
                 if not is_same or tensor.requires_grad != copy.requires_grad:
                     self.copied.add(name)
@@ -274,7 +275,3 @@ def _identical(a: torch.Tensor, b: torch.Tensor) -> bool:
     except (RuntimeError, NotImplementedError):
         # No values to compare: meta tensors, and those inside of torch.func transforms.
         return False
-
-
-def _version(tensor: torch.Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version

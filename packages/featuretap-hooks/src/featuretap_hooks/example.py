@@ -172,24 +172,21 @@ def watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exceptio
 def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exception]:
     tree = ModuleTree(model)
     found = Findings(tree, options)
-    args, kwargs = options.example_args or (), options.example_kwargs or {}
+    args, kwargs = options.example
     kwargs = with_fixed(options.concrete_args, positions_of(tree.signature), args, kwargs)
     seen: dict[str, Seen | Exception] = {}
     # A ``train`` of the model's own may freeze parameters.
     untouched, gradients = Untouched(model), GradientFlags(tree.parameters.values())
-    try:
-        for mode in MODES:
-            try:
-                if model.training != (mode == "train"):
-                    switch(model, mode == "train")
-                seen[mode] = watch_example(found, args, kwargs)
-            except Exception as error:
-                seen[mode] = error
+    for mode in MODES:
+        try:
+            if model.training != (mode == "train"):
+                switch(model, mode == "train")
+            seen[mode] = watch_example(found, args, kwargs)
+        except Exception as error:
+            seen[mode] = error
+        finally:
             untouched.restore()
             gradients.restore()
-    finally:
-        untouched.restore()
-        gradients.restore()
     failures = [found for found in seen.values() if isinstance(found, Exception)]
     if len(failures) == len(MODES):
         raise UntraceableModelError(f"{FAILS_ON_EXAMPLE}: {failures[-1]}") from failures[-1]

@@ -38,6 +38,7 @@ class Nodes:
     Attributes:
         scope: the path of the module whose forward runs.
         busy: whether something runs whose operations are none of the scope's.
+        level: how deep the forward began in transforms of torch.func.
         is_live: whether it still names what it sees.
         has_tracked: whether something was given out that remembers where it came from.
         answers: how many comparisons of sizes no assertion has taken yet.

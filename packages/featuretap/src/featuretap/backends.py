@@ -53,6 +53,11 @@ class Options:
         return replace(self, example_args=None, example_kwargs=None)
 
     @property
+    def example(self) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The arguments of the example call."""
+        return self.example_args or (), self.example_kwargs or {}
+
+    @property
     def has_example(self) -> bool:
         """Whether the user gave the arguments of a call."""
         return self.example_args is not None or self.example_kwargs is not None

@@ -29,6 +29,8 @@ class ExtractorParts:
     """What an extractor is made of, for the modes ``"train"`` and ``"eval"``.
 
     Attributes:
+        class_name: of the model.
+        signature: of its forward; what was fixed may be left out.
         graphs: the graph of each mode, or the reason why there is none.
         return_nodes: for each mode, node name -> output key.
         fixed: for each mode, the arguments that were fixed when tracing.

@@ -62,8 +62,7 @@ def _record(model: nn.Module, options: Options) -> dict[str, Recorded]:
     recordings = record_modes(model, options)
     for recording in recordings.values():
         if options.has_example and isinstance(recording, Recording):
-            example = options.example_args or (), options.example_kwargs or {}
-            check_example(signature_of(model), recording.fixed_arguments, *example)
+            check_example(signature_of(model), recording.fixed_arguments, *options.example)
     return recordings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -11,16 +12,21 @@ from torch import fx, nn
 from .backends import Options
 from .errors import UntraceableModelError
 from .graphs import meta_keys
+from .keeping.carry_over import Again
 from .keeping.gradients import GradientFlags
 from .keeping.untouched import Untouched
+from .messages import untraceable
 from .modules import ModuleTree, switch
 from .names.alignment import aligned
 from .recording import Recording
-from .trace.attempts import record
-from .trace.wrapping import reached_operators
 from .tracing import FeatureTracer
 
 __all__ = ["MODES", "Recorded", "record_modes", "same_operation"]
+
+# fx patches ``nn.Module`` for the whole process while it traces. Two traces at once would undo
+# each other's patches in the wrong order, so there is one at a time.
+_ONE_TRACE = threading.RLock()
+_ATTEMPTS = 3
 
 MODES = ("train", "eval")
 Recorded: TypeAlias = Recording | UntraceableModelError
@@ -79,12 +85,29 @@ def _switched(tree: ModuleTree, mode: str, untouched: Untouched) -> Iterator[Non
 
 
 def _record(tree: ModuleTree, untouched: Untouched, options: Options) -> Recorded:
-    whole = (*reached_operators(tree.paths.values()), *options.autowrap_modules)
-    tracer = FeatureTracer(options.leaf_modules, options.autowrap_functions, whole)
     try:
-        return record(tracer, tree, untouched, options.concrete_args)
+        return _traced(tree, untouched, options)
     except UntraceableModelError as error:
         return error
+
+
+def _traced(tree: ModuleTree, untouched: Untouched, options: Options) -> Recording:
+    """Trace a model as carefully as it needs, until nothing else has disturbed the trace."""
+    is_careful, attempts = False, 0
+    with _ONE_TRACE:
+        # Another thread, or a library that is imported on first use, may draw meanwhile; only a
+        # forward that does it every time is refused.
+        while attempts < _ATTEMPTS:
+            tracer = FeatureTracer(tree, untouched, options, is_careful=is_careful)
+            try:
+                has_drawn = tracer.trace_once()
+            except Again:
+                is_careful = True
+                continue
+            if not has_drawn:
+                return tracer.recording
+            attempts += 1
+    raise untraceable(tree.model, "the forward draws from Python's or NumPy's random numbers")
 
 
 def same_operation(train: Recording, evaluate: Recording, name: str) -> bool:

@@ -25,6 +25,10 @@ class Recording:
     """The events of one traced forward, in execution order.
 
     Attributes:
+        tree: the modules of the model.
+        mode: ``"train"`` or ``"eval"``.
+        training: paths of the modules whose ``training`` flag was set.
+        placeholders: the node of each argument.
         graph: what :class:`torch.fx.Tracer` made; pruning may use it up.
         events: nodes, and the calls of modules that were looked into.
         auto_leaves: path of each module that became a leaf by itself -> why.

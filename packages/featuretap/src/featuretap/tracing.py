@@ -1,13 +1,15 @@
 """The fx tracer: run the model's Python once on stand-ins and record what it does.
 
-:class:`FeatureTracer` extends :class:`torch.fx.Tracer` in five places::
+:class:`FeatureTracer` extends :class:`torch.fx.Tracer` in these places::
 
     FeatureTracer.trace_once
       +-- create_args_for_root     placeholders by argument name; constants and defaults fixed
       +-- call_module              scopes, leaf modules, modules that become leaves by themselves
       +-- getattr                  parameters are read through the graph
       +-- create_arg               real tensors get one node each, never an attribute on the model
-      +-- create_node              every node remembers its scope and the modes it ran under
+      +-- create_node              every node remembers its scope and the regions it was made in
+      +-- proxy                    stand-ins that keep in-place statements, and answer questions
+      +-- to_bool, iter            refused, see :class:`.RefusingTracer`
 
 What comes out is a :class:`Recording`: the graph and the events (nodes, and calls of modules
 that were looked into) in execution order. Names are given afterwards, in :mod:`.recording`.
@@ -18,15 +20,16 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from itertools import islice
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from . import _compat
+from .backends import Options
 from .faithful import Guard
 from .graphs.structures import freeze
 from .inspecting.catching import is_caught
@@ -50,7 +53,7 @@ from .standins.real_tensors import RealTensors
 from .standins.volatile import GENERATOR
 from .trace.around_trace import around_trace
 from .trace.place import Place
-from .trace.wrapping import MATH
+from .trace.wrapping import MATH, reached_operators
 
 __all__ = ["FeatureTracer"]
 
@@ -63,41 +66,47 @@ _CALLS = frozenset({"call_function", "call_method", "call_module"})
 
 
 class FeatureTracer(RefusingTracer):
-    """Records one forward of a module, in the mode that its ``training`` flags say.
+    """Records one forward of a module, once, in the mode that its ``training`` flags say.
 
     Args:
-        leaf_modules: module types or instances that are not looked into, besides those of
-            ``torch.nn``.
-        autowrap_functions: functions that are recorded as one node, however they are reached.
-        autowrap_modules: Python modules whose public functions are recorded as one node.
+        tree: the model.
+        untouched: the model as it was, which it is again after the trace.
+        options: what the user wants to be one node, and which arguments are fixed.
+        is_careful: whether each call of a module is looked at more closely, which takes longer.
 
     Attributes:
-        is_careful: whether each call of a module is looked at more closely, which takes longer.
-        recording: of the last trace.
+        recording: what was recorded.
         place: where in the model the trace is.
         real: the real tensors that it meets; while it lasts.
+        read_later: what was read of tensors, and may be used later.
 
     """
 
     def __init__(
-        self,
-        leaf_modules: Iterable[type[nn.Module] | nn.Module] = (),
-        autowrap_functions: Iterable[Callable[..., Any]] = (),
-        autowrap_modules: Iterable[ModuleType] = (),
+        self, tree: ModuleTree, untouched: Untouched, options: Options, *, is_careful: bool
     ) -> None:
-        self._wrapped = tuple(autowrap_functions)
+        self._wrapped = tuple(options.autowrap_functions)
+        whole = (*reached_operators(tree.paths.values()), *options.autowrap_modules)
         # Not ``math`` itself, whose functions fx would then wrap anew for each trace.
         functions = (*MATH, *self._wrapped)
-        super().__init__(tuple(dict.fromkeys(autowrap_modules)), autowrap_functions=functions)
-        self._is_leaf = LeafRule(leaf_modules)
+        super().__init__(tuple(dict.fromkeys(whole)), autowrap_functions=functions)
+        self._is_leaf = LeafRule(options.leaf_modules)
         self._thread = threading.get_ident()
-        self._concrete: Mapping[str, Any] = {}
-        self.is_careful = False
+        self._tree = tree
+        self._concrete = options.concrete_args
+        self.place = Place()
+        self.read_later: list[weakref.ref[fx.Proxy]] = []
+        self.recording = Recording(tree)
+        self._asks = Questions()
+        self._inside_leaves: set[int] = set()
+        self._asked_types = AskedTypes()
+        saved = SavedTensors()
+        self.real = RealTensors(self, tree, saved)
+        self._guard = Guard(untouched, saved)
+        self._carry_over = CarryOver(untouched, self.recording, self.refusal, is_careful=is_careful)
 
-    def trace_once(
-        self, tree: ModuleTree, untouched: Untouched, concrete_args: Mapping[str, Any]
-    ) -> bool:
-        """Trace a model and leave it, and the process, as they were when ``untouched`` was made.
+    def trace_once(self) -> bool:
+        """Trace the model, and leave it and the process as they were.
 
         Returns:
             Whether random numbers were drawn that a graph cannot draw again.
@@ -107,39 +116,21 @@ class FeatureTracer(RefusingTracer):
             Again: if what it leaves behind must be looked at more closely, see ``is_careful``.
 
         """
-        self._thread = threading.get_ident()
-        self._start(tree, concrete_args)
-        guard = self._guard = Guard(untouched, self._saved)
-        self._carry_over = CarryOver(
-            untouched, self.recording, self.refusal, is_careful=self.is_careful
-        )
+        guard, model = self._guard, self._tree.model
         watched = around_trace(
-            tree, guard, self.place.regions, self._wrapped, self.real, self.refusal
+            self._tree, guard, self.place.regions, self._wrapped, self.real, self.refusal
         )
         with watched as reads:
             try:
                 self.recording.graph = self.trace(_ROOT)
             except Exception as error:
-                raise untraceable(tree.model, error) from error
+                raise untraceable(model, error) from error
             finally:
                 self._asked_types.restore()
             self.recording.read_training = reads.seen or self.recording.read_training
         # fx holds on to the tracer in a cycle; the copies of the model need not wait for its collection.
-        del self._guard, self._carry_over, self.real, self._saved
+        del self._guard, self._carry_over, self.real
         return guard.foreign_random_state_moved
-
-    def _start(self, tree: ModuleTree, concrete_args: Mapping[str, Any]) -> None:
-        self._tree = tree
-        self._concrete = concrete_args
-        self.place = Place()
-        self._asks = Questions()
-        self._inside_leaves: set[int] = set()
-        self._asked_types = AskedTypes()
-        self.read_later: list[weakref.ref[fx.Proxy]] = []
-        self._saved = SavedTensors()
-        self.forget_refusals()
-        self.recording = Recording(tree)
-        self.real = RealTensors(self, self._tree, self._saved)
 
     # -- what fx asks for -------------------------------------------------------------------
 

@@ -241,7 +241,7 @@ def prove(
         UntraceableModelError: if something differs, or the model runs in neither mode.
 
     """
-    args, kwargs = options.example_args or (), options.example_kwargs or {}
+    args, kwargs = options.example
     example = _Example(model, args, kwargs, options)
     failures: list[Exception] = []
     missing: Mapping[str, str] = extractor.missing_modes  # type: ignore[assignment]

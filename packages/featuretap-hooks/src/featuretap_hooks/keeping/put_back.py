@@ -45,11 +45,6 @@ class PutBack:
     def __init__(self, plan: Plan, found: Findings, arguments: Any, *, may_end: bool) -> None:
         self._plan = plan
         self._found = found
-        self._arguments = arguments
-        self._may_end = may_end
-
-    def __enter__(self) -> PutBack:
-        found = self._found
         switches = found.own_code.switches
         self._undo = Undo(self._places(), (), (), draws=self._plan.draws)
         self._kept = _Kept(found, self._plan.moving_kept)
@@ -60,16 +55,18 @@ class PutBack:
         self._ambient = Ambient() if switches else None
         may_freeze = switches or "grad" in found.own_code.names
         self._gradients = Gradients(found.tree.parameters.values()) if may_freeze else None
-        may_change = self._may_end and found.own_code.changes_outside
+        may_change = may_end and found.own_code.changes_outside
         reaches = (may_change or self._plan.moves_outside) and found.reaching_outside
         self._outside = Outside(found.reaching_outside) if reaches else None
         # What is asked for where the forward might end.
         self._seen: list[Written | GivenContainers] = []
-        if self._may_end:
-            self._seen.append(Written(writable(found.written_places, self._arguments)))
-            self._seen.append(GivenContainers(self._arguments))
+        if may_end:
+            self._seen.append(Written(writable(found.written_places, arguments)))
+            self._seen.append(GivenContainers(arguments))
         others: list[_Restorable | None] = [self._ambient, self._gradients, self._outside]
         self._others = [other for other in others if other is not None]
+
+    def __enter__(self) -> PutBack:
         return self
 
     def changed(self) -> list[nn.Module]:

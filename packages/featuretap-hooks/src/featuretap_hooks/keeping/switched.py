@@ -13,6 +13,7 @@ import torch
 
 from featuretap._compat import no_torch_function, storage_id
 from featuretap.keeping.ambient import Ambient
+from featuretap.keeping.saved import version_of
 from featuretap.keeping.untouched import Untouched
 
 from ..findings import Findings
@@ -104,7 +105,7 @@ def _mark(tensor: torch.Tensor) -> object:
         return about, int(integers.sum(dtype=torch.int64))
     except (RuntimeError, NotImplementedError, KeyError, TypeError):
         # No content that could be read: meta tensors, sharded, quantized and masked ones.
-        return about, 0 if tensor.is_inference() else tensor._version
+        return about, version_of(tensor)
 
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

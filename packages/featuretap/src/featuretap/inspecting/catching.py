@@ -47,9 +47,10 @@ def is_caught(frame: types.FrameType | None, forward: Any, end: types.CodeType) 
     """Say whether code of the model would go on if what it runs in ``frame`` raised.
 
     Args:
-        frame: where to begin; looked at are those that called it, too.
-        forward: the code of the forward that runs, which was asked before it ran.
-        end: what looks into a module. What stands around that was asked when the module was called.
+        frame: where to begin; those that called it are looked at, too.
+        forward: the code of the forward that runs. Whether that catches was asked before it ran.
+        end: the code that looks into a module. The frames around it were looked at when that module
+            was called.
 
     """
     while frame is not None:

@@ -10,7 +10,7 @@ from torch import nn
 from .. import _compat
 from ..comparing import identical
 
-__all__ = ["SavedTensor", "SavedTensors", "has_unmade", "is_unmade", "refuse_unmade"]
+__all__ = ["SavedTensor", "SavedTensors", "has_unmade", "is_unmade", "refuse_unmade", "version_of"]
 
 
 class SavedTensor:
@@ -33,7 +33,7 @@ class SavedTensor:
         self._content = self._memory.clone()
         # Of the tensor itself: inside of a transform of torch.func the other one is in a wrapper.
         self._layout, self._place = _layout(tensor), _memory_of(tensor)
-        self._version = _version(tensor)
+        self._version = version_of(tensor)
         self._is_leaf, self._needs_gradient = tensor.is_leaf, tensor.requires_grad
         gradient = tensor.grad if self._is_leaf else None
         self._gradient = None if gradient is None else SavedTensor(gradient)
@@ -45,7 +45,7 @@ class SavedTensor:
             return not identical(self.tensor, self._content)
         except RuntimeError:
             # Inside of vmap there is no content that could be looked at.
-            return _version(self.tensor) != self._version
+            return version_of(self.tensor) != self._version
 
     @property
     def has_other_memory(self) -> bool:
@@ -116,7 +116,8 @@ def _layout(tensor: torch.Tensor) -> object:
     return about, _compat.storage_id(tensor)
 
 
-def _version(tensor: torch.Tensor) -> int:
+def version_of(tensor: torch.Tensor) -> int:
+    """Return how often autograd has seen a tensor written; tensors of inference mode do not count."""
     return 0 if tensor.is_inference() else tensor._version
 
 

@@ -19,7 +19,7 @@ __all__ = ["Untouched"]
 
 
 class Untouched:
-    """Put a model back as it was: flags, attributes, registries, hooks, own random generators.
+    """A model as it was when this was made: flags, attributes, registries, hooks, own random generators.
 
     The content of tensors is kept by :class:`.SavedTensors`, by whoever is about to write them.
 

@@ -133,7 +133,10 @@ class RecordedNames:
 
 
 class _Hidden:
-    """What is inside of leaf modules that ran: how often they called it, and so its name, is not seen."""
+    """The modules inside of leaf modules that ran, which have no names from then on.
+
+    Nobody sees how often the leaf called them, and so what the number of a later call would be.
+    """
 
     def __init__(self) -> None:
         self.leaves: set[str] = set()

@@ -1,4 +1,7 @@
-"""What graphs cannot serve is refused: by the source of an extractor, and of an example before."""
+"""Checks in front of a graph: of the arguments of a call, and of an example before there is an extractor.
+
+The source of an extractor calls some of them by name, see :mod:`.graphs.codegen`.
+"""
 
 from __future__ import annotations
 

@@ -29,11 +29,11 @@ from ..inspecting.containers import contains
 from ..inspecting.reading import Forward, names_in
 from ..inspecting.whose import called_by_model, is_our_module, is_ours, runs_users_code
 from ..standins.asking import LIMITS
+from ..trace.replaced import Replacement, attributes_replaced
 from .why_not import CATCHES
 
 __all__ = ["refused_functions"]
 
-_INHERITED = object()
 # The class of the managers that ``contextlib.contextmanager`` makes of generators.
 _MANAGER = type(contextlib.contextmanager(iter)(()))
 _LOSES_BACKWARD = "the backward of the autograd.Function {} would be lost"
@@ -72,8 +72,6 @@ _ENTERED = (
 )
 
 Refuse = Callable[[str], Exception]
-# The owner and the name of a function, and what makes the one that stands for it.
-_Lost = tuple[Any, str, Callable[[Any], Any]]
 
 
 @contextlib.contextmanager
@@ -85,27 +83,16 @@ def refused_functions(refuse: Refuse, forwards: Collection[Forward]) -> Iterator
         forwards: what may run; ``torch.finfo`` is another only where some name it.
 
     """
-    patched: list[tuple[Any, str, Any]] = []
     thread = threading.get_ident()
     outer = _REFUSING.get(thread)
     _REFUSING[thread] = refuse
+    named = {name for forward in forwards for name in names_in(forward) & LIMITS}
+    limits = [(torch, name, _limits) for name in named]
+    bound = [(made, "__init__", _MADE) for made in _bindable(_compat.contexts())]
     try:
-        named = {name for forward in forwards for name in names_in(forward) & LIMITS}
-        limits: list[_Lost] = [(torch, name, _limits) for name in named]
-        bound: list[_Lost] = [
-            (made, "__init__", _made_for_backward) for made in _bindable(_compat.contexts())
-        ]
-        for owner, name, refused in (*_lost_calls(), *limits, *bound):
-            own = vars(owner).get(name, _INHERITED)
-            patched.append((owner, name, own))
-            setattr(owner, name, refused(getattr(owner, name) if own is _INHERITED else own))
-        yield
+        with attributes_replaced((*_lost_calls(), *limits, *bound)):
+            yield
     finally:
-        for owner, name, own in reversed(patched):
-            if own is _INHERITED:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, own)
         if outer is None:
             del _REFUSING[thread]
         else:
@@ -117,24 +104,24 @@ _REFUSING: dict[int, Refuse] = {}
 
 
 @functools.cache
-def _lost_calls() -> list[_Lost]:
+def _lost_calls() -> list[Replacement]:
     """Return owner and name of each function, and what makes the one that stands for it."""
     swaps, settings = _compat.SWAPS_TENSORS, _compat.settings_of_kernels()
     asked = ((torch, _STATE), (torch.random, _STATE))
     return [
         (torch.autograd.Function, "apply", _apply),
-        (torch.jit, "isinstance", _is_of_kind),
-        *((owner, name, _refused(reason, called_by_model)) for owner, name, reason in _ENTERED),
+        (torch.jit, "isinstance", _refused(_why_not_of_kind)),
+        *((owner, name, _for(reason, called_by_model)) for owner, name, reason in _ENTERED),
         *(
-            (mode, "__enter__", _own_mode)
+            (mode, "__enter__", _refused(_why_not_mode))
             for mode in (TorchFunctionMode, _compat.TorchDispatchMode)
         ),
-        (contextlib.suppress, "__enter__", _refused(CATCHES, runs_users_code)),
-        (_MANAGER, "__enter__", _generator),
-        *((torch._C, name, _refused(_CHOOSES, _by_anyone)) for name in settings),
-        *((torch._C, name, _refused(_SWAPS, _by_anyone)) for name in swaps),
+        (contextlib.suppress, "__enter__", _for(CATCHES, runs_users_code)),
+        (_MANAGER, "__enter__", _refused(_why_not_manager)),
+        *((torch._C, name, _for(_CHOOSES, _by_anyone)) for name in settings),
+        *((torch._C, name, _for(_SWAPS, _by_anyone)) for name in swaps),
         *(
-            (owner, name, _refused(reason, called_by_model))
+            (owner, name, _for(reason, called_by_model))
             for owner, reasons in asked
             for name, reason in reasons.items()
             if name in vars(owner)
@@ -172,57 +159,28 @@ def _apply(original: classmethod[Any, ..., Any]) -> classmethod[Any, ..., Any]:
     return classmethod(apply)
 
 
-@functools.lru_cache(maxsize=64)
-def _made_for_backward(make: Callable[..., None]) -> Callable[..., None]:
-    """Stand for what ``apply`` calls first: one that was bound before, as an attribute, stays as it is."""
-
-    def made(context: Any) -> None:
-        refuse, frame = _REFUSING.get(threading.get_ident()), sys._getframe(1)
-        kind = _compat.function_of(type(context))
-        if frame.f_code.co_name == "apply" and frame.f_back is not None:
-            frame = frame.f_back  # until torch 2.8 at least it was written in Python
-        is_models = called_by_model(frame) and not _compat.is_bookkeeping_of_checkpoints(kind)
-        if refuse is not None and is_models:
-            raise refuse(_LOSES_BACKWARD.format(kind.__name__))
-        make(context)
-
-    return made
+def _why_not_backward(frame: types.FrameType, _: Any, context: Any) -> str | None:
+    """Say why not, of what ``apply`` calls first: one that was bound before, as an attribute, stays."""
+    kind = _compat.function_of(type(context))
+    if frame.f_code.co_name == "apply" and frame.f_back is not None:
+        frame = frame.f_back  # until torch 2.8 at least it was written in Python
+    is_models = called_by_model(frame) and not _compat.is_bookkeeping_of_checkpoints(kind)
+    return _LOSES_BACKWARD.format(kind.__name__) if is_models else None
 
 
-@functools.lru_cache(maxsize=64)
-def _is_of_kind(ask: Callable[..., bool]) -> Callable[..., bool]:
-    """Stand for ``torch.jit.isinstance``, which looks at stand-ins themselves."""
-
-    def asked(value: Any, kind: Any) -> bool:
-        refuse = _REFUSING.get(threading.get_ident())
-        if refuse is not None and contains(fx.Proxy, value):
-            raise refuse(_ASKS.format("torch.jit.isinstance"))
-        return ask(value, kind)
-
-    return asked
+def _why_not_of_kind(_frame: types.FrameType, _: Any, value: Any, _kind: Any) -> str | None:
+    """Say why not, of ``torch.jit.isinstance``, which looks at stand-ins themselves."""
+    return _ASKS.format("torch.jit.isinstance") if contains(fx.Proxy, value) else None
 
 
-@functools.lru_cache(maxsize=64)
-def _own_mode(enter: Callable[..., Any]) -> Callable[..., Any]:
-    def entered(mode: Any) -> Any:
-        refuse = _REFUSING.get(threading.get_ident())
-        if refuse is not None and not is_our_module(type(mode).__module__):
-            raise refuse(_MODE)
-        return enter(mode)
-
-    return entered
+def _why_not_mode(_frame: types.FrameType, _: Any, mode: Any) -> str | None:
+    return None if is_our_module(type(mode).__module__) else _MODE
 
 
-@functools.lru_cache(maxsize=64)
-def _generator(enter: Callable[..., Any]) -> Callable[..., Any]:
-    def entered(manager: Any) -> Any:
-        refuse, generator = _REFUSING.get(threading.get_ident()), manager.gen
-        is_users = refuse is not None and not is_ours(generator.gi_frame.f_globals)
-        if refuse is not None and is_users and catches(generator.gi_code):
-            raise refuse(CATCHES)
-        return enter(manager)
-
-    return entered
+def _why_not_manager(_frame: types.FrameType, _: Any, manager: Any) -> str | None:
+    generator = manager.gen
+    is_users = not is_ours(generator.gi_frame.f_globals)
+    return CATCHES if is_users and catches(generator.gi_code) else None
 
 
 class _Limits(type):
@@ -248,15 +206,18 @@ def _limits(kind: type) -> type:
     return _Limits(kind.__name__, (), {"kind": kind})
 
 
-def _refused(
-    reason: str, matters: Callable[[types.FrameType], bool]
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _refused(why: Callable[..., str | None]) -> Callable[[Any], Any]:
+    """Return what makes the stand-in of a function; ``why(frame, function, *args)`` is asked in a trace."""
+
     @functools.lru_cache(maxsize=64)
     def stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
         def refused(*args: Any, **kwargs: Any) -> Any:
             refuse = _REFUSING.get(threading.get_ident())
-            if refuse is not None and matters(sys._getframe(1)):
-                raise refuse(reason.format(f"torch.{function.__name__.removeprefix('_set_')}"))
+            reason = (
+                why(sys._getframe(1), function, *args, **kwargs) if refuse is not None else None
+            )
+            if refuse is not None and reason is not None:
+                raise refuse(reason)
             return function(*args, **kwargs)
 
         return refused
@@ -264,5 +225,18 @@ def _refused(
     return stand_in
 
 
+def _for(reason: str, matters: Callable[[types.FrameType], bool]) -> Callable[[Any], Any]:
+    """Return what makes the stand-in of a function that is refused where the frame ``matters``."""
+
+    def why(frame: types.FrameType, function: Any, *_: Any, **__: Any) -> str | None:
+        name = f"torch.{function.__name__.removeprefix('_set_')}"
+        return reason.format(name) if matters(frame) else None
+
+    return _refused(why)
+
+
 def _by_anyone(_: types.FrameType) -> bool:
     return True
+
+
+_MADE = _refused(_why_not_backward)

@@ -15,14 +15,11 @@ __all__ = ["RefusingTracer"]
 class RefusingTracer(fx.Tracer):
     """A tracer whose refusals cannot be swallowed by an ``except`` of the model."""
 
-    _refused: Exception | None
-    # What a comparison of sizes gave, and nothing has asserted yet.
-    _answers: set[fx.Node]
-
-    def forget_refusals(self) -> None:
-        """Begin with a trace."""
-        self._refused = None
-        self._answers = set()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._refused: Exception | None = None
+        # What a comparison of sizes gave, and nothing has asserted yet.
+        self._answers: set[fx.Node] = set()
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Refuse to branch on a value."""

@@ -73,7 +73,7 @@ answer_for(fx.Proxy, known_kind)
 
 
 class FeatureProxy(fx.Proxy):
-    """A Proxy with augmented assignment and assignment to items.
+    """A Proxy that keeps statements in place, and that answers, or refuses, what code asks of a tensor.
 
     There is no ``__index__``: torch's own argument parser tries it before it records a call such as
     ``torch.zeros(sizes)``, and Python refuses a stand-in as an index without it.

@@ -40,7 +40,12 @@ _KINDS = (torch.dtype, torch.device)
 
 
 class RealTensors:
-    """The graph nodes of real tensors, one for each."""
+    """The graph nodes of real tensors, one for each.
+
+    Attributes:
+        by_node: the tensor that each of them stands for.
+
+    """
 
     def __init__(self, tracer: FeatureTracer, tree: ModuleTree, saved: SavedTensors) -> None:
         self._tracer = tracer

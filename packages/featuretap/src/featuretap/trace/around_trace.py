@@ -54,7 +54,7 @@ def around_trace(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(reads)
         stack.enter_context(refused_functions(refuse, guard.model.forwards))
-        stack.enter_context(regions)
+        stack.enter_context(regions.noting())
         stack.enter_context(patched_functions())
         stack.enter_context(patched_everywhere(wrapped))
         stack.enter_context(indexing_shown())

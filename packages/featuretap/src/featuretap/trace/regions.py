@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
 
 from .. import _compat
+from .replaced import attributes_replaced
 
 __all__ = ["Region", "RegionWatch", "autocast_only"]
 
@@ -61,13 +63,12 @@ _NO_GRAD = Region(torch.no_grad, (), -1)
 
 
 class RegionWatch:
-    """While entered, note the regions that this thread is in."""
+    """Notes the regions that this thread is in."""
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
         self._regions: tuple[Region, ...] = ()
         self._entered = 0
-        self._originals: list[tuple[type, str, Callable[..., Any]]] = []
 
     def current(self) -> tuple[Region, ...]:
         """Return the regions entered since the watch began, outermost first."""
@@ -76,21 +77,12 @@ class RegionWatch:
             return (_NO_GRAD,)
         return self._regions
 
-    def __enter__(self) -> RegionWatch:
-        for manager in _WATCHED:
-            self._replace(manager, "__enter__", self._entering)
-            self._replace(manager, "__exit__", self._leaving)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for manager, name, original in reversed(self._originals):
-            setattr(manager, name, original)
-        self._originals.clear()
-
-    def _replace(self, manager: type, name: str, make: Callable[..., Any]) -> None:
-        original = vars(manager)[name]
-        self._originals.append((manager, name, original))
-        setattr(manager, name, make(original))
+    def noting(self) -> AbstractContextManager[None]:
+        """Return what notes the regions while it is entered."""
+        makers = (("__enter__", self._entering), ("__exit__", self._leaving))
+        return attributes_replaced(
+            (manager, name, make) for manager in _WATCHED for name, make in makers
+        )
 
     def _entering(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def enter(manager: Any) -> Any:

@@ -13,6 +13,7 @@ import math
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import fx, nn
 from .. import _compat
 from ..inspecting.containers import instances_in
 from ..inspecting.whose import is_of_torch
+from .replaced import attributes_replaced
 
 __all__ = ["MATH", "patched_everywhere", "patched_functions", "reached_operators"]
 
@@ -86,17 +88,9 @@ def patched_everywhere(functions: tuple[Callable[..., Any], ...]) -> Iterator[No
             namespace[name] = value
 
 
-@contextlib.contextmanager
-def patched_functions() -> Iterator[None]:
+def patched_functions() -> AbstractContextManager[None]:
     """While entered, ``torch.zeros(a, b)`` and ``math.sqrt(a)`` take stand-ins as well."""
-    originals = [(owner, name, getattr(owner, name)) for owner, name in _PATCHED]
-    try:
-        for owner, name, function in originals:
-            setattr(owner, name, _kept_wrapper(function))
-        yield
-    finally:
-        for owner, name, function in originals:
-            setattr(owner, name, function)
+    return attributes_replaced((owner, name, _kept_wrapper) for owner, name in _PATCHED)
 
 
 def _wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
