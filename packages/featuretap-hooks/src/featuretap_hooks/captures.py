@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from featuretap._compat import functorch_level, no_torch_function
-from featuretap.graphs.structures import clone_or_detach, map_tensors, tensors_of
+from featuretap.copying import clone_or_detach, map_tensors, tensors_of
 from featuretap.keeping.saved import version_of
 
 from .going_on import Maker, is_only_name

@@ -21,7 +21,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from featuretap._compat import is_compiling
-from featuretap.graphs.structures import copy_value
+from featuretap.copying import copy_value
 from featuretap.modules import LeafRule, ModuleTree
 from featuretap.signatures import has_own_call
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from featuretap._compat import no_torch_function, storage_id
-from featuretap.graphs.structures import tensors_of
+from featuretap.copying import tensors_of
 from featuretap.naming import join
 
 from .inspecting.instructions import spelled_out

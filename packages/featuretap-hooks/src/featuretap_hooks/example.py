@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 from featuretap import UntraceableModelError
 from featuretap._compat import storage_id
 from featuretap.backends import Options
+from featuretap.copying import copy_value
 from featuretap.errors import FAILS_ON_EXAMPLE
 from featuretap.facts import written_arguments
-from featuretap.graphs.structures import copy_value
 from featuretap.inspecting.reading import forward_of
 from featuretap.keeping.ambient import Ambient
 from featuretap.keeping.gradients import GradientFlags, Gradients

@@ -14,11 +14,11 @@ from torch import fx, nn
 
 from ._compat import ends_recomputation, is_compiling, no_torch_function
 from .backends import Options
+from .copying import copy_value
 from .graphs import meta_keys
 from .graphs.codegen import compile_forward
 from .graphs.replay import replay
 from .graphs.serialization import graph_from_state, graph_to_state
-from .graphs.structures import copy_value
 from .keeping.undo import Moves, Undo
 
 __all__ = ["ExtractorParts", "FeatureExtractor", "Followed"]

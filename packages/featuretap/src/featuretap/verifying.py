@@ -13,8 +13,8 @@ from torch import nn
 
 from .backends import Options, available_backends, load_backend
 from .comparing import describe, identical, largest_difference
+from .copying import copy_value
 from .errors import FAILS_ON_EXAMPLE, DifferentValuesError, NodeNotFoundError, UntraceableModelError
-from .graphs.structures import copy_value
 from .keeping.undisturbed import undisturbed
 from .modules import ModuleTree, switch
 from .names.named_otherwise import is_named_otherwise

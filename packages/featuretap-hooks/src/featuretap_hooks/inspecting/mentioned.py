@@ -17,10 +17,9 @@ from torch import nn
 from featuretap.inspecting.containers import CONTAINERS, items_of
 from featuretap.inspecting.looking import attributes_of, has_attributes, is_a
 from featuretap.inspecting.reading import (
-    by_code,
-    codes_in,
     forward_of,
     instructions_of,
+    names_of_code,
     steps_of,
     variables_of,
 )
@@ -84,7 +83,7 @@ def _found_in(value: Any, names: set[str]) -> Iterator[Any]:
 
 
 def _in_a_function(function: types.FunctionType, names: set[str]) -> Iterator[Any]:
-    mentioned = _names_in(function.__code__)
+    mentioned = names_of_code(function.__code__)
     names |= mentioned
     yield from (function.__defaults__, function.__kwdefaults__, vars(function))
     yield from variables_of(function).values()
@@ -98,8 +97,3 @@ def _in_a_function(function: types.FunctionType, names: set[str]) -> Iterator[An
                 yield value
             elif is_users_module(value.__name__) and id(vars(value)) not in seen:
                 spaces.append(vars(value))
-
-
-@by_code
-def _names_in(code: types.CodeType) -> frozenset[str]:
-    return frozenset(name for part in codes_in(code) for name in part.co_names)

@@ -7,7 +7,6 @@ not seen.
 
 from __future__ import annotations
 
-import dis
 import functools
 import types
 from collections.abc import Iterable, Iterator
@@ -18,14 +17,12 @@ from torch import nn
 from featuretap.inspecting.looking import is_a
 from featuretap.inspecting.reading import (
     CHANGES_CONTAINERS,
-    Step,
-    by_code,
-    codes_in,
-    steps_of,
     variables_of,
 )
 from featuretap.inspecting.whose import is_our_module
 from featuretap.keeping.held import attributes, is_opened, parts_of
+
+from .facts import Facts, facts_of
 
 __all__ = ["UNSEEN_WRITES", "OwnCode", "own_code"]
 
@@ -35,6 +32,7 @@ UNSEEN_WRITES = frozenset(
     "to_dlpack from_dlpack __dlpack__ __array__ __array_interface__ "
     "_unsafe_preserve_version_counter".split()
 )
+_FUNCTIONS = (types.FunctionType, types.MethodType)
 _SETS = frozenset("setattr __setattr__ __dict__ vars _buffers _parameters _modules".split())
 # Not part of any forward, though Python may call them.
 _ELSEWHERE = frozenset(
@@ -123,18 +121,6 @@ class OwnCode(NamedTuple):
         ]
 
 
-class _Facts(NamedTuple):
-    names: frozenset[str]
-    sets_own: bool
-    sets_other: bool
-    fills: bool
-    sets: frozenset[str]
-    sets_back: bool
-    sets_other_back: bool
-    in_place: bool
-    sets_outside: bool
-
-
 def _switches_unseen(names: frozenset[str], sets: frozenset[str]) -> bool:
     is_named = not (names.isdisjoint(_SWITCHES_UNSEEN) and sets.isdisjoint(_SWITCHED))
     return is_named or any(words <= names for words in _SWITCHES_OF)
@@ -150,7 +136,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
     sets = frozenset[str]().union(*(each.sets for each in facts))
     unseen = any(each.sets_other_back for each in facts) or _switches_unseen(names, sets)
     # What these find outside of the modules is not looked at.
-    unseen |= any(_changes_outside(_facts(function.__code__)) for function in kept)
+    unseen |= any(_changes_outside(facts_of(function.__code__)) for function in kept)
     switches = unseen or any(each.sets_back for each in facts)
     in_place = any(each.in_place for each in facts)
     stores_elsewhere = reached.stores_elsewhere or not names.isdisjoint(_SETS)
@@ -173,7 +159,7 @@ def own_code(modules: Iterable[nn.Module]) -> OwnCode:
 class _Reached(NamedTuple):
     """What the functions say that a forward may come to, and which classes set attributes there."""
 
-    facts: list[_Facts]
+    facts: list[Facts]
     setters: frozenset[type]
     stores_elsewhere: bool
 
@@ -190,12 +176,12 @@ def _reached(modules: list[nn.Module], kept: Iterable[types.FunctionType]) -> _R
     for name in list(by_name):
         if name == "forward" or (name.startswith("__") and name.endswith("__")):
             waiting += by_name.pop(name)
-    read: dict[types.FunctionType, _Facts] = {}
+    read: dict[types.FunctionType, Facts] = {}
     setters: set[type] = set()
     stores_elsewhere = False
     while waiting:
         kind, function = waiting.pop()
-        facts = _facts(function.__code__)
+        facts = facts_of(function.__code__)
         if facts.sets_own and kind is not None:
             setters.add(kind)
         stores_elsewhere |= facts.sets_other or (facts.sets_own and kind is None)
@@ -226,7 +212,7 @@ def _may_write_weights(modules: list[nn.Module], names: frozenset[str], in_place
     return in_place and any(not names.isdisjoint(registry) for registry in registries)
 
 
-def _writes_any_weight(facts: _Facts) -> bool:
+def _writes_any_weight(facts: Facts) -> bool:
     """Say so of one function: most that look at all parameters only ask for their device or dtype."""
     names = facts.names
     writes = facts.in_place or not names.isdisjoint(_UNGUARDED) or any(map(_is_in_place, names))
@@ -269,11 +255,11 @@ def _kept_functions(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType
                     yield from _functions(function)
 
 
-def _fills(facts: _Facts) -> bool:
+def _fills(facts: Facts) -> bool:
     return facts.fills or not facts.names.isdisjoint(CHANGES_CONTAINERS)
 
 
-def _changes_outside(facts: _Facts) -> bool:
+def _changes_outside(facts: Facts) -> bool:
     return _fills(facts) or facts.sets_outside or "set" in facts.names
 
 
@@ -300,63 +286,3 @@ def _hooks(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
                 function = getattr(hook, "__func__", hook)
                 if isinstance(function, types.FunctionType) and not is_our_module(hook.__module__):
                     yield function
-
-
-@by_code
-def _facts(code: types.CodeType) -> _Facts:
-    own = code.co_varnames[0] if code.co_argcount else ""
-    names: set[str] = set()
-    targets: list[str] = []
-    set_on: list[tuple[str, str]] = []
-    in_place = sets_outside = False
-    for part in codes_in(code):
-        steps = list(steps_of(dis.get_instructions(part)))
-        names.update(part.co_names)
-        targets += _targets(steps)
-        set_on += _roots(steps)
-        in_place |= any(step.is_in_place or step.sets_item for step in steps)
-        in_place |= any("out" in names for names in part.co_consts if type(names) is tuple)
-        sets_outside |= any(step.name in _SETS_OUTSIDE for step in steps)
-    sets = [name for _, name in set_on]
-    return _Facts(
-        frozenset(names),
-        own != "" and own in targets,
-        any(target not in (own, _ITEM) for target in targets),
-        _ITEM in targets,
-        frozenset(sets),
-        len(set(sets)) < len(sets),
-        any(root != own and sets.count(name) > 1 for root, name in set_on),
-        in_place,
-        sets_outside,
-    )
-
-
-_FUNCTIONS = (types.FunctionType, types.MethodType)
-_ITEM = "[]"
-_SETS_OUTSIDE = frozenset("STORE_GLOBAL DELETE_GLOBAL STORE_DEREF DELETE_DEREF".split())
-
-
-def _targets(steps: Iterable[Step]) -> Iterator[str]:
-    """Yield the name of each variable that something is set on; ``""`` for any other object.
-
-    What is put into a container, or taken out, is ``_ITEM``.
-    """
-    loaded = ""
-    for step in steps:
-        if step.sets_attribute:
-            yield loaded
-        elif step.sets_item:
-            yield _ITEM
-        is_variable = step.is_variable or step.name == "LOAD_DEREF"
-        loaded = step.argument if is_variable else ""
-
-
-def _roots(steps: Iterable[Step]) -> Iterator[tuple[str, str]]:
-    """Yield each attribute that is set, after the variable that its owner hangs on: ``self.a.b = ...``."""
-    root = ""
-    for step in steps:
-        if step.sets_attribute:
-            yield root, str(step.argument)
-        if step.name != "LOAD_ATTR":
-            is_variable = step.is_variable or step.name == "LOAD_DEREF"
-            root = step.argument if is_variable else ""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from featuretap._compat import no_torch_function
-from featuretap.graphs.structures import tensors_of
+from featuretap.copying import tensors_of
 from featuretap.inspecting.containers import copied, is_changed
 from featuretap.inspecting.looking import is_a
 from featuretap.keeping.held import attributes, is_opened

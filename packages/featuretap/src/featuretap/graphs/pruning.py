@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 from torch import fx, nn
 
+from ..copying import copy_from_region, copy_value
 from ..events import ModuleCall, Point
 from ..inplace import NO_EFFECT, Effect, StorageClasses, effect_of, is_known, leaves_trace
 from ..inspecting.whose import is_of_torch
@@ -28,7 +29,7 @@ from ..recording import Recording
 from ..trace.regions import autocast_only
 from . import meta_keys
 from .other_names import OtherNames
-from .structures import copy_from_region, copy_value, map_nodes, nodes_in, thaw
+from .structures import map_nodes, nodes_in, thaw
 
 __all__ = ["Pruning"]
 

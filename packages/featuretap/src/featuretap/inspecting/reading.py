@@ -35,6 +35,7 @@ __all__ = [
     "instructions_of",
     "kinds_of",
     "names_in",
+    "names_of_code",
     "set_by_call",
     "steps_of",
     "variables_of",
@@ -316,3 +317,9 @@ def by_code(read: Callable[..., _R]) -> Callable[..., _R]:
         return found[1]
 
     return reading
+
+
+@by_code
+def names_of_code(code: types.CodeType) -> frozenset[str]:
+    """Return the names that ``code`` mentions, and the functions and classes inside of it."""
+    return frozenset(name for part in codes_in(code) for name in part.co_names)

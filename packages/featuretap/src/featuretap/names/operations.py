@@ -1,4 +1,4 @@
-"""What ``torch.fx`` would call the operation that a torch-function mode sees. Pure.
+"""What ``torch.fx`` would call the operation that a torch-function mode sees.
 
 The mode sees ``x / 2`` as ``Tensor.div`` and ``x += y`` as ``Tensor.add_``; fx records the operator
 that was written. Where a method and an operator arrive as the same function, the bytecode
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..graphs.structures import clone_or_detach, map_tensors
+from ..copying import clone_or_detach, map_tensors
 from ..inspecting.reading import by_code
 from ..naming import BINARY, operation_name
 from ..trace.indexing import is_method

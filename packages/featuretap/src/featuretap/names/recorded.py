@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import fx, nn
 
+from ..copying import copy_from_region, copy_value
 from ..events import Event, FixedArgument, ModuleCall, Point
 from ..facts import written_arguments
 from ..graphs import meta_keys
-from ..graphs.structures import build, copy_from_region, copy_value
+from ..graphs.structures import build
 from ..graphs.taken_apart import steps_of_containers
 from ..modules import ModuleTree
 from ..naming import Namer, operation_name, paths_above

@@ -21,7 +21,15 @@ from .. import _compat
 from ..inspecting.calls_in_code import called_at
 from ..inspecting.catching import catches, enters
 from ..inspecting.looking import is_a
-from ..inspecting.reading import Forward, by_code, codes_in, functions_of, instructions_of, names_in
+from ..inspecting.reading import (
+    Forward,
+    by_code,
+    codes_in,
+    functions_of,
+    instructions_of,
+    names_in,
+    names_of_code,
+)
 from ..inspecting.whose import is_ours, is_users
 from ..keeping.held import parts_of
 from .asked_types import AskedPlace
@@ -177,7 +185,7 @@ def _tells_apart(forward: Forward) -> bool:
     for function in functions_of(forward):
         if is_ours(function.__globals__):
             continue
-        names = _names(function.__code__)
+        names = names_of_code(function.__code__)
         asks_for_attributes = not names.isdisjoint({"hasattr", "getattr"})
         held = map(function.__globals__.get, names)
         if any(any(value is asked for asked in ASKS_FOR_MODES.values()) for value in held):
@@ -204,7 +212,7 @@ def _named_by_users(forward: Forward) -> frozenset[str]:
 def _asked_in(forward: Forward) -> tuple[AskedPlace, ...]:
     found = list(_asked_by_name(forward))
     for function in functions_of(forward):
-        for table in map(function.__globals__.get, _names(function.__code__)):
+        for table in map(function.__globals__.get, names_of_code(function.__code__)):
             if type(table) in _TABLES and not is_ours(function.__globals__):
                 found += _asked_by(table, names_in(forward))
     return tuple(found)
@@ -216,7 +224,7 @@ def _asked_by_name(forward: Forward) -> tuple[AskedPlace, ...]:
     found: list[AskedPlace] = []
     for function in functions_of(forward):
         if not is_ours(function.__globals__):
-            names = _names(function.__code__)
+            names = names_of_code(function.__code__)
             found += [(function.__globals__, name) for name in names & {"type", "callable"}]
             if any(name in _compat.TREES and "tree_" in name for name in names):
                 found.append((_compat.TREES, "type"))
@@ -258,7 +266,3 @@ def _methods(kind: Any, named: frozenset[str]) -> tuple[types.FunctionType, ...]
         if name in named or name.startswith("__")
     )
     return tuple(value for value in values if isinstance(value, types.FunctionType))
-
-
-def _names(code: types.CodeType) -> frozenset[str]:
-    return frozenset(name for part in codes_in(code) for name in part.co_names)
