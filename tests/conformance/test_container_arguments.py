@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy
 import pytest
 import torch
@@ -22,6 +24,39 @@ def test_N9_an_item_of_a_tuple_is_a_node_of_both_backends(extract, names_of):
     features = extract(model, [*names, ""], example_args=(batch,))(batch)
     assert identical(features[""], model(batch))
     assert identical(features["getitem"], batch[1])
+
+
+class Both(NamedTuple):
+    one: torch.Tensor
+    two: torch.Tensor
+
+
+class Several(tuple):
+    """A class of the user's own."""
+
+
+@pytest.mark.parametrize("kind", [lambda *items: Both(*items), lambda *items: Several(items)])
+def test_N9_an_item_of_any_tuple_is_a_node_of_both_backends(extract, names_of, kind):
+    def forward(self, batch):
+        y = batch[0] + batch[1]
+        return y[0] * 2
+
+    model, batch = with_forward(forward), kind(drawn(3, 4), drawn(3, 4, seed=1))
+    names = ["batch", "getitem", "getitem_1", "add", "getitem_2", "mul"]
+    assert list(names_of(model, example_args=(batch,))) == names
+    features = extract(model, names, example_args=(batch,))(batch)
+    assert identical(features["getitem"], batch[0])
+    assert identical(features["mul"], model(batch))
+
+
+def test_N9_a_field_of_a_named_tuple_is_a_node_of_both_backends(extract, names_of):
+    def forward(self, batch):
+        return (batch.one + batch.two).T * 2
+
+    model, batch = with_forward(forward), Both(drawn(3, 4), drawn(3, 4, seed=1))
+    names = ["batch", "getattr", "getattr_1", "add", "getattr_2", "mul"]
+    assert list(names_of(model, example_args=(batch,))) == names
+    assert identical(extract(model, "getattr", example_args=(batch,))(batch)["getattr"], batch.one)
 
 
 def doubled(value):

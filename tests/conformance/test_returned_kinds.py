@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import featuretap
+from featuretap import UntraceableModelError
 from support import drawn, identical, with_forward
 
 X = torch.ones(2, 4)
@@ -236,3 +237,59 @@ def test_V2_methods_of_tuples_find_what_they_find_unwatched(extract):
 
     model, x = with_forward(forward), torch.ones(2, 4)
     assert identical(extract(model, "")(x)[""], model(x))
+
+
+class Boxes(list):
+    """A list with something besides its items."""
+
+
+class Twosome(tuple):
+    """A tuple of the user's own."""
+
+
+@pytest.mark.parametrize("kind", [Boxes, Twosome])
+def test_N6_what_a_module_returned_keeps_its_class_or_is_refused(extract, backend, kind):
+    class Returns(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+
+        def forward(self, x):
+            found = kind([self.lin(x), x])
+            vars(found)["score"] = found[0].sum()
+            return found
+
+    model, x = nn.Sequential(Returns()), drawn(2, 4)
+    if backend == "fx":
+        with pytest.raises(UntraceableModelError, match=f"returns a {kind.__name__}"):
+            extract(model, "0")
+    else:
+        found = extract(model, "0")(x)["0"]
+        assert type(found) is kind
+        assert identical(found[0], model[0].lin(x))
+        assert identical(found.score, model(x).score)
+    assert identical(extract(model, "0.lin")(x)["0.lin"], model[0].lin(x))
+
+
+def test_N6_several_results_of_torch_keep_their_class(extract):
+    class Returns(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("table", torch.arange(4.0))
+
+        def forward(self, x):
+            return torch.max(self.table, 0)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.finds = Returns()
+
+        def forward(self, x):
+            return x + self.finds(x).values
+
+    model = Net()
+    found = extract(model, ["finds", "add"])(X)
+    assert type(found["finds"]) is torch.return_types.max
+    assert identical(found["finds"].values, model.finds.table[3])
+    assert identical(found["add"], X + 3)

@@ -188,6 +188,18 @@ def test_C1_a_mode_that_fails_on_the_example_ends_early_all_the_same(names):
     assert torch.equal(extractor.eval()(x)["lin"], model.lin(x))
 
 
+def test_M1_in_a_mode_that_fails_on_the_example_no_parameter_is_left_out():
+    # Nobody has seen what runs in it.
+    model = NormsLate()
+    extractor = create_feature_extractor(
+        model,
+        train_return_nodes=["norm"],
+        eval_return_nodes=["lin"],
+        example_args=(torch.ones(1, 4),),
+    )
+    assert extractor.state_dict().keys() == model.state_dict().keys()
+
+
 def test_E1_a_name_is_looked_up_in_the_mode_that_runs_on_the_example():
     with pytest.raises(featuretap.NodeNotFoundError, match="'nrom' is no node .*'norm'"):
         create_feature_extractor(NormsLate(), "nrom", example_args=(torch.ones(1, 4),))

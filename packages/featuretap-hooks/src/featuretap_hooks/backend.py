@@ -78,7 +78,8 @@ class HooksBackend:
             _guess(model, failed, options)
         same = plans["train"].request is plans["eval"].request
         ran: set[str] = set()
-        is_whole = False
+        # Nobody knows what runs in a mode that fails on the example.
+        is_whole = bool(failed)
         for mode, seen in found.items():
             other = found.get("eval" if mode == "train" else "train")
             if seen.drew and other is not None:

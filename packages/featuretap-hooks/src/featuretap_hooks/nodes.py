@@ -127,13 +127,15 @@ class Nodes:
         """Be where the forward is."""
         self._module, self.scope, self._inside = module, scope or "", scope is not None
 
-    def _track(self, value: Any, origin: Origin | None = None, *, is_of_leaf: bool = False) -> Any:
+    def _track(
+        self, value: Any, origin: Origin | None = None, *, of_any_class: bool = False
+    ) -> Any:
         self.has_tracked = True
         if origin is None:
             origin = self._origins.get(self.scope)
         if origin is None:
             origin = self._origins[self.scope] = Origin(self, self.scope)
-        tracked = track(value, origin, is_of_leaf=is_of_leaf)
+        tracked = track(value, origin, of_any_class=of_any_class)
         if isinstance(tracked, TrackedConstant):
             self._dependents.remember(value, tracked, self.scope)
             return value
@@ -166,7 +168,8 @@ class Nodes:
             # Lists and dicts are the caller's own, and their type is often asked for.
             is_tuple = isinstance(value, tuple)
             is_number = type(value) in (int, float) and name not in fixed
-            watched[name] = self._track(value) if is_tuple or is_number else value
+            is_watched = is_tuple or is_number
+            watched[name] = self._track(value, of_any_class=True) if is_watched else value
         return watched
 
     def mark(self, value: Any) -> None:
@@ -197,7 +200,7 @@ class Nodes:
         self._dependents.mark(value if changed is None else changed)
         if type(value) is torch.Tensor:
             return changed
-        return self._track(value, is_of_leaf=True) if self.listening else None
+        return self._track(value, of_any_class=True) if self.listening else None
 
     def leave_call(self, name: str, value: Any, module: nn.Module) -> None:
         """Hand over what a module that was looked into returned."""
@@ -270,7 +273,7 @@ class Nodes:
         self.answers += type(value) is bool
         name = self._namer.operation(self.scope, operation)
         is_sized = self._dependents.is_sized(value)
-        return self._made(name, value, is_sized=is_sized, is_of_leaf=True)
+        return self._made(name, value, is_sized=is_sized, of_any_class=True)
 
     def _made(
         self,
@@ -279,14 +282,14 @@ class Nodes:
         maker: Maker = None,
         *,
         is_sized: bool = False,
-        is_of_leaf: bool = False,
+        of_any_class: bool = False,
     ) -> Any:
         changed = self._node(name, value, maker)
         value = value if changed is None else changed
         if not is_sized:
             self._dependents.mark(value)
             is_tensor = type(value) is torch.Tensor
-            return value if is_tensor else self._track(value, is_of_leaf=is_of_leaf)
+            return value if is_tensor else self._track(value, of_any_class=of_any_class)
         self._dependents.mark_sized(value, self.scope)
         if isinstance(value, (tuple, list)) and contains(torch.Tensor, value):
             # As in fx, which has the items at hand and makes nodes of them all.

@@ -271,16 +271,18 @@ CONSTANTS = (torch.device, torch.dtype, torch.layout)
 _COPIES_ITSELF = frozenset({int, float, tuple, list, dict})
 
 
-def track(value: Any, origin: Origin, *, is_of_leaf: bool = False) -> Any:
+def track(value: Any, origin: Origin, *, of_any_class: bool = False) -> Any:
     """Return ``value`` so that it tells ``origin`` what is done with it, if it is of a kind that can.
 
-    Of named tuples these are torch's own, and those that a leaf returns, whatever made them.
+    Of named tuples these are torch's own, and with ``of_any_class`` all.
     """
     kind: Any = type(value)
     tracked: Any
     if kind in _NUMBERS:
         tracked = kind.__new__(_NUMBERS[kind], value)
-    elif issubclass(kind, tuple) and kind is not TrackedTuple and (is_of_leaf or _is_result(kind)):
+    elif (
+        issubclass(kind, tuple) and kind is not TrackedTuple and (of_any_class or _is_result(kind))
+    ):
         tracked = tuple.__new__(TrackedTuple, value)
         tracked._plain = value
     elif kind in _CONTAINERS:

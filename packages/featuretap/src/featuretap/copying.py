@@ -128,17 +128,17 @@ def map_tensors(
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
-    """Return the tensors that :func:`map_tensors` comes to."""
-    return list(_tensors_in(value, frozenset()))
+    """Return the tensors that :func:`map_tensors` comes to; what objects share is looked into once."""
+    return list(_tensors_in(value, set()))
 
 
-def _tensors_in(value: Any, within: frozenset[int]) -> Iterator[torch.Tensor]:
+def _tensors_in(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
     if is_a(value, torch.Tensor):
         yield value
-    elif not is_a(value, _LEAVES) and id(value) not in within:
-        within |= {id(value)}
+    elif not is_a(value, _LEAVES) and id(value) not in seen:
+        seen.add(id(value))
         for item in _inside(value):
-            yield from _tensors_in(item, within)
+            yield from _tensors_in(item, seen)
 
 
 def _inside(value: Any) -> Iterator[Any]:

@@ -50,10 +50,12 @@ def freeze(value: Any, node_of: Callable[[torch.Tensor], fx.Node]) -> Any:
         return value.node
     if isinstance(value, torch.Tensor):
         return node_of(value)
-    if isinstance(value, tuple) and type(value) not in (torch.Size,):
+    if type(value) is tuple or hasattr(value, "_fields"):
         items = [freeze(item, node_of) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, list):
+    if type(value).__module__ == "torch.return_types":
+        return Built(type(value), (), tuple(freeze(item, node_of) for item in value))
+    if type(value) is list:
         return [freeze(item, node_of) for item in value]
     if type(value) is dict:
         return {key: freeze(item, node_of) for key, item in value.items()}
@@ -136,4 +138,6 @@ def build(kind: type, keys: tuple[Any, ...], values: list[Any]) -> Any:
         for name in (f.name for f in fields(kind) if not f.init):
             object.__setattr__(made, name, given[name])
         return made
-    return kind(zip(keys, values, strict=True))
+    made_of: Any = values if issubclass(kind, tuple) else zip(keys, values, strict=True)
+    make: Any = kind
+    return make(made_of)

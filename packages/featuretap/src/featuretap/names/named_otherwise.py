@@ -21,7 +21,7 @@ _READS = frozenset("getitem getattr get pop keys values items".split())
 
 
 def is_named_otherwise(recorded: Mapping[str, Any], real: Mapping[str, Any]) -> bool:
-    """Say whether each value of the real forward was recorded, under a name of the same kind, in order.
+    """Say whether each value of the real forward was recorded, under another name of its kind, in order.
 
     What was recorded besides must be a number or another value that is no tensor, or have been read out
     of something.
@@ -37,7 +37,7 @@ def is_named_otherwise(recorded: Mapping[str, Any], real: Mapping[str, Any]) -> 
 
     """
     mine, others = _by_kind(recorded), _by_kind(real)
-    if not others or not others.keys() <= mine.keys():
+    if list(recorded) == list(real) or not others or not others.keys() <= mine.keys():
         return False
     for kind, values in mine.items():
         waiting = others.get(kind, [])[::-1]
