@@ -83,18 +83,18 @@ def refused_functions(refuse: Refuse, forwards: Collection[Forward]) -> Iterator
         forwards: what may run; ``torch.finfo`` is another only where some name it.
 
     """
-    thread = threading.get_ident()
-    outer = _REFUSING.get(thread)
-    _REFUSING[thread] = refuse
     named = {name for forward in forwards for name in names_in(forward) & LIMITS}
     limits = [(torch, name, _limits) for name in named]
     bound = [(made, "__init__", _MADE) for made in _bindable(_compat.contexts())]
+    thread = threading.get_ident()
+    outer = _REFUSING.get(thread)
     try:
+        _REFUSING[thread] = refuse
         with attributes_replaced((*_lost_calls(), *limits, *bound)):
             yield
     finally:
         if outer is None:
-            del _REFUSING[thread]
+            _REFUSING.pop(thread, None)
         else:
             _REFUSING[thread] = outer
 
