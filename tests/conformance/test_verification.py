@@ -261,3 +261,15 @@ def test_V4_what_is_no_extractor_cannot_be_verified():
         TypeError, match="^Adds is no extractor: pass what create_feature_extractor"
     ):
         featuretap.verify(model, extractor, X)
+
+
+def test_API_verify_takes_arguments_of_any_name(extract):
+    class Net(nn.Module):
+        def forward(self, x, model=None, extractor=None):
+            return x + 1 if model is None else x + model
+
+    model, x = Net(), torch.ones(2, 4)
+    extractor = extract(model, "add")
+    assert featuretap.verify(extractor, model, x, model=None).equal
+    with pytest.raises(TypeError, match="type is no extractor"):
+        featuretap.verify(type(extractor), model, x)

@@ -6,6 +6,7 @@ import functools
 import math
 import threading
 import types
+from collections import deque
 
 import pytest
 import torch
@@ -32,7 +33,11 @@ def times(factor):
     return lambda x: x * factor
 
 
+KINDS = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 ALIKE = {
+    "no numbers": (math.nan, float("nan")),
+    "tensors of no numbers": (torch.tensor([math.nan, 1]), torch.tensor([-math.nan, 1])),
+    "deques": (deque([torch.ones(2)]), deque([torch.ones(2)])),
     "dtypes": (torch.float32, torch.float32),
     "closures": (times(2), times(2)),
     "slots": (Slotted(1), Slotted(1)),
@@ -41,6 +46,12 @@ ALIKE = {
     "modules": (nn.ReLU(), nn.ReLU()),
 }
 DIFFERENT = {
+    "signs of zeros": (0.0, -0.0),
+    **{
+        f"zeros, {kind}": (torch.zeros(2, dtype=kind), torch.zeros(2, dtype=kind).neg())
+        for kind in KINDS
+    },
+    "deques": (deque([torch.ones(2)]), deque([torch.zeros(2)])),
     "dtypes": (torch.float32, torch.float64),
     "layouts": (torch.strided, torch.sparse_coo),
     "memory formats": (torch.channels_last, torch.contiguous_format),

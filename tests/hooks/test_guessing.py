@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from fnmatch import fnmatchcase
 
 import pytest
 import torch
@@ -86,3 +87,17 @@ def test_N9_functions_of_torchvision_are_taken_on_trust():
     assert identical(features["box_area"], torchvision.ops.box_area(boxes))
     with pytest.raises(featuretap.NodeNotFoundError):
         create(model, ["box_iou"])
+
+
+@pytest.mark.parametrize("pattern", ["act_[1]", "act_?", "a*_[0-9]", "add_[12]"])
+def test_API_a_glob_of_numbers_is_looked_up_when_the_forward_runs(pattern):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.ReLU()
+
+        def forward(self, x):
+            return self.act(self.act(x) + 1) + 1
+
+    found = featuretap_hooks.create_feature_extractor(Twice(), pattern)(X)
+    assert list(found) == [name for name in ("act_1", "add_1") if fnmatchcase(name, pattern)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable, Set
 from functools import cache
 from itertools import pairwise
@@ -31,6 +32,7 @@ from .inspecting.mentioned import chains_of_names, mentioned_names
 __all__ = ["Guess"]
 
 _SPECIAL = "*?["
+_BEFORE_A_NUMBER = re.compile(r"_\d*$")
 
 
 class Guess(ModulesOfIndex):
@@ -87,11 +89,15 @@ class Guess(ModulesOfIndex):
     def may_match(self, pattern: str) -> bool:
         """Say whether some node, also of those that are not known yet, can match a glob."""
         start = pattern[: min(pattern.index(c) for c in _SPECIAL if c in pattern)]
-        if any(path.startswith(start) for path in self.known_names()):
+        counted = _BEFORE_A_NUMBER.sub("", start)  # ``relu_[12]``
+        if any(path.startswith(start) or path == counted for path in self.known_names()):
             return True
         scope, _, operation = start.rpartition(".")
+        counted = counted.rpartition(".")[2]
         known = self._functions | _operations() | _registered()
-        return scope in self._tree.paths and any(name.startswith(operation) for name in known)
+        return scope in self._tree.paths and any(
+            name.startswith(operation) or name == counted for name in known
+        )
 
     def _open(self, name: str) -> bool:
         if not name.startswith(self._closed) or name in self._tree.parameters:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import types
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -61,6 +64,8 @@ _NOTHING_INSIDE = (type, types.ModuleType, torch.layout)
 
 
 def _is_equal(a: Any, b: Any) -> bool:
+    if type(a) is float:
+        return struct.pack("d", a) == struct.pack("d", b) or (math.isnan(a) and math.isnan(b))
     try:
         equal = a == b
         return bool(equal.all()) if hasattr(equal, "all") else bool(equal)
@@ -71,7 +76,7 @@ def _is_equal(a: Any, b: Any) -> bool:
 def largest_difference(a: Any, b: Any) -> float | None:
     """Return by how much two values differ at most; ``None`` where their structure differs."""
     pairs = list(zip(_tensors(a), _tensors(b), strict=False))
-    if not pairs or any(describe(x) != describe(y) for x, y in pairs):
+    if not pairs or any(describe(x) != describe(y) or x.layout != y.layout for x, y in pairs):
         return None
     return max(_distance(x, y) for x, y in pairs)
 
@@ -98,16 +103,30 @@ def _same_content(a: torch.Tensor, b: torch.Tensor) -> bool:
         return torch.equal(a.int_repr(), b.int_repr())
     if a.layout is not torch.strided:
         a, b = a.to_dense(), b.to_dense()
-    return torch.equal(a, b) or bool((a.eq(b) | (a.ne(a) & b.ne(b))).all())
+    if not (a.is_floating_point() or a.is_complex()):
+        return torch.equal(a, b)
+    if a.element_size() == 1:
+        return torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
+    # Where both are no number, whichever; but zeros have a sign.
+    same = a.eq(b) & _has_sign(a).eq(_has_sign(b))
+    return bool((same | (a.ne(a) & b.ne(b))).all())
+
+
+def _has_sign(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.resolve_neg().view(_INTEGERS[tensor.element_size()]) < 0
+
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
     if a.is_meta or not a.numel():
         return 0.0
     kind = torch.complex128 if a.is_complex() else torch.float64
-    wide = [
-        (t.detach().dequantize() if t.is_quantized else t.detach()).cpu().to(kind) for t in (a, b)
-    ]
+    a, b = (t if t.layout is torch.strided else t.to_dense() for t in (a.detach(), b.detach()))
+    wide = [(t.dequantize() if t.is_quantized else t).cpu().to(kind) for t in (a, b)]
     return float((wide[0] - wide[1]).abs().nan_to_num(nan=float("inf")).max())
 
 
@@ -115,7 +134,7 @@ def _parts(value: Any) -> list[tuple[Any, Any]] | None:
     """Return what a container holds; ``None`` for what is no container."""
     if isinstance(value, dict):
         return list(value.items())
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list, deque)):
         return list(enumerate(value))
     if is_dataclass(value) and not isinstance(value, type):
         return [(field.name, getattr(value, field.name)) for field in fields(value)]

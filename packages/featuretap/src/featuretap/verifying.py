@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from .backends import Options, available_backends, load_backend
@@ -94,7 +95,7 @@ class Report(Sequence[Check]):
         return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def verify(extractor: nn.Module, model: nn.Module, *args: Any, **kwargs: Any) -> Report:
+def verify(extractor: nn.Module, model: nn.Module, /, *args: Any, **kwargs: Any) -> Report:
     """Compare every feature of ``extractor`` with the real forward of ``model``, bit for bit.
 
     Both run on copies of the same arguments, from the same random state, in the mode that the extractor
@@ -123,7 +124,7 @@ def verify(extractor: nn.Module, model: nn.Module, *args: Any, **kwargs: Any) ->
     1     yes    0
 
     """
-    if not hasattr(extractor, "return_nodes"):
+    if not isinstance(extractor, nn.Module) or not hasattr(extractor, "return_nodes"):
         raise TypeError(
             f"{type(extractor).__name__} is no extractor: pass what create_feature_extractor returned, "
             "then the model that it was made of, then the arguments of a call"
@@ -311,6 +312,8 @@ def _check(name: str, feature: Any, real: Mapping[str, Any], seen: Collection[st
     is_alike = describe(feature) == describe(real[name])
     if is_alike and _UNWRITTEN.fullmatch(name):
         return Check(name, None, note="memory that nothing has been written to")
+    if is_alike and isinstance(feature, torch.Tensor) and feature.is_meta:
+        return Check(name, None, note="no values on the meta device")
     try:
         if identical(feature, real[name]):
             return Check(name, True, 0.0)
