@@ -269,7 +269,7 @@ def test_API_verify_takes_arguments_of_any_name(extract):
             return x + 1 if model is None else x + model
 
     model, x = Net(), torch.ones(2, 4)
-    extractor = extract(model, "add")
+    extractor = extract(model, ["add", ""])
     assert featuretap.verify(extractor, model, x, model=None).equal
     with pytest.raises(TypeError, match="type is no extractor"):
         featuretap.verify(type(extractor), model, x)

@@ -281,7 +281,7 @@ def _recorded_wrongly(model: nn.Module, mode: str, first: Check | None) -> Untra
 
 
 def _module_outputs(
-    model: nn.Module, names: Sequence[str], *args: Any, **kwargs: Any
+    model: nn.Module, names: Sequence[str], /, *args: Any, **kwargs: Any
 ) -> dict[str, Any]:
     """Run the model under hooks that copy what the first call of each module returned.
 
