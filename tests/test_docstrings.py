@@ -12,13 +12,16 @@ import featuretap
 import featuretap_hooks
 
 MODULES = sorted(
-    f"{package.__name__}.{module.name}"
+    module.name
     for package in (featuretap, featuretap_hooks)
-    for module in pkgutil.iter_modules(package.__path__)
-    if module.name != "__main__"
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not module.name.endswith("__main__")
 )
 WITH_EXAMPLES = {
     "featuretap.api",
+    "featuretap.inspecting.reading",
+    "featuretap.names.alignment",
+    "featuretap.names.named_otherwise",
     "featuretap.naming",
     "featuretap.verifying",
     "featuretap_hooks.api",
