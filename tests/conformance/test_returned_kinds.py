@@ -293,3 +293,29 @@ def test_N6_several_results_of_torch_keep_their_class(extract):
     assert type(found["finds"]) is torch.return_types.max
     assert identical(found["finds"].values, model.finds.table[3])
     assert identical(found["add"], X + 3)
+
+
+class Loose:
+    """Has whatever attribute it is asked for, so it seems to have the fields of a named tuple."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __getattr__(self, name):
+        return None
+
+
+@pytest.mark.only("fx", why="hooks return what the forward returned")
+def test_N6_an_object_that_seems_to_have_fields_is_no_tuple(extract):
+    class Returns(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return Loose(self.lin(x))
+
+    model = nn.Sequential(Returns())
+    assert identical(extract(model, "0.lin")(X)["0.lin"], model[0].lin(X))
+    with pytest.raises(UntraceableModelError, match="returns a Loose"):
+        extract(model, "0")

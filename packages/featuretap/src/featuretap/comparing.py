@@ -110,15 +110,8 @@ def _same_content(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.is_complex():
         a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     # Where both are no number, whichever; but zeros have a sign.
-    same = a.eq(b) & _has_sign(a).eq(_has_sign(b))
+    same = a.eq(b) & a.signbit().eq(b.signbit())
     return bool((same | (a.ne(a) & b.ne(b))).all())
-
-
-def _has_sign(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.resolve_neg().view(_INTEGERS[tensor.element_size()]) < 0
-
-
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:

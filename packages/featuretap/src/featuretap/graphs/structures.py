@@ -50,9 +50,10 @@ def freeze(value: Any, node_of: Callable[[torch.Tensor], fx.Node]) -> Any:
         return value.node
     if isinstance(value, torch.Tensor):
         return node_of(value)
-    if type(value) is tuple or hasattr(value, "_fields"):
-        items = [freeze(item, node_of) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if type(value) is tuple:
+        return tuple(freeze(item, node_of) for item in value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(freeze(item, node_of) for item in value))
     if type(value).__module__ == "torch.return_types":
         return Built(type(value), (), tuple(freeze(item, node_of) for item in value))
     if type(value) is list:
@@ -130,7 +131,7 @@ def thaw(value: Any, graph: fx.Graph, nodes: dict[fx.Node, fx.Node]) -> Any:
     return map_nodes(value, write, (fx.Node, Opaque, Built))
 
 
-def build(kind: type, keys: tuple[Any, ...], values: list[Any]) -> Any:
+def build(kind: type[Any], keys: tuple[Any, ...], values: list[Any]) -> Any:
     """Build the object that a :class:`Built` stands for."""
     if is_dataclass(kind):
         given = dict(zip(keys, values, strict=True))
@@ -138,6 +139,4 @@ def build(kind: type, keys: tuple[Any, ...], values: list[Any]) -> Any:
         for name in (f.name for f in fields(kind) if not f.init):
             object.__setattr__(made, name, given[name])
         return made
-    made_of: Any = values if issubclass(kind, tuple) else zip(keys, values, strict=True)
-    make: Any = kind
-    return make(made_of)
+    return kind(values if issubclass(kind, tuple) else zip(keys, values, strict=True))
