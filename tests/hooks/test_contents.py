@@ -102,7 +102,7 @@ def test_what_changed_is_what_each_module_shows_and_is_put_back(change, is_known
     assert set(contents.changes()) == expected
     assert {id(m) for m in contents.changed()} == {key for key, _ in expected}
     contents.restore()
-    assert not any(content.is_changed for _, content in each)
+    assert not [change for _, content in each for change in content.changes()]
     assert not set(contents.changes())
 
 

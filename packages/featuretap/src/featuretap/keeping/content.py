@@ -151,13 +151,6 @@ class ModuleContent:
         names = {**before, **now}
         return [n for n in names if not is_same(now.get(n, _MISSING), before.get(n, _MISSING))]
 
-    @property
-    def is_changed(self) -> bool:
-        """Whether anything is not as it was."""
-        if not self.held and self._is_plainly_as_before():
-            return False
-        return any(True for _ in self.changes())
-
     def changes(self, *, may_grow: bool = False) -> Iterator[Any]:
         """Yield what is not as it was: of an attribute its name, else which dict and which key.
 
