@@ -46,11 +46,15 @@ class Wrapper:
 
     def remove(self, watcher: Watcher) -> None:
         """Let one of those who watch go; put back what was there after the last."""
-        self.watchers = tuple(other for other in self.watchers if other is not watcher)
+        if self.watchers == (watcher,):
+            self.watchers = ()
+        else:
+            self.watchers = tuple(other for other in self.watchers if other is not watcher)
         if self.watchers:
             return
-        for module in (self.module, *self._copies):
-            self._put_back(module.__dict__)
+        self._put_back(self.module.__dict__)
+        for copied in self._copies:
+            self._put_back(copied.__dict__)
 
     def _put_back(self, attributes: dict[str, Any]) -> None:
         if attributes.get(self.name) is not self:

@@ -119,7 +119,12 @@ def is_call(frame: types.FrameType) -> bool:
 
 
 def _instruction(code: types.CodeType, offset: int) -> str:
-    return dis.opname[code.co_code[offset]]
+    return dis.opname[_bytecode(code)[offset]]
+
+
+@by_code
+def _bytecode(code: types.CodeType) -> bytes:
+    return code.co_code  # from Python 3.11 on written anew at each look
 
 
 @by_code

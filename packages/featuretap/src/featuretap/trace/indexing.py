@@ -78,5 +78,11 @@ def _indexing_shown() -> Iterator[None]:
 
 def is_method(func: Callable[..., Any]) -> bool:
     """Say whether ``func``, which a torch-function mode was given, is a method or property of tensors."""
-    is_one: bool = torch.overrides.is_tensor_method_or_property(func)
+    is_one = func in _methods() or func.__name__ == "__get__"
     return is_one or func in _INDEXING.values()
+
+
+@cache
+def _methods() -> frozenset[Callable[..., Any]]:
+    # Asked of torch once: it sets and drops a filter of warnings at every question.
+    return frozenset(torch.overrides.get_overridable_functions()[torch.Tensor])
