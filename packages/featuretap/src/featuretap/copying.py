@@ -93,21 +93,23 @@ def clone_or_detach(tensor: torch.Tensor) -> torch.Tensor:
 def map_tensors(
     value: Any,
     change: Callable[[torch.Tensor], torch.Tensor],
-    within: frozenset[int] = frozenset(),
     is_kept: Callable[[Any], bool] = lambda value: True,
+    made: dict[int, tuple[Any, Any]] | None = None,
 ) -> Any:
     """Rebuild ``value`` with ``change(tensor)`` in place of each tensor.
 
     Args:
         value: a tensor, or a container or plain object that may hold some.
         change: makes the new tensor.
-        within: the objects that hold ``value``, by ``id``, for objects may hold each other.
         is_kept: says of an object that holds no tensor whether it stays itself.
+        made: the objects that were rebuilt already, by ``id``, and what of them; filled. Objects may
+            hold each other.
 
     """
     if isinstance(value, torch.Tensor):
         return change(value)
-    mapped: _Map = partial(map_tensors, change=change, within=within, is_kept=is_kept)
+    made = {} if made is None else made
+    mapped: _Map = partial(map_tensors, change=change, is_kept=is_kept, made=made)
     if isinstance(value, tuple) and type(value) is not torch.Size:
         items = list(map(mapped, value))
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
@@ -119,12 +121,11 @@ def map_tensors(
         return value
     if isinstance(value, (set, frozenset)):
         return type(value)(map(mapped, value))
-    if id(value) in within:
-        return value
-    mapped = partial(mapped, within=within | {id(value)})
+    if id(value) in made:
+        return made[id(value)][1]
     if isinstance(value, (list, deque, dict)) or is_dataclass(value):
-        return _map_container(value, mapped)
-    return _map_object(value, mapped, change, is_kept)
+        return _map_container(value, mapped, made)
+    return _map_object(value, mapped, made, is_kept)
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
@@ -153,8 +154,9 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _LEAVES = (*PLAIN, nn.Module, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
 
 
-def _map_container(value: Any, mapped: _Map) -> Any:
+def _map_container(value: Any, mapped: _Map, made: dict[int, tuple[Any, Any]]) -> Any:
     new = _shallow(value)
+    made[id(value)] = value, new
     if new is value:
         return value
     if isinstance(new, dict):
@@ -170,24 +172,17 @@ def _map_container(value: Any, mapped: _Map) -> Any:
 def _map_object(
     value: Any,
     mapped: _Map,
-    change: Callable[[torch.Tensor], torch.Tensor],
+    made: dict[int, tuple[Any, Any]],
     is_kept: Callable[[Any], bool],
 ) -> Any:
     """Copy an object of the user's, if it holds a tensor somewhere or is not to be kept."""
-    found: list[torch.Tensor] = []
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        found.append(tensor)
-        return change(tensor)
-
     held = {**(attributes_of(value) if has_attributes(value) else {}), **slots_of(value)}
-    new_ones = {name: mapped(item, change=note) for name, item in held.items()}
-    if not held or (not found and is_kept(value)):
-        return value
-    new = _shallow(value)
+    has_tensors = next(_tensors_in(value, set()), None) is not None
+    new = _shallow(value) if held and (has_tensors or not is_kept(value)) else value
+    made[id(value)] = value, new
     if new is not value:
-        for name, item in new_ones.items():
-            object.__setattr__(new, name, item)
+        for name, item in held.items():
+            object.__setattr__(new, name, mapped(item))
     return new
 
 
