@@ -89,6 +89,19 @@ def test_V4_an_example_that_fails_in_both_modes_is_an_error(extract):
         extract(NestedScopes(), "", example_args=(torch.ones(3),))
 
 
+class FailsInEachMode(nn.Module):
+    def forward(self, x):
+        return x.reshape(5 if self.training else 7)
+
+
+def test_V4_an_example_that_fails_says_what_each_mode_raises(extract):
+    said = (
+        r"in train mode: RuntimeError: shape '\[5\]' .*; in eval mode: RuntimeError: shape '\[7\]'"
+    )
+    with pytest.raises(featuretap.UntraceableModelError, match=said):
+        extract(FailsInEachMode(), "", example_args=(X,))
+
+
 def test_V4_random_draws_are_compared_from_the_same_state(extract):
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.BatchNorm1d(4)).train()
     extractor = extract(model, ["1", "2"], example_args=(X,))

@@ -11,11 +11,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from featuretap import UntraceableModelError
 from featuretap._compat import storage_id
 from featuretap.backends import Options
 from featuretap.copying import copy_value
-from featuretap.errors import FAILS_ON_EXAMPLE
+from featuretap.errors import fails_on_example
 from featuretap.facts import written_arguments
 from featuretap.inspecting.reading import forward_of
 from featuretap.keeping.ambient import Ambient
@@ -187,7 +186,7 @@ def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Excepti
         finally:
             untouched.restore()
             gradients.restore()
-    failures = [found for found in seen.values() if isinstance(found, Exception)]
+    failures = {mode: found for mode, found in seen.items() if isinstance(found, Exception)}
     if len(failures) == len(MODES):
-        raise UntraceableModelError(f"{FAILS_ON_EXAMPLE}: {failures[-1]}") from failures[-1]
+        raise fails_on_example(failures) from failures[MODES[-1]]
     return seen

@@ -7,7 +7,7 @@ nearest thing that would be right, and what to do next.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
     "FAILS_ON_EXAMPLE",
@@ -16,12 +16,13 @@ __all__ = [
     "NodeNotFoundError",
     "NodeNotReachedError",
     "UntraceableModelError",
+    "fails_on_example",
     "nearest",
 ]
 
 
 # How an UntraceableModelError begins whose cause is the model's own.
-FAILS_ON_EXAMPLE = "the model fails on the example inputs in both modes"
+FAILS_ON_EXAMPLE = "the model fails on the example inputs"
 
 
 class NodeNotFoundError(ValueError):
@@ -66,6 +67,23 @@ class UntraceableModelError(RuntimeError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self), self.module_path, self.location)
+
+
+def fails_on_example(failures: Mapping[str, Exception]) -> UntraceableModelError:
+    """Make the error of a model whose forward raises in each mode that the example was run in.
+
+    Args:
+        failures: mode -> what it raises.
+
+    >>> print(fails_on_example({"train": ValueError("no labels"), "eval": ValueError("no labels")}))
+    the model fails on the example inputs in train and eval mode: ValueError: no labels
+
+    """
+    modes: dict[str, list[str]] = {}
+    for mode, error in failures.items():
+        modes.setdefault(f"{type(error).__name__}: {error}", []).append(mode)
+    told = "; ".join(f"in {' and '.join(where)} mode: {text}" for text, where in modes.items())
+    return UntraceableModelError(f"{FAILS_ON_EXAMPLE} {told}")
 
 
 class DifferentValuesError(ValueError):

@@ -15,7 +15,12 @@ from torch import nn
 from .backends import Options, available_backends, load_backend
 from .comparing import describe, identical, largest_difference
 from .copying import copy_value
-from .errors import FAILS_ON_EXAMPLE, DifferentValuesError, NodeNotFoundError, UntraceableModelError
+from .errors import (
+    DifferentValuesError,
+    NodeNotFoundError,
+    UntraceableModelError,
+    fails_on_example,
+)
 from .keeping.undisturbed import undisturbed
 from .modules import ModuleTree, switch
 from .names.named_otherwise import is_named_otherwise
@@ -244,7 +249,7 @@ def prove(
     """
     args, kwargs = options.example
     example = _Example(model, args, kwargs, options)
-    failures: list[Exception] = []
+    failures: dict[str, Exception] = {}
     missing: Mapping[str, str] = extractor.missing_modes  # type: ignore[assignment]
     modes = [mode for mode in ("train", "eval") if mode not in missing]
     for mode in modes:
@@ -253,7 +258,7 @@ def prove(
                 switch(extractor, mode == "train")
                 report = example.compare(extractor)
             except Exception as error:
-                failures.append(error)
+                failures[mode] = error
                 continue
             if report.first_difference is None:
                 continue
@@ -264,7 +269,7 @@ def prove(
             found = example.compare(everything)
             raise _recorded_wrongly(model, mode, found.first_difference or report.first_difference)
     if len(failures) == len(modes):
-        raise UntraceableModelError(f"{FAILS_ON_EXAMPLE}: {failures[-1]}") from failures[-1]
+        raise fails_on_example(failures) from failures[modes[-1]]
 
 
 def _recorded_wrongly(model: nn.Module, mode: str, first: Check | None) -> UntraceableModelError:
