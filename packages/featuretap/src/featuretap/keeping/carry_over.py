@@ -79,13 +79,14 @@ class CarryOver:
             start: how many events there were before its forward.
 
         """
+        if path and not self._is_careful:
+            return  # the look at the end finds it, and has a careful trace say which forward it was
         moved = self._model.moved_state(module, self._given[path])
         if moved:
             raise self._refuse(_CHANGES.format(moved))
-        if path == "" or self._is_careful:
-            self._look_inside(path)
-            if self._model.sets_elsewhere:
-                self._look_at_leaves(start)
+        self._look_inside(path)
+        if self._model.sets_elsewhere:
+            self._look_at_leaves(start)
 
     def fail(self, module: nn.Module, path: str) -> None:
         """Look at a module that is about to become a leaf: it must be what it was before its call."""
