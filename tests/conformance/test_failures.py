@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import zoo
-from support import process_state, snapshot
+from support import identical, process_state, snapshot
 from zoo import ZOO
 
 KINDS = (RuntimeError, KeyboardInterrupt, torch.cuda.OutOfMemoryError, MemoryError)
@@ -188,3 +188,50 @@ def contents(model):
         (m.training, getattr(m, "count", 0), [*getattr(m, "log", ())]) for m in model.modules()
     ]
     return tensors, attributes, torch.get_rng_state().tolist()
+
+
+def _guard(module, args, output):
+    raise FloatingPointError("a NaN")
+
+
+@pytest.mark.parametrize("calls_before", [0, 1, 2])
+@pytest.mark.parametrize("names", [["0", "1"], ["1"], ["1", "2"]])
+def test_V2_what_a_hook_of_the_users_raises_comes_out_of_the_call(extract, names, calls_before):
+    """The hook is on the module where the forward would end, or one before it."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    extractor, x = extract(model, names), torch.ones(1, 2)
+    for _ in range(calls_before):
+        extractor(x)
+    handle = model[1].register_forward_hook(_guard)
+    with pytest.raises(FloatingPointError, match="a NaN"):
+        extractor(x)
+    handle.remove()
+    assert identical(extractor(x)[names[-1]], model[: int(names[-1]) + 1](x))
+
+
+class TriesAgain(nn.Module):
+    """The first call of a layer fails; the second runs while that error is handled."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(2, 2)
+        self.second = nn.Linear(2, 2)
+
+    def forward(self, x):
+        try:
+            y = self.first(x)
+        except FloatingPointError:
+            y = self.second(x)
+        return y * 2
+
+
+@pytest.mark.only("hooks", why="a graph has no exceptions")
+@pytest.mark.parametrize("names", [["second"], ["second", ""], ["second", "mul"]])
+def test_V1_a_layer_that_runs_while_an_error_is_handled_is_taken(extract, names):
+    model = TriesAgain()
+    model.first.register_forward_hook(_guard)
+    extractor, x = extract(model, names), torch.ones(1, 2)
+    for _ in range(3):
+        features = extractor(x)
+        assert identical(features["second"], model.second(x))
+        assert list(features) == names

@@ -7,7 +7,7 @@ nothing and switches nothing. On a GPU, where small kernels wait for Python, eac
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from sys import exc_info
+from sys import _getframe, exc_info
 from threading import get_ident
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ from featuretap._compat import draws_random_numbers, functorch_level, storage_id
 from featuretap.inplace import moves_in_training
 from featuretap.keeping.put_back import HookKey
 
-from ._compat import add_hooks, call_uncompiled, modes_are_on, remove_hooks
+from ._compat import add_hooks, call_uncompiled, is_failing, modes_are_on, remove_hooks
 from .calls.copied_hooks import OwnHook
 from .calls.module_hooks import sees_hooks
 from .captures import Captures, Stop
@@ -69,7 +69,7 @@ def run_plain(
         def hook(called: nn.Module, _args: Any, value: Any) -> Any:
             if get_ident() != thread or path in failed or called is not module:
                 return None
-            if value is None and exc_info()[1] is not None:
+            if exc_info()[1] is not None and is_failing(_getframe(1)):
                 failed.add(path)
                 return None
             return captures.take(path, value, module)
@@ -110,6 +110,7 @@ def _keeper(
             or called is not module
             or path not in missing
             or path in failed
+            or exc_info()[1] is not None
             or get_ident() != thread
             or functorch_level() != level
             or value.is_inference()

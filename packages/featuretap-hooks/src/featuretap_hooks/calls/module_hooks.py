@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from sys import exc_info
+from sys import _getframe, exc_info
 from threading import get_ident
 from typing import Any
 
@@ -25,7 +25,13 @@ from torch import nn
 from featuretap._compat import hooks_of_every_module, is_compiled_in_place, is_compiling
 from featuretap.keeping.put_back import HookKey
 
-from .._compat import add_hooks, has_backward_hooks, is_called_plainly, remove_hooks
+from .._compat import (
+    add_hooks,
+    has_backward_hooks,
+    is_called_plainly,
+    is_failing,
+    remove_hooks,
+)
 from .copied_hooks import OwnHook
 from .wrapper import Watcher, Wrapper
 
@@ -91,7 +97,8 @@ class ModuleHooks:
 
         def hook(called: nn.Module, _args: Any, value: Any) -> Any:
             if get_ident() == thread and (called is module or is_proxied):
-                raised = value is None and exc_info()[1] is not None
+                has_error = not is_proxied and exc_info()[1] is not None
+                raised = has_error and is_failing(_getframe(1))
                 return watcher.after(module, value, raised=raised)
             return None
 
