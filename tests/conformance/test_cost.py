@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 
 import pytest
@@ -111,3 +112,35 @@ def test_C3_the_second_trace_is_skipped_where_no_flag_is_read(names_of, monkeypa
     assert len(traced) == 1
     names_of(ZOO["TrainEvalBranch"](), suppress_diff_warning=True)
     assert len(traced) == 3
+
+
+class Shifted(nn.Module):
+    """Many additions, the modes of which differ behind them."""
+
+    def __init__(self, length):
+        super().__init__()
+        self.length = length
+
+    def forward(self, x):
+        for _ in range(self.length):
+            x = x + 1
+        return x * 2 if self.training else x
+
+
+def test_C3_creating_is_linear_in_what_is_asked_for_where_the_modes_differ(extract, names_of):
+    x, calls = torch.ones(1), []
+    for length in (150, 300):
+        model, count = Shifted(length), [0]
+        names = names_of(model, example_args=(x,), suppress_diff_warning=True)
+
+        def counts(_frame, event, _argument, count=count):
+            count[0] += event in ("call", "c_call")
+
+        extract(model, names, example_args=(x,))  # what is done once in a process
+        sys.setprofile(counts)
+        try:
+            extract(model, names, example_args=(x,))
+        finally:
+            sys.setprofile(None)
+        calls += count
+    assert calls[1] < 2.2 * calls[0]

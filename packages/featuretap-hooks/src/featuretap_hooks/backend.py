@@ -13,7 +13,7 @@ from featuretap import NodeNames, NodeNotFoundError
 from featuretap.backends import Options, load_backend
 from featuretap.extractor import FeatureExtractor
 from featuretap.modules import ModuleTree
-from featuretap.names.alignment import warn_of_two_operations
+from featuretap.names.alignment import Alignment, warn_of_two_operations
 from featuretap.naming import paths_above
 
 from .calls.wrapper import is_wrapped
@@ -128,9 +128,13 @@ def _is_unreached(model: nn.Module, name: str, found: Iterable[Seen]) -> bool:
 
 def _warn_of_two_meanings(found: Mapping[str, Seen], plans: Mapping[str, Plan]) -> None:
     """Warn, by name, where one name is another operation in train than in eval."""
-    both = [plans[mode].keys or {} for mode in MODES]
-    for name in both[0].keys() & both[1].keys():
-        if not found["train"].agrees(found["eval"], name):
+    asked, seen = [plans[mode].keys or {} for mode in MODES], [found[mode] for mode in MODES]
+    alignment = Alignment(*(forward.operations for forward in seen))
+    for name in asked[0].keys() & asked[1].keys():
+        is_operation = all(name in forward.index.names for forward in seen)
+        if not is_operation or seen[0].is_module(name):
+            continue
+        if not alignment.agrees(name.rpartition(".")[0], name):
             warn_of_two_operations(name)
 
 

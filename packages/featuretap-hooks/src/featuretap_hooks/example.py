@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,7 +26,7 @@ from featuretap.keeping.random_numbers import RandomState, foreign_random_state
 from featuretap.keeping.saved import SavedTensors, refuse_unmade
 from featuretap.keeping.untouched import Untouched
 from featuretap.modules import ModuleTree, switch
-from featuretap.names.alignment import aligned
+from featuretap.names.alignment import Operations
 from featuretap.naming import without_counter
 from featuretap.signatures import positions_of, with_fixed
 
@@ -71,24 +71,18 @@ class Seen:
                 ran.add(name.rpartition(".")[0])
         return ran
 
-    def agrees(self, other: Seen, name: str) -> bool:
-        """Say whether ``name`` is the same operation here and in ``other``."""
-        if name in self._paths or name not in self.index.names or name not in other.index.names:
-            return True
-        scope = name.rpartition(".")[0]
-        mine, theirs = self._in_scope(scope), other._in_scope(scope)
-        names, other_names = list(mine), list(theirs)
-        return aligned(
-            list(mine.values()), list(theirs.values()), names.index(name), other_names.index(name)
-        )
+    def is_module(self, name: str) -> bool:
+        """Say whether ``name`` is the path of a module."""
+        return name in self._paths
 
-    def _in_scope(self, scope: str) -> dict[str, tuple[str, ...]]:
-        """Return what the operations of a scope are like, by name."""
-        return {
-            name: (without_counter(name), *self.calls.constants.get(name, ()))
-            for name in self.index.names
-            if name.rpartition(".")[0] == scope
-        }
+    @property
+    def operations(self) -> Operations:
+        """What the operations of each scope are like, by name."""
+        found: dict[str, dict[str, Hashable]] = {}
+        for name in self.index.names:
+            likeness = without_counter(name), *self.calls.constants.get(name, ())
+            found.setdefault(name.rpartition(".")[0], {})[name] = likeness
+        return found
 
 
 class _SaveWritten(TorchFunctionMode):

@@ -14,7 +14,7 @@ from .extractor import ExtractorParts, FeatureExtractor
 from .graphs.installing import populate
 from .graphs.pruning import Pruning
 from .keeping.undo import moves_of
-from .modes import MODES, Recorded, record_modes, same_operation
+from .modes import MODES, Recorded, SameOperations, record_modes
 from .modules import converts_itself
 from .names.alignment import warn_of_two_operations
 from .names.node_names import NodeNames
@@ -193,8 +193,9 @@ def _warn_of_two_meanings(
     if train is evaluate or not isinstance(train, Recording) or not isinstance(evaluate, Recording):
         return
     asked = [selections[mode].names_to_keys for mode in MODES]
+    same = SameOperations(train, evaluate)
     for name in asked[0].keys() & asked[1].keys():
-        if not same_operation(train, evaluate, name):
+        if not same.agrees(name):
             warn_of_two_operations(name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -17,11 +17,11 @@ from .keeping.gradients import GradientFlags
 from .keeping.untouched import Untouched
 from .messages import untraceable
 from .modules import ModuleTree, switch
-from .names.alignment import aligned
+from .names.alignment import Alignment, Operations
 from .recording import Recording
 from .tracing import FeatureTracer
 
-__all__ = ["MODES", "Recorded", "record_modes", "same_operation"]
+__all__ = ["MODES", "Recorded", "SameOperations", "record_modes"]
 
 # fx patches ``nn.Module`` for the whole process while it traces. Two traces at once would undo
 # each other's patches in the wrong order, so there is one at a time.
@@ -110,29 +110,35 @@ def _traced(tree: ModuleTree, untouched: Untouched, options: Options) -> Recordi
     raise untraceable(tree.model, "the forward draws from Python's or NumPy's random numbers")
 
 
-def same_operation(train: Recording, evaluate: Recording, name: str) -> bool:
-    """Say whether ``name`` is the same operation in both modes.
+class SameOperations:
+    """Says which names are the same operation in both modes.
 
-    The path of a module always is. Operations are counted in their scope, so one that runs in one
-    mode only shifts the counters of those behind it; the two scopes are aligned to see that.
+    The path of a module always is; operations are aligned in their scope.
     """
-    points = [recording.names.get(name) for recording in (train, evaluate)]
-    nodes = [point.value for point in points if point and isinstance(point.value, fx.Node)]
-    if len(nodes) < len(MODES) or nodes[0].op == "placeholder":
-        return True
-    scopes = [node.meta[meta_keys.SCOPE] for node in nodes]
-    if scopes[0] != scopes[1]:
-        return nodes[0].op == nodes[1].op == "call_module"
-    siblings = [_nodes_in_scope(recording, scopes[0]) for recording in (train, evaluate)]
-    first, second = (list(map(_likeness, nodes)) for nodes in siblings)
-    return aligned(first, second, siblings[0].index(nodes[0]), siblings[1].index(nodes[1]))
+
+    def __init__(self, train: Recording, evaluate: Recording) -> None:
+        self._recordings = train, evaluate
+        self._alignment = Alignment(_operations(train), _operations(evaluate))
+
+    def agrees(self, name: str) -> bool:
+        """Say whether ``name`` is the same operation in both."""
+        points = [recording.names.get(name) for recording in self._recordings]
+        nodes = [point.value for point in points if point and isinstance(point.value, fx.Node)]
+        if len(nodes) < len(MODES) or nodes[0].op == "placeholder":
+            return True
+        scopes = [node.meta[meta_keys.SCOPE] for node in nodes]
+        if scopes[0] != scopes[1]:
+            return nodes[0].op == nodes[1].op == "call_module"
+        return self._alignment.agrees(scopes[0], name)
 
 
-def _nodes_in_scope(recording: Recording, scope: str) -> list[fx.Node]:
-    points = (point.value for point in recording.names.values())
-    return [
-        node for node in points if isinstance(node, fx.Node) and node.meta[meta_keys.SCOPE] == scope
-    ]
+def _operations(recording: Recording) -> Operations:
+    found: dict[str, dict[str, Hashable]] = {}
+    for name, point in recording.names.items():
+        if isinstance(point.value, fx.Node):
+            scope = point.value.meta[meta_keys.SCOPE]
+            found.setdefault(scope, {})[name] = _likeness(point.value)
+    return found
 
 
 def _likeness(node: fx.Node) -> tuple[Any, ...]:
