@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import threading
 
@@ -141,26 +142,79 @@ def test_V5_a_module_that_the_example_does_not_reach_is_a_module_all_the_same():
         create(model, ["c"], missing="skip", example_args=(x,))
 
 
-def test_V1_a_value_overwritten_in_a_later_call_alone_is_an_error_once_and_then_copied():
-    class Fickle(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lin, self.write = nn.Linear(4, 4), False
+class Fickle(nn.Module):
+    """Overwrites a sum where the input says so; its state moves in each forward."""
 
-        def forward(self, x):
-            y = self.lin(x)
-            if self.write:
-                y.mul_(0)
-            return y + 1
+    def __init__(self):
+        super().__init__()
+        self.lin, self.norm, self.calls = nn.Linear(4, 4), nn.BatchNorm1d(4), 0
 
-    model = Fickle()
-    extractor = create(model, ["lin", ""])
-    expected = model.lin(X)
-    assert identical(extractor(X)["lin"], expected)
-    model.write = True
-    with pytest.raises(RuntimeError, match="overwrote 'lin' in place"):
-        extractor(X)
-    assert identical(extractor(X)["lin"], expected)
+    def forward(self, x, noted=None):
+        self.calls += 1
+        y = self.first(x)
+        if isinstance(noted, list):
+            noted.append(1)
+        elif noted is not None:
+            noted.add_(1)
+        if x[0, 0] > 0:
+            y.mul_(0)
+        return y + 1
+
+    def first(self, x):
+        return self.norm(self.lin(x)) + torch.rand(4)
+
+
+class FickleAlone(nn.Module):
+    """The same of a model that only computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x, noted=None):
+        y = self.first(x)
+        if x[0, 0] > 0:
+            y.mul_(0)
+        return y + 1
+
+    def first(self, x):
+        return self.lin(x) + 1
+
+
+@pytest.mark.parametrize("kind", [Fickle, FickleAlone])
+@pytest.mark.parametrize("names", [["add", ""], ["lin", "add", ""]])
+def test_V1_a_value_overwritten_in_a_later_call_alone_is_right(names, kind):
+    """The forward runs again; what it does to the model and to random numbers is done once."""
+    model = kind()
+    reference, extractor = copy.deepcopy(model), create(model, names)
+    for x in (-torch.ones(2, 4), torch.ones(2, 4), torch.ones(2, 4) * 2):
+        torch.manual_seed(1)
+        first = copy.deepcopy(reference).first(x)
+        torch.manual_seed(1)
+        output, drawn_then = reference(x), torch.rand(1)
+        torch.manual_seed(1)
+        features = extractor(x)
+        assert torch.rand(1) == drawn_then
+        assert identical(features["add"], first)
+        assert identical(features[""], output)
+        assert identical(dict(model.named_buffers()), dict(reference.named_buffers()))
+        assert vars(model).get("calls") == vars(reference).get("calls")
+
+
+@pytest.mark.parametrize("noted", [list, lambda: torch.zeros(1)])
+def test_V1_a_forward_that_changes_its_arguments_does_not_run_again_for_a_lost_value(noted):
+    model, x = Fickle().eval(), torch.ones(2, 4)
+    extractor = create(model, ["add", ""])
+    extractor(-x, noted=noted())
+    given = noted()
+    with pytest.raises(RuntimeError, match="overwrote 'add' in place"):
+        extractor(x, noted=given)
+    assert len(given) == 1
+    assert sum(given) == 1
+    torch.manual_seed(1)
+    first = model.first(x)
+    torch.manual_seed(1)
+    assert identical(extractor(x, noted=noted())["add"], first)
 
 
 def test_V1_a_value_overwritten_behind_torchs_back_is_right_from_the_first_call():

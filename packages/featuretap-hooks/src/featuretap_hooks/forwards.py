@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from featuretap import NodeNotReachedError
+from featuretap._compat import no_torch_function
 from featuretap.backends import Options
 from featuretap.keeping.saved import is_unmade
 from featuretap.modules import ModuleTree
@@ -34,6 +35,10 @@ from .scopes import Calls
 from .watching import run_watched, watch_modules, watched_run
 
 __all__ = ["Forwards"]
+
+
+class LostValueError(RuntimeError):
+    """A value was overwritten that nobody has copied."""
 
 
 class Forwards(nn.Module):
@@ -85,6 +90,17 @@ class Forwards(nn.Module):
         self._prepare()
 
     def _watched(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
+        """Do a forward; a value that it has overwritten unexpectedly is had from a second one."""
+        versions = _versions(*args, *kwargs.values())
+        try:
+            return self._watched_once(args, kwargs)
+        except LostValueError:
+            # What it has done to the model is put back, as after any failure; arguments are not.
+            if versions is None or versions != _versions(*args, *kwargs.values()):
+                raise
+        return self._watched_once(args, kwargs)
+
+    def _watched_once(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         # Another thread may switch the mode meanwhile.
         mode = "train" if self._model.training else "eval"
         plan, prepared, grad = self._plans[mode], self._prepared[mode], torch.is_grad_enabled()
@@ -135,9 +151,10 @@ class Forwards(nn.Module):
         if captures.is_first:
             self._prepare()
         if lost:
-            raise RuntimeError(
+            raise LostValueError(
                 f"this forward overwrote {lost} in place, which no forward before it did; the value is "
-                "lost. Call the extractor again: from now on every value is copied"
+                "lost, and the forward may have changed its arguments, so it is not run again. Call the "
+                "extractor again: from now on every value is copied"
             )
         outer = active_recorder()
         if outer is not None:
@@ -276,6 +293,21 @@ class Forwards(nn.Module):
             return False
         # Sharded modules gather and free their parameters around each forward, which must then end.
         return not any_sharded(found.tree.paths.values())
+
+
+def _versions(*arguments: Any) -> list[int] | None:
+    """Return what shows whether arguments were written; ``None`` where nothing does."""
+    versions = []
+    with no_torch_function():  # somebody may watch
+        for argument in arguments:
+            if isinstance(argument, torch.Tensor) and not argument.is_inference():
+                versions.append(argument._version)
+            elif not isinstance(argument, _UNCHANGEABLE):
+                return None
+    return versions
+
+
+_UNCHANGEABLE = (type(None), bool, int, float, str)
 
 
 def _to_its_end(captures: Captures, run: Callable[..., None], *args: Any) -> None:
