@@ -79,3 +79,27 @@ def test_M6_V1_two_extractors_of_one_model_inside_of_another(is_child, example):
         assert identical(features["add"], base[0](X) + base[1](base[0](X)) * 3)
         assert identical(features[""], model(X))
         assert identical(features["sub"], features[""])
+
+
+class Overwrites(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin, self.act = nn.Linear(4, 4), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.lin(x) + 1
+        z = self.lin(y)
+        self.act(y)
+        return z + y
+
+
+def test_V1_an_extractor_learns_what_is_overwritten_from_calls_of_its_own():
+    """That of another, which watches it, may end before anything is overwritten."""
+    model, calls = Overwrites(), []
+    extractor = create(model, ["add", "add_1"])
+    outer, expected = create(extractor, ["add"]), model.lin(X) + 1
+    assert identical(outer(X)["add"], expected)
+    model.act.register_forward_hook(lambda *_: calls.append(1))
+    assert identical(extractor(X)["add"], expected)
+    assert len(calls) == 1
+    assert identical(outer(X)["add"], expected)

@@ -147,7 +147,9 @@ class Forwards(nn.Module):
         again: bool,
     ) -> None:
         """Learn from a forward, and raise if a value is lost or was not reached."""
-        lost = learn(plan, captures, self._found, changed, grad=grad)
+        outer = active_recorder()
+        is_inside = outer is not None
+        lost = learn(plan, captures, self._found, changed, grad=grad, is_inside=is_inside)
         if captures.is_first:
             self._prepare()
         if lost:
@@ -156,7 +158,6 @@ class Forwards(nn.Module):
                 "lost, and the forward may have changed its arguments, so it is not run again. Call the "
                 "extractor again: from now on every value is copied"
             )
-        outer = active_recorder()
         if outer is not None:
             outer.mark(captures.values)
         if captures.missing and self._options.missing == "error":

@@ -14,7 +14,13 @@ __all__ = ["learn"]
 
 
 def learn(
-    plan: Plan, captures: Captures, found: Findings, changed: Sequence[nn.Module], *, grad: bool
+    plan: Plan,
+    captures: Captures,
+    found: Findings,
+    changed: Sequence[nn.Module],
+    *,
+    grad: bool,
+    is_inside: bool,
 ) -> str:
     """Note in ``plan`` what one forward has shown; return the names of values that are lost.
 
@@ -24,6 +30,8 @@ def learn(
         found: what is known of the model.
         changed: the modules that hold something else than before.
         grad: whether gradients were on.
+        is_inside: whether another extractor watched it, for which everything was copied at once: that
+            does not show what is overwritten.
 
     """
     captures.compare()
@@ -37,8 +45,9 @@ def learn(
         stored.look_again(changed)
         plan.retained |= captures.let_go()
     lost = captures.lost
-    known = plan.overwritten.setdefault(grad, set())
-    known |= captures.copied | captures.unproven
-    if lost or captures.exposed or found.own_code.writes_unseen:
-        known |= set(plan.keys or ())  # a model that is so fickle is not trusted again
+    if not is_inside:
+        known = plan.overwritten.setdefault(grad, set())
+        known |= captures.copied | captures.unproven
+        if lost or captures.exposed or found.own_code.writes_unseen:
+            known |= set(plan.keys or ())  # a model that is so fickle is not trusted again
     return ", ".join(map(repr, sorted(lost)))
