@@ -296,3 +296,32 @@ def test_M6_trap12_every_name_of_the_zoo_survives_an_extractor_of_a_pickled_extr
     features = twice(*copied(args))
     for key, value in expected.items():
         assert identical(features[key], value), key
+
+
+class ReadsParameters(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return F.linear(self.inner(x), self.lin.weight, self.lin.bias)
+
+    @staticmethod
+    def example():
+        return (torch.ones(2, 4),)
+
+
+@pytest.mark.parametrize("kind", [*ZOO.values(), ReadsParameters], ids=lambda kind: kind.__name__)
+def test_API_features_come_in_execution_order_whatever_was_asked_for_first(extract, names_of, kind):
+    model = kind().eval()
+    args = model.example()
+    names = names_of(model, example_args=copied(args), suppress_diff_warning=True).eval
+    extractor = extract(model, None, [""], [*reversed(names), ""], suppress_diff_warning=True)
+    assert list(extractor(*copied(args))) == [*names, ""]
+
+
+def test_API_a_parameter_comes_behind_the_module_that_ran_before_it_is_used(extract):
+    features = extract(ReadsParameters(), ["lin.bias", "lin.weight", "inner", "inner.1", "linear"])
+    order = ["inner.1", "inner", "lin.weight", "lin.bias", "linear"]
+    assert list(features(torch.ones(2, 4))) == order

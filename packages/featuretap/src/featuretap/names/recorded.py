@@ -79,11 +79,12 @@ class RecordedNames:
 
     def _computed(self, node: fx.Node, position: int) -> None:
         self._dependent.add(node)
-        for parameter in node.all_input_nodes if self._unused else ():
-            if parameter in self._unused:
-                self._unused.discard(parameter)
-                # It has the value that it has before the use, which may write it.
-                self._name(parameter, position - 0.5)
+        parameters = [n for n in node.all_input_nodes if n in self._unused] if self._unused else ()
+        for number, parameter in enumerate(parameters, 1):
+            self._unused.discard(parameter)
+            # It has the value that it has before the use, which may write it; modules that end there
+            # come before, and it is one after the other.
+            self._name(parameter, position - 0.5 / (number + 1))
         if node.op in ("call_function", "call_method"):
             target: Any = node.target
             for written in written_arguments(target, node.args, node.kwargs):
