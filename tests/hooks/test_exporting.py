@@ -50,6 +50,42 @@ def test_M4_export_before_and_after_calls(nodes, calls, early_stop):
     assert {"l", "b.1"} <= check(extractor, expected, strict=False)
 
 
+class Block(nn.Module):
+    """One of its operations has the name of a module."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.relu(torch.relu(x) - 0.3) * 0.5 - 0.2)
+
+
+class Nested(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.before, self.block = nn.Linear(4, 4), Block()
+
+    def forward(self, x):
+        return self.block(self.before(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("calls", [0, 2])
+@pytest.mark.parametrize("example", [{}, {"example_args": (X,)}])
+def test_M4_export_of_operations_in_a_block(calls, example):
+    model = Nested().eval()
+    first = torch.relu(model.before(X))
+    second = torch.relu(first - 0.3)
+    third = torch.relu(second * 0.5 - 0.2)
+    expected = {"relu_1": first, "sub": first - 0.3, "relu": second, "relu_2": third}
+    for name, value in expected.items():
+        extractor = create(model, [f"block.{name}"], **example)
+        for _ in range(calls):
+            extractor(X)
+        check(extractor, {f"block.{name}": value}, strict=False)
+
+
 # Dynamo says that the hooks are told what to keep.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:While compiling")
 @pytest.mark.parametrize("nodes", [["l"], ["add"], ["l", "mul"]])

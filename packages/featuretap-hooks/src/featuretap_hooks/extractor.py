@@ -32,6 +32,7 @@ from .findings import Findings
 from .forwards import Forwards
 from .plain_runs import may_run_again
 from .plan import Plan
+from .prepared import Prepared
 from .reaching import not_reached
 
 __all__ = ["HooksExtractor"]
@@ -192,8 +193,11 @@ class HooksExtractor(Forwards):
         keys = plan.keys
         stop = is_jit_tracing() is not None and self._may_stop(plan)
         captures = Captures(keys, set(keys), stop=stop, stored=self._found.stored)
+        # As a whole: in frames of Python, export has proxies in the place of modules, which tell nobody
+        # what part of the model an operation is in.
+        prepared = Prepared(plan, self._found, whole=True, stop=stop)
         with suppress(Stop):
-            self._watch(plan, self._prepared[self._mode], captures, None, args, kwargs)
+            self._watch(plan, prepared, captures, None, args, kwargs)
         if captures.missing and self._options.missing == "error":
             raise not_reached(self._model, captures.missing, captures.reached)
         return captures.features(keys)
