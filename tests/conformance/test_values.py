@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -157,3 +159,27 @@ def test_V1_a_feature_that_torch_nn_init_overwrites_keeps_its_value(extract, nam
     assert torch.equal(features["lin"], model.lin(x))
     assert torch.equal(features["detach"], model.lin(x))
     assert torch.equal(features["add"], model.lin(x) + 1)
+
+
+class FunctionBeforeModuleInside(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.before, self.block = nn.Linear(2, 4), ZOO["FunctionBeforeModule"]()
+
+    def forward(self, x):
+        return self.block(self.before(x))
+
+
+@pytest.mark.filterwarnings("ignore:Unable to find the path of the module")
+@pytest.mark.skipif(not hasattr(torch, "export"), reason="torch.export: since torch 2.1")
+def test_N5_M4_an_operation_in_a_block_is_the_same_in_an_exported_program(extract, names_of):
+    model, x = FunctionBeforeModuleInside().eval(), torch.randn(3, 2)
+    options = inspect.signature(torch.export.export).parameters
+    not_strict = {"strict": False} if "strict" in options else {}
+    names = [n for n in names_of(model, example_args=(x,)) if n.startswith("block.")]
+    assert {"block.relu", "block.relu_1"} <= {*names}
+    for name in names:
+        extractor = extract(model, [name], example_args=(x,))
+        expected = extractor(x)[name]
+        program = torch.export.export(extractor, (x,), **not_strict)
+        assert identical(program.module()(x)[name], expected), name
