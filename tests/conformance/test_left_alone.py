@@ -143,3 +143,91 @@ def test_M5_creating_does_not_rewind_the_generators_for_other_threads(extract):
     stop.set()
     thread.join()
     assert len(set(drawn)) == len(drawn)
+
+
+class InAnotherThread:
+    """Calls a function over and over while entered, and counts answers that are not the expected one."""
+
+    def __init__(self, call, expected):
+        self.call, self.expected = call, expected
+        self.answers = self.wrong = 0
+        self.stopped = False
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        while not self.stopped:
+            self.answers += 1
+            self.wrong += not identical(self.call(), self.expected)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopped = True
+        self.thread.join()
+
+
+def several_layers():
+    layers = [
+        nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout())
+        for _ in range(3)
+    ]
+    return nn.Sequential(*layers).eval()
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_M4_trap30_an_example_does_not_disturb_a_thread_that_runs_the_model(
+    extract, names_of, is_listed
+):
+    model, x = several_layers(), torch.randn(4, 8)
+    state = copied(model.state_dict())
+    extractor, expected = extract(model, "1"), model(x)
+    feature = extractor(x)["1"]
+    with (
+        InAnotherThread(lambda: model(x), expected) as of_model,
+        InAnotherThread(lambda: extractor(x)["1"], feature) as of_extractor,
+    ):
+        for _ in range(10):
+            if is_listed:
+                names_of(model, example_args=(x,), suppress_diff_warning=True)
+            else:
+                extract(model, ["1", "2.0"], example_args=(x,))
+    assert of_model.answers
+    assert of_extractor.answers
+    assert (of_model.wrong, of_extractor.wrong) == (0, 0)
+    assert identical(model.state_dict(), state)
+    assert not any(module.training for module in model.modules())
+
+
+class WithALock(nn.Module):
+    """Nobody can copy it, so it runs itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.lock = several_layers(), threading.Lock()
+
+    def forward(self, x):
+        with self.lock:
+            return self.layers(x)
+
+
+@pytest.mark.parametrize("make", [several_layers, WithALock])
+def test_M4_several_threads_create_with_an_example(extract, make):
+    model, x = make().eval(), torch.randn(4, 8)
+    before, errors = snapshot(model), []
+
+    def create():
+        try:
+            for _ in range(5):
+                extract(model, "", example_args=(x,), suppress_diff_warning=True)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=create) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert snapshot(model) == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -23,7 +22,9 @@ from featuretap.keeping.held import tensors_in
 from featuretap.keeping.held_content import content_of_given
 from featuretap.keeping.outside import tensors_outside
 from featuretap.keeping.random_numbers import RandomState, foreign_random_state
+from featuretap.keeping.replica import replica_of
 from featuretap.keeping.saved import SavedTensors, refuse_unmade
+from featuretap.keeping.undisturbed import ONE_AT_A_TIME
 from featuretap.keeping.untouched import Untouched
 from featuretap.modules import ModuleTree, switch
 from featuretap.names.alignment import Operations
@@ -39,8 +40,6 @@ from .watching import run_watched
 __all__ = ["MODES", "Seen", "watch_example", "watch_modes"]
 
 MODES = ("train", "eval")
-# It switches the model's mode and puts it back; two threads must not do that to one model at once.
-_ONE_AT_A_TIME = threading.RLock()
 
 
 class Seen:
@@ -158,11 +157,14 @@ def watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exceptio
 
     """
     refuse_unmade(model)
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         return _watch_modes(model, options)
 
 
 def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exception]:
+    replica = replica_of(model)
+    if replica is not None:
+        model, options = replica.model, replica.options(options)
     tree = ModuleTree(model)
     found = Findings(tree, options)
     args, kwargs = options.example

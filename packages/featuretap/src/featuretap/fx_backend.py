@@ -53,7 +53,7 @@ class FxBackend:
         extractor = assemble(model, _record(model, options), requests, quiet=quiet)
         extractor._options = options.without_example()
         if options.has_example:
-            prove(extractor, model, options, lambda: _of_everything(model, options))
+            prove(extractor, model, options, _of_everything)
         return extractor
 
 

@@ -21,7 +21,9 @@ from .errors import (
     UntraceableModelError,
     fails_on_example,
 )
-from .keeping.undisturbed import undisturbed
+from .keeping.replica import replica_of
+from .keeping.saved import refuse_unmade
+from .keeping.undisturbed import ONE_AT_A_TIME, undisturbed
 from .modules import ModuleTree, switch
 from .names.named_otherwise import is_named_otherwise
 from .signatures import positions_of, signature_of, with_fixed
@@ -135,7 +137,20 @@ def verify(extractor: nn.Module, model: nn.Module, /, *args: Any, **kwargs: Any)
             "then the model that it was made of, then the arguments of a call"
         )
     options = vars(extractor).get("_options") or Options()
-    return _Example(look_through(model), args, kwargs, options).compare(extractor)
+    with ONE_AT_A_TIME:
+        extractor, model, options = _apart(extractor, look_through(model), options)
+        return _Example(model, args, kwargs, options).compare(extractor)
+
+
+def _apart(
+    extractor: nn.Module, model: nn.Module, options: Options
+) -> tuple[nn.Module, nn.Module, Options]:
+    """Return what is run in the place of an extractor and a model: copies, if that is safe."""
+    refuse_unmade(model)
+    replica = replica_of(model, extractor)
+    if replica is None:
+        return extractor, model, options
+    return replica.others[0], replica.model, replica.options(options)
 
 
 class _Example:
@@ -233,7 +248,10 @@ class _Example:
 
 
 def prove(
-    extractor: nn.Module, model: nn.Module, options: Options, whole: Callable[[], nn.Module]
+    extractor: nn.Module,
+    model: nn.Module,
+    options: Options,
+    whole: Callable[[nn.Module, Options], nn.Module],
 ) -> None:
     """Compare both modes of an extractor of fx with the real forward on the example inputs.
 
@@ -241,12 +259,22 @@ def prove(
         extractor: what was asked for.
         model: the model it was made of.
         options: with the example inputs.
-        whole: makes an extractor of every node, to find the first that differs.
+        whole: makes an extractor of every node of a model, to find the first that differs.
 
     Raises:
         UntraceableModelError: if something differs, or the model runs in neither mode.
 
     """
+    with ONE_AT_A_TIME:
+        _prove(*_apart(extractor, model, options), whole)
+
+
+def _prove(
+    extractor: nn.Module,
+    model: nn.Module,
+    options: Options,
+    whole: Callable[[nn.Module, Options], nn.Module],
+) -> None:
     args, kwargs = options.example
     example = _Example(model, args, kwargs, options)
     failures: dict[str, Exception] = {}
@@ -262,7 +290,7 @@ def prove(
                 continue
             if report.first_difference is None:
                 continue
-            everything = whole()
+            everything = whole(model, options)
             switch(everything, mode == "train")
             if example.is_named_otherwise(everything):
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,7 +18,10 @@ from .random_numbers import RandomState, foreign_random_state
 from .saved import SavedTensors, refuse_unmade
 from .untouched import Untouched
 
-__all__ = ["undisturbed"]
+__all__ = ["ONE_AT_A_TIME", "undisturbed"]
+
+# Held while a model runs on an example: two threads must not switch the mode of one model at once.
+ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager

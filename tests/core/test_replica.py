@@ -1,0 +1,155 @@
+"""Which models are copied to be run on an example, and which are run themselves."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+import types
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from featuretap.backends import Options
+from featuretap.keeping.replica import replica_of
+
+MODEL = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU())
+
+
+def model():
+    return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+
+
+def test_parameters_are_in_the_same_memory_and_all_else_is_copied():
+    original = model()
+    original[2].weight = original[0].weight
+    original[1].table = {"kept": [original[0], torch.ones(2)]}
+    replica = replica_of(original, nn.Sequential(original[1]))
+    new = replica.model
+    assert new[0].weight is not original[0].weight
+    assert new[0].weight.data_ptr() == original[0].weight.data_ptr()
+    assert new[2].weight is new[0].weight
+    assert new[1].running_mean.data_ptr() != original[1].running_mean.data_ptr()
+    assert new[1].table["kept"][0] is new[0]
+    assert replica.others[0][0] is new[1]
+    new.train(False)
+    new[0].weight.requires_grad_(False)
+    assert original.training
+    assert original[0].weight.requires_grad
+
+
+def test_instances_among_the_leaves_are_those_of_the_copy():
+    original = model()
+    replica = replica_of(original)
+    leaves = replica.options(Options(leaf_modules=(nn.ReLU, original[1]))).leaf_modules
+    assert leaves[0] is nn.ReLU
+    assert leaves[1] is replica.model[1]
+
+
+class CopiesItself(nn.Identity):
+    def __deepcopy__(self, memo):
+        return self
+
+
+class ReadsAGlobal(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = MODEL
+
+    def forward(self, x):
+        return MODEL(x)
+
+
+def with_closure():
+    original = model()
+    original.forward = lambda x: original[0](x)
+    return original
+
+
+def with_partial():
+    original = model()
+    original[1].forward = functools.partial(lambda layer, x: layer(x), lambda x: original[0](x))
+    return original
+
+
+def with_hook():
+    original = model()
+    original[1].register_forward_hook(lambda *_: original[0].weight)
+    return original
+
+
+def with_default():
+    original = model()
+
+    def forward(self, x, layers=(original[0],)):
+        return layers[0](x)
+
+    original.forward = types.MethodType(forward, original)
+    return original
+
+
+def with_weak_reference():
+    original = model()
+    original[2].parent = weakref.ref(original)
+    return original
+
+
+def with_lock():
+    original = model()
+    original.lock = threading.Lock()
+    return original
+
+
+def with_history():
+    original = model()
+    original[0].scaled = original[0].weight * 2
+    return original
+
+
+def scripted():
+    return nn.Sequential(torch.jit.script(nn.Linear(4, 4)))
+
+
+def of_another_class():
+    original = model()
+    original[0].weight = type("Sharded", (nn.Parameter,), {})(original[0].weight.detach())
+    return original
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(with_closure, with_partial, with_hook, with_default, with_weak_reference, with_lock),
+        *(with_history, scripted, of_another_class, ReadsAGlobal),
+        lambda: nn.Sequential(CopiesItself()),
+    ],
+)
+def test_a_model_that_a_copy_might_not_stand_for_is_not_copied(make):
+    assert replica_of(make()) is None
+
+
+def with_bound_method():
+    original = model()
+    original.forward = types.MethodType(nn.Sequential.forward, original)
+    return original
+
+
+def parametrized():
+    return nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+
+
+def with_function():
+    original = model()
+    original.act = torch.relu
+    original[1].register_forward_hook(lambda *_: None)
+    return original
+
+
+@pytest.mark.parametrize("make", [with_bound_method, parametrized, with_function])
+def test_what_a_copy_stands_for_is_copied(make):
+    original = make()
+    replica, x = replica_of(original), torch.ones(2, 4)
+    assert torch.equal(replica.model(x), copy.deepcopy(original)(x))
