@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
+import sys
 import threading
 
 import pytest
@@ -168,31 +169,50 @@ class InAnotherThread:
         self.thread.join()
 
 
+class DropsOut(nn.Module):
+    """A layer whose forward asks for the mode, so that both are traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin, self.norm, self.act = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        return nn.functional.dropout(self.act(self.norm(self.lin(x))), 0.5, self.training)
+
+
 def several_layers():
-    layers = [
-        nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout())
-        for _ in range(3)
-    ]
-    return nn.Sequential(*layers).eval()
+    return nn.Sequential(*[DropsOut() for _ in range(3)]).eval()
 
 
+@pytest.fixture
+def switching_often():
+    """Let threads take turns after every few instructions."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("switching_often")
+@pytest.mark.parametrize("with_example", [True, False])
 @pytest.mark.parametrize("is_listed", [True, False])
-def test_M4_trap30_an_example_does_not_disturb_a_thread_that_runs_the_model(
-    extract, names_of, is_listed
+def test_M4_trap30_listing_and_creating_do_not_disturb_a_thread_that_runs_the_model(
+    extract, names_of, is_listed, with_example
 ):
     model, x = several_layers(), torch.randn(4, 8)
     state = copied(model.state_dict())
     extractor, expected = extract(model, "1"), model(x)
     feature = extractor(x)["1"]
+    example = {"example_args": (x,)} if with_example else {}
     with (
         InAnotherThread(lambda: model(x), expected) as of_model,
         InAnotherThread(lambda: extractor(x)["1"], feature) as of_extractor,
     ):
-        for _ in range(10):
+        for _ in range(20):
             if is_listed:
-                names_of(model, example_args=(x,), suppress_diff_warning=True)
+                names_of(model, suppress_diff_warning=True, **example)
             else:
-                extract(model, ["1", "2.0"], example_args=(x,))
+                extract(model, ["1", "2.lin"], suppress_diff_warning=True, **example)
     assert of_model.answers
     assert of_extractor.answers
     assert (of_model.wrong, of_extractor.wrong) == (0, 0)

@@ -8,17 +8,16 @@ Tracing runs the model's own Python with stand-ins for tensors. Three things nee
    their sizes; but what is computed from them must be computed again on every call.
    :class:`RealTensorMode` hands each such operation to the tracer.
 3. *modes*: a forward that never looks at ``training`` is the same in train and eval.
-   :class:`TrainingReads` says whether it looked.
+   :class:`.TrainingReads` says whether it looked.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch import fx, nn
+from torch import fx
 from torch.overrides import TorchFunctionMode
 
 from .inspecting.containers import contains
@@ -29,38 +28,7 @@ from .keeping.untouched import Untouched
 if TYPE_CHECKING:
     from .standins.real_tensors import RealTensors
 
-__all__ = ["Guard", "RealTensorMode", "TrainingReads"]
-
-
-class TrainingReads:
-    """While entered, note whether this thread reads the ``training`` flag of any module.
-
-    A data descriptor on ``nn.Module`` comes before the instance's own attribute, so reads are
-    seen without touching any module. Other threads pass through it unseen.
-    """
-
-    def __init__(self) -> None:
-        self.seen = False
-        self._thread = threading.get_ident()
-
-    def _get(self, module: nn.Module) -> bool:
-        if threading.get_ident() == self._thread:
-            self.seen = True
-        try:
-            return bool(vars(module)["training"])
-        except KeyError:
-            raise AttributeError("training") from None
-
-    @staticmethod
-    def _set(module: nn.Module, value: bool) -> None:
-        vars(module)["training"] = value
-
-    def __enter__(self) -> TrainingReads:
-        nn.Module.training = property(self._get, self._set)  # type: ignore[assignment]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        del nn.Module.training
+__all__ = ["Guard", "RealTensorMode"]
 
 
 class RealTensorMode(TorchFunctionMode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 from torch import fx, nn
@@ -12,6 +12,7 @@ from torch import fx, nn
 from .backends import Options
 from .errors import UntraceableModelError
 from .graphs import meta_keys
+from .inspecting.reading import names_in
 from .keeping.carry_over import Again
 from .keeping.gradients import GradientFlags
 from .keeping.untouched import Untouched
@@ -19,6 +20,7 @@ from .messages import untraceable
 from .modules import ModuleTree, switch
 from .names.alignment import Alignment, Operations
 from .recording import Recording
+from .trace.flags import FlagSetError, flags_shown, may_show_flags
 from .tracing import FeatureTracer
 
 __all__ = ["MODES", "Recorded", "SameOperations", "record_modes"]
@@ -66,10 +68,20 @@ def _record_other(tree: ModuleTree, mode: str, untouched: Untouched, options: Op
         if tree.has_own_train_method:
             with _switched(tree, mode, untouched):
                 return _record(tree, Untouched(tree.model), options)
+        if _may_show_flags(tree, untouched):
+            with suppress(FlagSetError), flags_shown(tree.model.modules(), mode == "train"):
+                return _record(tree, untouched, options)
         with untouched.in_mode(tree.model, mode == "train"):
             return _record(tree, untouched, options)
     except UntraceableModelError as error:  # it has no such mode
         return error
+
+
+def _may_show_flags(tree: ModuleTree, untouched: Untouched) -> bool:
+    """Say whether the other mode can be shown to the trace alone, so that no other thread is disturbed."""
+    # A module that is copied in a forward takes the flag that it has.
+    copies = any("deepcopy" in names_in(forward) for forward in untouched.forwards)
+    return not copies and may_show_flags(tree.model.modules())
 
 
 @contextmanager

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..faithful import Guard, RealTensorMode, TrainingReads
+from ..faithful import Guard, RealTensorMode
 from ..keeping.gradients import GradientFlags
 from ..keeping.surroundings import Surroundings
 from ..modules import ModuleTree
 from ..refusals.refused import refused_functions
 from ..refusals.unseen import UnseenOperations
+from .flags import TrainingReads
 from .indexing import indexing_shown
 from .regions import RegionWatch
 from .wrapping import patched_everywhere, patched_functions
