@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from featuretap_hooks import create_feature_extractor, scopes
+from featuretap_hooks import create_feature_extractor, plain_runs, scopes
 from featuretap_hooks.calls import module_hooks
 
 X = torch.ones(2, 4)
@@ -28,9 +28,9 @@ def interrupted(monkeypatch, owner, name, after):
     """Have the first call of a function interrupted, before or after it does its work."""
     original, calls = getattr(owner, name), []
 
-    def interrupt(*args):
+    def interrupt(*args, **kwargs):
         calls.append(args)
-        value = original(*args) if after or len(calls) > 1 else None
+        value = original(*args, **kwargs) if after or len(calls) > 1 else None
         if len(calls) == 1:
             raise KeyboardInterrupt
         return value
@@ -63,3 +63,21 @@ def test_M5_an_interrupt_of_what_cleans_up(monkeypatch, owner, name, after):
         assert [sorted(vars(module)) for module in model.modules()] == attributes
         assert not any(module._forward_hooks for module in model.modules())
         assert torch.equal(one(X)["add"], model(X))
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", ["add_hooks", "remove_hooks", "_take_off"])
+def test_M5_an_interrupt_of_plain_hooks(monkeypatch, name, after):
+    model = Adds().eval()
+    for early_stop in (True, False):
+        extractor = create_feature_extractor(model, ["block.0", "block"], early_stop=early_stop)
+        for _ in range(2):
+            extractor(X)
+        with monkeypatch.context() as patch:
+            interrupted(patch, plain_runs, name, after)
+            with pytest.raises(KeyboardInterrupt):
+                extractor(X)
+        for module in model.modules():
+            assert not module._forward_hooks
+            assert not module._forward_hooks_always_called
+        assert torch.equal(extractor(X)["block"], model.block(X))

@@ -84,8 +84,16 @@ def run_plain(
             add_hooks(module, key, None, OwnHook(taker(path, module)))
         captures.take("", call_uncompiled(model)(*args, **kwargs))
     finally:
-        for _, module in outputs:
-            remove_hooks(module, key, before=False)
+        try:
+            _take_off(outputs, key)
+        except BaseException:  # an interrupt
+            _take_off(outputs, key)
+            raise
+
+
+def _take_off(outputs: Sequence[tuple[str, nn.Module]], key: HookKey) -> None:
+    for _, module in outputs:
+        remove_hooks(module, key, before=False)
 
 
 def _keeper(
