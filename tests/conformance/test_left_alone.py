@@ -146,6 +146,40 @@ def test_M5_creating_does_not_rewind_the_generators_for_other_threads(extract):
     assert len(set(drawn)) == len(drawn)
 
 
+class AddsToItself(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.relu(self.lin(x)) + x
+
+
+@pytest.mark.parametrize("calls_before", [0, 2])
+@pytest.mark.parametrize("names", [["0", "2"], ["0.add", "1.lin", "1.add", "2"]])
+def test_M6_a_hook_of_the_users_calls_another_extractor_of_the_model(extract, names, calls_before):
+    model = nn.Sequential(AddsToItself(), AddsToItself(), nn.Linear(4, 2)).eval()
+    x, probe = torch.ones(1, 4), torch.full((1, 4), 3.0)
+    extractor, other = extract(model, names), extract(model, ["1.relu", "2"])
+    expected = {name: copied(value) for name, value in extract(model, names)(x).items()}
+    of_probe, seen = dict(other(probe)), []
+    assert identical(expected["2"], model(x))
+    assert identical(of_probe["2"], model(probe))
+    for _ in range(calls_before):
+        extractor(x)
+
+    def probes(*_):
+        if not seen:
+            seen.append(None)
+            seen[0] = dict(other(probe))
+
+    handle = model[1].lin.register_forward_hook(probes)
+    assert identical(dict(extractor(x)), expected)
+    handle.remove()
+    assert identical(seen, [of_probe])
+    assert identical(dict(extractor(x)), expected)
+
+
 class InAnotherThread:
     """Calls a function over and over while entered, and counts answers that are not the expected one."""
 

@@ -31,6 +31,7 @@ from .plan import Plan
 from .prepared import Prepared
 from .program import Program
 from .reaching import all_reached, not_reached
+from .running import RUNNING, is_running, paused
 from .scopes import Calls
 from .watching import run_watched, watch_modules, watched_run
 
@@ -90,6 +91,12 @@ class Forwards(nn.Module):
         self._prepare()
 
     def _watched(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
+        if RUNNING.forwards and is_running(self._model):
+            with paused():
+                return self._watched_alone(args, kwargs)
+        return self._watched_alone(args, kwargs)
+
+    def _watched_alone(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         """Do a forward; a value that it has overwritten unexpectedly is had from a second one."""
         versions = _versions(*args, *kwargs.values())
         try:
@@ -128,7 +135,7 @@ class Forwards(nn.Module):
             retained=plan.retained,
         )
         assert prepared.quiet_run is not None
-        _to_its_end(captures, prepared.quiet_run, captures, args, kwargs)
+        _to_its_end(self._model, captures, prepared.quiet_run, captures, args, kwargs)
         if captures.missing:
             self._take_parameters(captures)
         if captures.missing or captures.lost or not captures.unproven <= known:
@@ -181,9 +188,10 @@ class Forwards(nn.Module):
         captures, switched = self._begin(plan, known, (args, kwargs), before)
         calls = Calls() if plan.calls is None else None
         if outer is not None and outer.share(self, captures):
-            _to_its_end(captures, self._follow, captures, args, kwargs)
+            run: Callable[..., None] = partial(self._follow, captures)
         else:
-            _to_its_end(captures, self._watch, plan, prepared, captures, calls, args, kwargs)
+            run = partial(self._watch, plan, prepared, captures, calls)
+        _to_its_end(self._model, captures, run, args, kwargs)
         if switched is not None:
             self._see_what_switched(plan, switched, before)
         elif captures.ended and before is not None and plan.returning:
@@ -311,8 +319,9 @@ def _versions(*arguments: Any) -> list[int] | None:
 _UNCHANGEABLE = (type(None), bool, int, float, str)
 
 
-def _to_its_end(captures: Captures, run: Callable[..., None], *args: Any) -> None:
-    """Run a forward, which ends where the last requested value is there."""
+def _to_its_end(model: nn.Module, captures: Captures, run: Callable[..., None], *args: Any) -> None:
+    """Run a forward of ``model``, which ends where the last requested value is there."""
+    RUNNING.forwards.append((model, captures))
     try:
         run(*args)
     except Stop as stopped:
@@ -322,3 +331,5 @@ def _to_its_end(captures: Captures, run: Callable[..., None], *args: Any) -> Non
         # The model swallowed the end, and stumbled over what was not there.
         if not captures.ended:
             raise
+    finally:
+        RUNNING.forwards.pop()

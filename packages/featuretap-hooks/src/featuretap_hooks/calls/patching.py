@@ -11,7 +11,8 @@ import functools
 import operator
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from featuretap.inspecting.looking import ORIGINAL, original_of
@@ -33,6 +34,7 @@ __all__ = [
     "active_recorder",
     "methods_of",
     "place_in",
+    "unrecorded",
     "wrapper_of",
 ]
 
@@ -154,6 +156,20 @@ _INSTALLED = _Installed()
 def active_recorder() -> Recorder | None:
     """Return the recorder of the forward that this thread is in, if it is in one."""
     return getattr(_ACTIVE, "recorder", None)
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """While entered, no forward is recorded in this thread, as far as anybody can tell."""
+    recorder = active_recorder()
+    if recorder is None:
+        yield
+        return
+    was_busy, recorder.busy, _ACTIVE.recorder = recorder.busy, True, None
+    try:
+        yield
+    finally:
+        recorder.busy, _ACTIVE.recorder = was_busy, recorder
 
 
 def place_in(namespace: dict[str, Any], name: str) -> Place:
