@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -325,3 +326,12 @@ def test_API_a_parameter_comes_behind_the_module_that_ran_before_it_is_used(extr
     features = extract(ReadsParameters(), ["lin.bias", "lin.weight", "inner", "inner.1", "linear"])
     order = ["inner.1", "inner", "lin.weight", "lin.bias", "linear"]
     assert list(features(torch.ones(2, 4))) == order
+
+
+def test_N8_a_deeply_nested_model_has_all_its_nodes(names_of):
+    model, x, limit = nn.Linear(2, 2), torch.ones(1, 2), sys.getrecursionlimit()
+    for _ in range(125):
+        model = nn.Sequential(model, nn.ReLU())
+    model(x)
+    assert len(names_of(model, example_args=(x,))) == 127
+    assert sys.getrecursionlimit() == limit

@@ -22,6 +22,7 @@ from featuretap.keeping.held import tensors_in
 from featuretap.keeping.held_content import content_of_given
 from featuretap.keeping.outside import tensors_outside
 from featuretap.keeping.random_numbers import RandomState, foreign_random_state
+from featuretap.keeping.recursion import more_recursion
 from featuretap.keeping.replica import replica_of
 from featuretap.keeping.saved import SavedTensors, refuse_unmade
 from featuretap.keeping.undisturbed import ONE_AT_A_TIME
@@ -157,7 +158,7 @@ def watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exceptio
 
     """
     refuse_unmade(model)
-    with ONE_AT_A_TIME:
+    with ONE_AT_A_TIME, more_recursion():
         return _watch_modes(model, options)
 
 

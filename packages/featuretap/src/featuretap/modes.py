@@ -15,6 +15,7 @@ from .graphs import meta_keys
 from .inspecting.reading import names_in
 from .keeping.carry_over import Again
 from .keeping.gradients import GradientFlags
+from .keeping.recursion import more_recursion
 from .keeping.untouched import Untouched
 from .messages import untraceable
 from .modules import ModuleTree, switch
@@ -44,6 +45,11 @@ def record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
         UntraceableModelError: if neither mode can be traced.
 
     """
+    with more_recursion():
+        return _record_modes(model, options)
+
+
+def _record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
     first = "train" if model.training else "eval"
     second = "eval" if model.training else "train"
     untouched, tree = Untouched(model), ModuleTree(model)

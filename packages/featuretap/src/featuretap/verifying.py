@@ -21,6 +21,7 @@ from .errors import (
     UntraceableModelError,
     fails_on_example,
 )
+from .keeping.recursion import more_recursion
 from .keeping.replica import replica_of
 from .keeping.saved import refuse_unmade
 from .keeping.undisturbed import ONE_AT_A_TIME, undisturbed
@@ -137,7 +138,7 @@ def verify(extractor: nn.Module, model: nn.Module, /, *args: Any, **kwargs: Any)
             "then the model that it was made of, then the arguments of a call"
         )
     options = vars(extractor).get("_options") or Options()
-    with ONE_AT_A_TIME:
+    with ONE_AT_A_TIME, more_recursion():
         extractor, model, options = _apart(extractor, look_through(model), options)
         return _Example(model, args, kwargs, options).compare(extractor)
 
@@ -265,7 +266,7 @@ def prove(
         UntraceableModelError: if something differs, or the model runs in neither mode.
 
     """
-    with ONE_AT_A_TIME:
+    with ONE_AT_A_TIME, more_recursion():
         _prove(*_apart(extractor, model, options), whole)
 
 
