@@ -241,7 +241,8 @@ def _why_one_node(leaf: str, index: NodeIndex) -> str:
         )
     return (
         f"a leaf module, which is one node. Did you mean {leaf!r}? A layer of torch.nn is one node on "
-        "each backend; a module of your leaf_modules is looked into if you leave it out there"
+        "each backend; a module of your leaf_modules is looked into if you leave it out there, and one "
+        "that is compiled in place, by its compile(), if you compile the extractor instead"
     )
 
 
