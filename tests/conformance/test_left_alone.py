@@ -180,6 +180,31 @@ def test_M6_a_hook_of_the_users_calls_another_extractor_of_the_model(extract, na
     assert identical(dict(extractor(x)), expected)
 
 
+@pytest.mark.parametrize("names", [["0", "2"], ["0.add", "1.add", "2"]])
+def test_M6_hooks_of_the_users_call_extractors_inside_of_extractors(extract, names):
+    model = nn.Sequential(AddsToItself(), AddsToItself(), nn.Linear(4, 2)).eval()
+    inputs = [torch.full((1, 4), float(number)) for number in range(4)]
+    extractor, other = extract(model, names), extract(model, ["1.lin", "2"])
+    depth, seen = [0], []
+
+    def calls(*_):
+        if depth[0] < 3:
+            depth[0] += 1
+            seen.append((depth[0], other(inputs[depth[0]])["2"]))
+            depth[0] -= 1
+
+    model[0].lin.register_forward_hook(calls)
+    outputs = []
+    for _ in range(2):
+        features = extractor(inputs[0])
+        assert list(features) == names
+        outputs.append(features["2"])
+    depth[0] = 3
+    assert all(identical(output, model(inputs[0])) for output in outputs)
+    assert {number for number, _ in seen} == {1, 2, 3}
+    assert all(identical(output, model(inputs[number])) for number, output in seen)
+
+
 class InAnotherThread:
     """Calls a function over and over while entered, and counts answers that are not the expected one."""
 

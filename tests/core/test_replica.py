@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import functools
 import threading
@@ -118,12 +119,119 @@ def of_another_class():
     return original
 
 
+class FoundByItsClass(nn.Module):
+    current = None
+
+    def __init__(self):
+        super().__init__()
+        self.inner = model()
+        FoundByItsClass.current = (self.inner,)
+
+    def forward(self, x):
+        return self.current[0](x)
+
+
+class Holder:
+    get = classmethod(lambda kind: kind.instance)
+
+
+class FoundInAnother(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = model()
+        Holder.instance = self
+
+    def forward(self, x):
+        return Holder.get().inner(x)
+
+
+CURRENT = contextvars.ContextVar("current")
+
+
+class FoundInTheContext(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = model()
+        CURRENT.set(self.inner)
+
+    def forward(self, x):
+        return CURRENT.get()(x)
+
+
+def with_deep_closure():
+    original = model()
+    layer = original[0]
+    deepest = lambda x: layer(x)
+    middle = lambda x: deepest(x)
+    original[1].function = lambda x: middle(x)
+    return original
+
+
+def with_cache():
+    original = model()
+    layer = original[0]
+    original.get = functools.lru_cache(lambda key: layer)
+    return original
+
+
+def with_callable():
+    original = model()
+    layer = original[0]
+    original.function = type("Calls", (), {"__call__": lambda self, x: layer(x)})()
+    return original
+
+
+class SetsItsState(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+        self.factor = 2.0
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.factor = 5.0
+
+
+class Reduced:
+    def __reduce__(self):
+        return Reduced, ()
+
+
+def with_object_that_copies_itself():
+    original = model()
+    original.settings = [Reduced()]
+    return original
+
+
+FACTORS = weakref.WeakKeyDictionary()
+NUMBERS = {}
+
+
+class LooksItselfUp(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+        FACTORS[self] = 3.0
+
+    def forward(self, x):
+        return super().forward(x) * FACTORS.get(self, 1.0)
+
+
+class LooksItsNumberUp(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+        NUMBERS[id(self)] = 3.0
+
+    def forward(self, x):
+        return super().forward(x) * NUMBERS.get(id(self), 1.0)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script")
 @pytest.mark.parametrize(
     "make",
     [
         *(with_closure, with_partial, with_hook, with_default, with_weak_reference, with_lock),
-        *(with_history, scripted, of_another_class, ReadsAGlobal),
+        *(with_history, scripted, of_another_class, ReadsAGlobal, FoundByItsClass, FoundInAnother),
+        *(FoundInTheContext, with_deep_closure, with_cache, with_callable, SetsItsState),
+        *(with_object_that_copies_itself, LooksItselfUp, LooksItsNumberUp),
         lambda: nn.Sequential(CopiesItself()),
     ],
 )

@@ -26,7 +26,7 @@ from .keeping.put_back import PutBack
 from .keeping.stored import Weights
 from .keeping.switched import Switched
 from .learning import learn
-from .plain_runs import is_quiet, run_plain
+from .plain_runs import is_quiet, may_be_done_twice, run_plain
 from .plan import Plan
 from .prepared import Prepared
 from .program import Program
@@ -103,7 +103,8 @@ class Forwards(nn.Module):
             return self._watched_once(args, kwargs)
         except LostValueError:
             # What it has done to the model is put back, as after any failure; arguments are not.
-            if versions is None or versions != _versions(*args, *kwargs.values()):
+            is_given_alike = versions is not None and versions == _versions(*args, *kwargs.values())
+            if not (is_given_alike and may_be_done_twice(self._found)):
                 raise
         return self._watched_once(args, kwargs)
 
@@ -162,8 +163,8 @@ class Forwards(nn.Module):
         if lost:
             raise LostValueError(
                 f"this forward overwrote {lost} in place, which no forward before it did; the value is "
-                "lost, and the forward may have changed its arguments, so it is not run again. Call the "
-                "extractor again: from now on every value is copied"
+                "lost, and the forward may do more than compute, so it is not run again by itself. Call "
+                "the extractor again: from now on every value is copied"
             )
         if outer is not None:
             outer.mark(captures.values)

@@ -12,7 +12,7 @@ from torch import fx, nn
 from .backends import Options
 from .errors import UntraceableModelError
 from .graphs import meta_keys
-from .inspecting.reading import names_in
+from .inspecting.reading import Forward, names_in
 from .keeping.carry_over import Again
 from .keeping.gradients import GradientFlags
 from .keeping.recursion import more_recursion
@@ -55,7 +55,8 @@ def _record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
     untouched, tree = Untouched(model), ModuleTree(model)
     recordings: dict[str, Recorded] = {first: _record(tree, untouched, options)}
     recording = recordings[first]
-    if isinstance(recording, Recording) and recording.serves_both_modes:
+    reads_unseen = any(map(_reads_flags_unseen, untouched.forwards))
+    if isinstance(recording, Recording) and recording.serves_both_modes and not reads_unseen:
         return {**recordings, second: recording}
     if isinstance(recording, Recording) and tree.has_own_train_method:
         with _switched(tree, first, untouched):
@@ -74,7 +75,8 @@ def _record_other(tree: ModuleTree, mode: str, untouched: Untouched, options: Op
         if tree.has_own_train_method:
             with _switched(tree, mode, untouched):
                 return _record(tree, Untouched(tree.model), options)
-        if _may_show_flags(tree, untouched):
+        reads_unseen = any(map(_reads_flags_unseen, untouched.forwards))
+        if not reads_unseen and may_show_flags(tree.model.modules()):
             with suppress(FlagSetError), flags_shown(tree.model.modules(), mode == "train"):
                 return _record(tree, untouched, options)
         with untouched.in_mode(tree.model, mode == "train"):
@@ -83,11 +85,12 @@ def _record_other(tree: ModuleTree, mode: str, untouched: Untouched, options: Op
         return error
 
 
-def _may_show_flags(tree: ModuleTree, untouched: Untouched) -> bool:
-    """Say whether the other mode can be shown to the trace alone, so that no other thread is disturbed."""
-    # A module that is copied in a forward takes the flag that it has.
-    copies = any("deepcopy" in names_in(forward) for forward in untouched.forwards)
-    return not copies and may_show_flags(tree.model.modules())
+def _reads_flags_unseen(forward: Forward) -> bool:
+    """Say whether a forward may read flags past :mod:`.trace.flags`: in dicts, or of copies of modules."""
+    return not names_in(forward).isdisjoint(_PAST_ATTRIBUTES)
+
+
+_PAST_ATTRIBUTES = frozenset({"__dict__", "vars", "__getstate__", "copy", "deepcopy"})
 
 
 @contextmanager

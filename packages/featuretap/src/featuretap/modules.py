@@ -177,8 +177,13 @@ class ModuleTree:
 
     @cached_property
     def has_own_train_method(self) -> bool:
-        """Whether some module overrides ``train``, so that switching modes is up to its code."""
-        return any(type(module).train is not nn.Module.train for module in self.paths.values())
+        """Whether some module overrides ``train`` or ``training``: switching modes is up to its code."""
+        return any(map(_switches_itself, set(map(type, self.paths.values()))))
+
+
+def _switches_itself(kind: type[nn.Module]) -> bool:
+    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    return kind.train is not nn.Module.train or any("training" in vars(base) for base in own)
 
 
 def _read(registry: Mapping[str, Any], name: str) -> Any:

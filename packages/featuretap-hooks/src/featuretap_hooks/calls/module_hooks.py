@@ -223,12 +223,14 @@ _ACTIVE = _Active()
 @contextmanager
 def unwatched() -> Iterator[None]:
     """While entered, modules are as they are for others: what compiles them must find nothing of ours."""
-    active = list(_ACTIVE.hooks)
+    # Out of the list, so that who does this meanwhile leaves them off.
+    active, _ACTIVE.hooks = _ACTIVE.hooks, []
     for hooks in reversed(active):
         hooks._take_off()
     try:
         yield
     finally:
+        _ACTIVE.hooks = active
         for hooks in active:
             hooks._put_on()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,17 +17,25 @@ from torch import nn
 
 from .._compat import is_compiled_in_place
 from ..backends import Options
-from ..inspecting.looking import is_a
-from ..inspecting.reading import forward_of, functions_of, variables_of
+from ..inspecting.looking import has_attributes, is_a
+from ..inspecting.reading import (
+    CachedFunction,
+    Forward,
+    forward_of,
+    functions_of,
+    names_in,
+    variables_of,
+)
+from ..inspecting.whose import FEATURETAP, is_users, is_users_module
 from .content import HOOKS
-from .held import is_opened, parts_of
+from .held import attributes, is_opened, parts_of
 from .outside import tensors_outside
 from .put_back import HookKey, without_own_wrappers
 
 __all__ = ["Replica", "replica_of"]
 
-# How deep what a function finds outside of itself is searched for modules.
-_DEPTH = 3
+# How much is looked at for modules of the model.
+_MOST = 50_000
 # Another thread may put hooks on a module just when it is copied.
 _ATTEMPTS = 3
 
@@ -77,14 +86,24 @@ def replica_of(model: nn.Module, *others: nn.Module) -> Replica | None:
 
 
 def _is_particular(module: nn.Module) -> bool:
-    kind: Any = type(module)
-    own = getattr(kind, "__deepcopy__", None)
     return (
         isinstance(module, torch.jit.ScriptModule)
         or is_compiled_in_place(module)
-        or (own is not None and own.__module__ != "torch.nn.utils.parametrize")
+        or _copies_itself(type(module))
         or any(type(parameter) is not nn.Parameter for parameter in module.parameters(False))
     )
+
+
+def _copies_itself(kind: type) -> bool:
+    """Say whether a class says itself how its objects are copied; those of torch's layers do it well."""
+    bases = (base for base in kind.__mro__ if is_users(base) or base.__module__.startswith(_GRAPHS))
+    found = [vars(base)[name] for base in bases for name in _COPYING if name in vars(base)]
+    return any(getattr(own, "__module__", "") != "torch.nn.utils.parametrize" for own in found)
+
+
+# Modules that run a graph.
+_GRAPHS = ("torch.fx", *FEATURETAP)
+_COPYING = "__deepcopy__ __copy__ __reduce__ __reduce_ex__ __getstate__ __setstate__".split()
 
 
 def _let_nobody_watch(module: nn.Module) -> None:
@@ -107,35 +126,79 @@ def _are_alike(modules: list[nn.Module], copies: list[nn.Module]) -> bool:
     originals = set(map(id, modules))
     if list(map(type, modules)) != list(map(type, copies)) or originals & set(map(id, copies)):
         return False
-    seen: set[int] = set()
-    return not any(
-        id(value) in originals or id(getattr(value, "__self__", None)) in originals
-        for module in copies
-        for value in _flat(_around(module), _DEPTH, seen)
-        if is_a(value, (nn.Module, types.MethodType))
-    )
-
-
-def _around(module: nn.Module) -> Iterator[Any]:
-    """Yield what code that a call of ``module`` runs may find outside of the module."""
-    held = list(_flat(vars(module).values(), _DEPTH, set()))
-    functions = [getattr(value, "__func__", value) for value in held]
-    own = filter(partial(is_a, kinds=types.FunctionType), functions)
-    for function in (*functions_of(forward_of(module)), *own):
-        yield from variables_of(function).values()
-        yield from map(function.__globals__.get, function.__code__.co_names)
-        yield from function.__defaults__ or ()
-    yield from (value() for value in held if is_a(value, ReferenceType))
-
-
-def _flat(values: Iterable[Any], depth: int, seen: set[int]) -> Iterator[Any]:
-    """Yield values, and what is in the containers and objects among them, each once."""
-    for value in values:
-        if id(value) in seen or is_a(value, types.ModuleType):
+    held = [value for module in copies for _, value in attributes(module)]
+    hooks = [vars(module)[name] for module in copies for name in HOOKS]
+    waiting = [*held, *filter(None, hooks)]
+    for forward in set(map(forward_of, copies)):
+        waiting += _mentioned(forward)
+    seen: dict[int, Any] = {}
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
             continue
-        seen.add(id(value))
-        yield value
-        if is_a(value, partial):
-            yield from _flat((value.func, *value.args, *value.keywords.values()), depth, seen)
-        elif depth and is_opened(value):
-            yield from _flat(parts_of(value), depth - 1, seen)
+        seen[id(value)] = value  # kept, so that nothing else gets its id
+        # Some caches go by the id of a module.
+        if id(value) in originals or (type(value) is int and value in originals):
+            return False
+        if len(seen) > _MOST or (is_a(value, CachedFunction) and "<" in value.__qualname__):
+            return (
+                False  # nobody can look into the cache of a function that was made for this model
+            )
+        waiting += _behind(value)
+    return not any(map(_copies_itself, _kinds_in(held)))
+
+
+def _kinds_in(values: list[Any]) -> set[type]:
+    """Return the classes of objects of the user's in ``values``, of which copies were made."""
+    kinds: set[type] = set()
+    seen: dict[int, Any] = {}
+    while values:
+        value, *values = values
+        if id(value) not in seen and is_opened(value):
+            seen[id(value)] = value
+            kinds.add(type(value))
+            values += parts_of(value)
+    return {kind for kind in kinds if is_users(kind)}
+
+
+def _mentioned(forward: Forward) -> Iterator[Any]:
+    """Yield what code that a forward runs may find elsewhere than in attributes of the module."""
+    yield from functions_of(forward)
+    for kind in filter(is_users, forward.kind.__mro__):
+        yield from (vars(kind).get(name) for name in names_in(forward))
+
+
+def _behind(value: Any) -> Iterator[Any]:
+    """Yield what code that has ``value`` may come to."""
+    if is_a(value, (types.ModuleType, nn.Module, torch.Tensor)):
+        return
+    if is_a(value, types.FunctionType):
+        if is_users_module(value.__module__ or "__main__"):
+            yield from variables_of(value).values()
+            yield from map(value.__globals__.get, value.__code__.co_names)
+            yield from (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+    elif is_a(value, type):
+        held = vars(value).values() if is_users(value) else ()
+        yield from (one for one in held if not is_a(one, _CODE))
+    elif is_a(value, (types.MethodType, classmethod, staticmethod)):
+        yield from (value.__func__, getattr(value, "__self__", None))
+    elif is_a(value, property):
+        yield value.fget
+    elif is_a(value, CachedFunction):
+        yield value.__wrapped__
+    elif is_a(value, partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif is_a(value, ContextVar):
+        yield value.get(None)
+    elif is_a(value, ReferenceType):
+        yield value()
+    else:
+        if is_a(value, dict):
+            yield from dict.keys(value)
+        if is_users(type(value)):
+            yield vars(type(value)).get("__call__")
+        if is_opened(value) or has_attributes(value):
+            yield from parts_of(value)
+
+
+_CODE = (classmethod, staticmethod, property, type, types.FunctionType, ReferenceType)
