@@ -61,7 +61,9 @@ def _record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
     if isinstance(recording, Recording) and tree.has_own_train_method:
         with _switched(tree, first, untouched):
             recording.note_flags()
-    other = recordings[second] = _record_other(tree, second, untouched, options)
+    may_show = not reads_unseen and may_show_flags(model.modules())
+    other = _record_other(tree, second, untouched, options, may_show=may_show)
+    recordings[second] = other
     if isinstance(recording, Recording) and isinstance(other, Recording):
         recording.other, other.other = other, recording
     errors = [error for error in recordings.values() if isinstance(error, UntraceableModelError)]
@@ -70,13 +72,15 @@ def _record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
     return recordings
 
 
-def _record_other(tree: ModuleTree, mode: str, untouched: Untouched, options: Options) -> Recorded:
+def _record_other(
+    tree: ModuleTree, mode: str, untouched: Untouched, options: Options, *, may_show: bool
+) -> Recorded:
+    """Trace the other mode; ``may_show`` says whether it can be shown to the trace alone."""
     try:
         if tree.has_own_train_method:
             with _switched(tree, mode, untouched):
                 return _record(tree, Untouched(tree.model), options)
-        reads_unseen = any(map(_reads_flags_unseen, untouched.forwards))
-        if not reads_unseen and may_show_flags(tree.model.modules()):
+        if may_show:
             with suppress(FlagSetError), flags_shown(tree.model.modules(), mode == "train"):
                 return _record(tree, untouched, options)
         with untouched.in_mode(tree.model, mode == "train"):

@@ -107,7 +107,8 @@ def verify(extractor: nn.Module, model: nn.Module, /, *args: Any, **kwargs: Any)
     """Compare every feature of ``extractor`` with the real forward of ``model``, bit for bit.
 
     Both run on copies of the same arguments, from the same random state, in the mode that the extractor
-    is in; afterwards model, extractor and random state are as they were. With featuretap-hooks
+    is in; copies of them, which share the parameters, where a copy is sure to be the same. Afterwards
+    model, extractor and random state are as they were. With featuretap-hooks
     installed every node is seen; without it the outputs of modules are, and the rest is marked ``-``.
 
     Args:

@@ -127,10 +127,15 @@ def _are_alike(modules: list[nn.Module], copies: list[nn.Module]) -> bool:
     if list(map(type, modules)) != list(map(type, copies)) or originals & set(map(id, copies)):
         return False
     held = [value for module in copies for _, value in attributes(module)]
+    if any(map(_copies_itself, _kinds_in(held))):
+        return False
     hooks = [vars(module)[name] for module in copies for name in HOOKS]
-    waiting = [*held, *filter(None, hooks)]
-    for forward in set(map(forward_of, copies)):
-        waiting += _mentioned(forward)
+    code = (value for forward in set(map(forward_of, copies)) for value in _mentioned(forward))
+    return not _leads_to(originals, [*held, *filter(None, hooks), *code])
+
+
+def _leads_to(originals: set[int], waiting: list[Any]) -> bool:
+    """Say whether code that has these values may come to one of the modules, or whether that is unknown."""
     seen: dict[int, Any] = {}
     while waiting:
         value = waiting.pop()
@@ -139,26 +144,23 @@ def _are_alike(modules: list[nn.Module], copies: list[nn.Module]) -> bool:
         seen[id(value)] = value  # kept, so that nothing else gets its id
         # Some caches go by the id of a module.
         if id(value) in originals or (type(value) is int and value in originals):
-            return False
+            return True
+        # Nobody can look into the cache of a function, which may have been made for this model.
         if len(seen) > _MOST or (is_a(value, CachedFunction) and "<" in value.__qualname__):
-            return (
-                False  # nobody can look into the cache of a function that was made for this model
-            )
+            return True
         waiting += _behind(value)
-    return not any(map(_copies_itself, _kinds_in(held)))
+    return False
 
 
 def _kinds_in(values: list[Any]) -> set[type]:
     """Return the classes of objects of the user's in ``values``, of which copies were made."""
-    kinds: set[type] = set()
-    seen: dict[int, Any] = {}
-    while values:
-        value, *values = values
+    waiting, seen = values.copy(), dict[int, Any]()
+    while waiting:
+        value = waiting.pop()
         if id(value) not in seen and is_opened(value):
             seen[id(value)] = value
-            kinds.add(type(value))
-            values += parts_of(value)
-    return {kind for kind in kinds if is_users(kind)}
+            waiting += parts_of(value)
+    return {kind for kind in map(type, seen.values()) if is_users(kind)}
 
 
 def _mentioned(forward: Forward) -> Iterator[Any]:
