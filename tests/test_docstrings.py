@@ -19,6 +19,7 @@ MODULES = sorted(
 )
 WITH_EXAMPLES = {
     "featuretap.api",
+    "featuretap.errors",
     "featuretap.inspecting.reading",
     "featuretap.names.alignment",
     "featuretap.names.named_otherwise",

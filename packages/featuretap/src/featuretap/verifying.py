@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,92 +15,18 @@ from torch import nn
 from .backends import Options, available_backends, load_backend
 from .comparing import describe, identical, largest_difference
 from .copying import copy_value
-from .errors import (
-    DifferentValuesError,
-    NodeNotFoundError,
-    UntraceableModelError,
-    fails_on_example,
-)
+from .errors import NodeNotFoundError, UntraceableModelError, fails_on_example
 from .keeping.recursion import more_recursion
 from .keeping.replica import replica_of
 from .keeping.saved import refuse_unmade
 from .keeping.undisturbed import ONE_AT_A_TIME, undisturbed
 from .modules import ModuleTree, switch
 from .names.named_otherwise import is_named_otherwise
+from .reports import Check, Report, by
 from .signatures import positions_of, signature_of, with_fixed
 from .wrappers import look_through
 
-__all__ = ["Check", "Report", "prove", "verify"]
-
-
-class Check(NamedTuple):
-    """One node of a report.
-
-    Attributes:
-        node: its name.
-        equal: whether the values are the same bit for bit; ``None`` if nobody could see the real one.
-        difference: the largest difference, ``None`` where kind or shape differ.
-        note: what differs, or why nothing is known.
-
-    """
-
-    node: str
-    equal: bool | None
-    difference: float | None = None
-    note: str = ""
-
-
-class Report(Sequence[Check]):
-    """What :func:`verify` found, node by node in execution order; prints as a table.
-
-    Attributes:
-        mode: ``"train"`` or ``"eval"``.
-
-    """
-
-    def __init__(self, checks: Sequence[Check], mode: str) -> None:
-        self._checks = tuple(checks)
-        self.mode = mode
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._checks[index]
-
-    def __len__(self) -> int:
-        return len(self._checks)
-
-    @property
-    def first_difference(self) -> Check | None:
-        """The first node that differs; ``None`` if none does."""
-        return next((check for check in self._checks if check.equal is False), None)
-
-    @property
-    def equal(self) -> bool:
-        """Whether nodes were compared, and none of these differs."""
-        return self.first_difference is None and any(check.equal for check in self)
-
-    def raise_if_different(self) -> None:
-        """Raise :class:`DifferentValuesError` for the first node that differs, or if none was compared."""
-        first = self.first_difference
-        if first is not None:
-            raise DifferentValuesError(
-                f"in {self.mode} mode {first.node!r} is the first node that differs from the real "
-                f"forward{_by(first)}"
-            )
-        if not self.equal:
-            raise DifferentValuesError(
-                f"in {self.mode} mode no node could be compared with the real forward:\n{self}"
-            )
-
-    def __str__(self) -> str:
-        words = {True: "yes", False: "NO", None: "-"}
-        rows = [("node", "equal", "largest difference", "")]
-        rows += [
-            (check.node or "(output)", words[check.equal], _number(check), check.note)
-            for check in self._checks
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+__all__ = ["prove", "verify"]
 
 
 def verify(extractor: nn.Module, model: nn.Module, /, *args: Any, **kwargs: Any) -> Report:
@@ -308,7 +234,7 @@ def _recorded_wrongly(model: nn.Module, mode: str, first: Check | None) -> Untra
     where = f"module {scope!r}" if scope else f"the forward of {type(model).__name__}"
     return UntraceableModelError(
         f"torch.fx records another forward than the real one on the example inputs: in {mode} mode "
-        f"{first.node!r}, in {where}, is the first node that differs{_by(first)}. Ways out: name "
+        f"{first.node!r}, in {where}, is the first node that differs{by(first)}. Ways out: name "
         "that module in tracer_kwargs={'leaf_modules': [...]}, or use backend='hooks' of "
         "featuretap-hooks, which watches the real forward",
         scope,
@@ -362,13 +288,3 @@ def _check(name: str, feature: Any, real: Mapping[str, Any], seen: Collection[st
 
 
 _UNWRITTEN = re.compile(r"(.*\.)?(new_)?empty(_like|_strided|_permuted)?(_\d+)?")
-
-
-def _by(check: Check) -> str:
-    if check.difference is None:
-        return f": {check.note or 'another structure'}"
-    return f", by up to {check.difference:.3g}"
-
-
-def _number(check: Check) -> str:
-    return "" if check.difference is None else f"{check.difference:.3g}"
