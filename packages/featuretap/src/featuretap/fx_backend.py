@@ -13,6 +13,7 @@ from .errors import NodeNotFoundError, UntraceableModelError
 from .extractor import ExtractorParts, FeatureExtractor
 from .graphs.installing import populate
 from .graphs.pruning import Pruning
+from .keeping.undisturbed import ONE_AT_A_TIME
 from .keeping.undo import moves_of
 from .modes import MODES, Recorded, SameOperations, record_modes
 from .modules import converts_itself
@@ -50,10 +51,11 @@ class FxBackend:
     ) -> FeatureExtractor:
         """Make an extractor of ``requests``; with example inputs, prove it on them."""
         quiet = options.suppress_diff_warning
-        extractor = assemble(model, _record(model, options), requests, quiet=quiet)
-        extractor._options = options.without_example()
-        if options.has_example:
-            prove(extractor, model, options, _of_everything)
+        with ONE_AT_A_TIME:  # flags of the model are read until the end
+            extractor = assemble(model, _record(model, options), requests, quiet=quiet)
+            extractor._options = options.without_example()
+            if options.has_example:
+                prove(extractor, model, options, _of_everything)
         return extractor
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ from .inspecting.reading import Forward, names_in
 from .keeping.carry_over import Again
 from .keeping.gradients import GradientFlags
 from .keeping.recursion import more_recursion
+from .keeping.undisturbed import ONE_AT_A_TIME
 from .keeping.untouched import Untouched
 from .messages import untraceable
 from .modules import ModuleTree, switch
@@ -26,9 +26,6 @@ from .tracing import FeatureTracer
 
 __all__ = ["MODES", "Recorded", "SameOperations", "record_modes"]
 
-# fx patches ``nn.Module`` for the whole process while it traces. Two traces at once would undo
-# each other's patches in the wrong order, so there is one at a time.
-_ONE_TRACE = threading.RLock()
 _ATTEMPTS = 3
 
 MODES = ("train", "eval")
@@ -45,7 +42,7 @@ def record_modes(model: nn.Module, options: Options) -> dict[str, Recorded]:
         UntraceableModelError: if neither mode can be traced.
 
     """
-    with more_recursion():
+    with ONE_AT_A_TIME, more_recursion():
         return _record_modes(model, options)
 
 
@@ -119,19 +116,18 @@ def _record(tree: ModuleTree, untouched: Untouched, options: Options) -> Recorde
 def _traced(tree: ModuleTree, untouched: Untouched, options: Options) -> Recording:
     """Trace a model as carefully as it needs, until nothing else has disturbed the trace."""
     is_careful, attempts = False, 0
-    with _ONE_TRACE:
-        # Another thread, or a library that is imported on first use, may draw meanwhile; only a
-        # forward that does it every time is refused.
-        while attempts < _ATTEMPTS:
-            tracer = FeatureTracer(tree, untouched, options, is_careful=is_careful)
-            try:
-                has_drawn = tracer.trace_once()
-            except Again:
-                is_careful = True
-                continue
-            if not has_drawn:
-                return tracer.recording
-            attempts += 1
+    # Another thread, or a library that is imported on first use, may draw meanwhile; only a
+    # forward that does it every time is refused.
+    while attempts < _ATTEMPTS:
+        tracer = FeatureTracer(tree, untouched, options, is_careful=is_careful)
+        try:
+            has_drawn = tracer.trace_once()
+        except Again:
+            is_careful = True
+            continue
+        if not has_drawn:
+            return tracer.recording
+        attempts += 1
     raise untraceable(tree.model, "the forward draws from Python's or NumPy's random numbers")
 
 

@@ -20,7 +20,8 @@ from .untouched import Untouched
 
 __all__ = ["ONE_AT_A_TIME", "undisturbed"]
 
-# Held while a model runs on an example: two threads must not switch the mode of one model at once.
+# Held while a model is traced or runs on an example. Two threads must not switch one model at once, and
+# fx patches ``nn.Module`` for the whole process: two traces would undo that in the wrong order.
 ONE_AT_A_TIME = threading.RLock()
 
 
