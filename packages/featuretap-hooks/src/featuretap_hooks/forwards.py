@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from featuretap import NodeNotReachedError
-from featuretap._compat import no_torch_function
 from featuretap.backends import Options
 from featuretap.keeping.saved import is_unmade
 from featuretap.modules import ModuleTree
@@ -26,7 +25,8 @@ from .keeping.put_back import PutBack
 from .keeping.stored import Weights
 from .keeping.switched import Switched
 from .learning import learn
-from .plain_runs import is_quiet, may_be_done_twice, run_plain
+from .lost_values import LostValueError, may_be_done_twice, versions_of
+from .plain_runs import is_quiet, run_plain
 from .plan import Plan
 from .prepared import Prepared
 from .program import Program
@@ -36,10 +36,6 @@ from .scopes import Calls
 from .watching import run_watched, watch_modules, watched_run
 
 __all__ = ["Forwards"]
-
-
-class LostValueError(RuntimeError):
-    """A value was overwritten that nobody has copied."""
 
 
 class Forwards(nn.Module):
@@ -98,12 +94,14 @@ class Forwards(nn.Module):
 
     def _watched_alone(self, args: Any, kwargs: Any) -> OrderedDict[str, Any]:
         """Do a forward; a value that it has overwritten unexpectedly is had from a second one."""
-        versions = _versions(*args, *kwargs.values())
+        versions = versions_of(*args, *kwargs.values())
         try:
             return self._watched_once(args, kwargs)
         except LostValueError:
             # What it has done to the model is put back, as after any failure; arguments are not.
-            is_given_alike = versions is not None and versions == _versions(*args, *kwargs.values())
+            is_given_alike = versions is not None and versions == versions_of(
+                *args, *kwargs.values()
+            )
             if not (is_given_alike and may_be_done_twice(self._found)):
                 raise
         return self._watched_once(args, kwargs)
@@ -303,21 +301,6 @@ class Forwards(nn.Module):
             return False
         # Sharded modules gather and free their parameters around each forward, which must then end.
         return not any_sharded(found.tree.paths.values())
-
-
-def _versions(*arguments: Any) -> list[int] | None:
-    """Return what shows whether arguments were written; ``None`` where nothing does."""
-    versions = []
-    with no_torch_function():  # somebody may watch
-        for argument in arguments:
-            if isinstance(argument, torch.Tensor) and not argument.is_inference():
-                versions.append(argument._version)
-            elif not isinstance(argument, _UNCHANGEABLE):
-                return None
-    return versions
-
-
-_UNCHANGEABLE = (type(None), bool, int, float, str)
 
 
 def _to_its_end(model: nn.Module, captures: Captures, run: Callable[..., None], *args: Any) -> None:

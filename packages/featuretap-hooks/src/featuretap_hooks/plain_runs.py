@@ -6,7 +6,7 @@ nothing and switches nothing. On a GPU, where small kernels wait for Python, eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from sys import _getframe, exc_info
 from threading import get_ident
 from typing import Any, TypeAlias
@@ -14,16 +14,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from featuretap._compat import (
-    draws_random_numbers,
-    functorch_level,
-    hooks_of_every_module,
-    storage_id,
-)
+from featuretap._compat import draws_random_numbers, functorch_level, storage_id
 from featuretap.inplace import moves_in_training
-from featuretap.inspecting.looking import is_a
-from featuretap.keeping.held import attributes
-from featuretap.keeping.put_back import HookKey, without_own
+from featuretap.keeping.put_back import HookKey
 
 from ._compat import add_hooks, call_uncompiled, is_failing, modes_are_on, remove_hooks
 from .calls.copied_hooks import OwnHook
@@ -33,7 +26,7 @@ from .findings import Findings
 from .plan import Plan
 from .prepared import Prepared
 
-__all__ = ["is_quiet", "may_be_done_twice", "may_run_again", "run_plain"]
+__all__ = ["is_quiet", "may_run_again", "run_plain"]
 
 Hook: TypeAlias = Callable[[nn.Module, Any, Any], Any]
 
@@ -59,35 +52,6 @@ def may_run_again(plan: Plan, prepared: Prepared, found: Findings) -> bool:
     if any(moves) or not found.computes_alone:
         return False
     return not any(map(draws_random_numbers, found.own_code.names))
-
-
-def may_be_done_twice(found: Findings) -> bool:
-    """Say whether all that a forward may do besides computing is put back when it fails.
-
-    Buffers of layers, parameters and random numbers are; what a hook of the user's does is not.
-    """
-    own = found.own_code
-    if own.switches or own.writes_unseen or not own.names.isdisjoint(_LEAVES_GRADIENTS):
-        return False
-    if found.storing or found.written_places or found.reaching_outside or found.writing_outside:
-        return False
-    return not any(hooks_of_every_module()) and not any(map(_holds_code, found.modules))
-
-
-def _holds_code(module: nn.Module) -> bool:
-    """Say whether code that is not read may run in a call of ``module``."""
-    hooks = (*without_own(module._forward_hooks), *without_own(module._forward_pre_hooks))
-    held = (value for _, value in attributes(module))
-    return bool(hooks) or any(
-        is_a(value, Iterator) or (callable(value) and not _is_torchs(value)) for value in held
-    )
-
-
-def _is_torchs(value: Any) -> bool:
-    return str(getattr(value, "__module__", "")).partition(".")[0] == "torch"
-
-
-_LEAVES_GRADIENTS = frozenset({"backward", "grad", "autograd"})
 
 
 def run_plain(
