@@ -197,7 +197,7 @@ class Recorder(Nodes, TorchFunctionMode):
     def _belongs(self, frame: types.FrameType) -> bool:
         """Whether the innermost module of the model that ``frame`` is in is the one that runs."""
         for module in calling_modules(frame):
-            if self._tree.path_of(module) is not None:
+            if module is self._module or self._tree.path_of(module) is not None:
                 return module is self._module
         # In a ``__call__`` of the model's own, no module is called yet.
         return self._module is self._tree.model
