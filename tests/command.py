@@ -104,6 +104,11 @@ class Named(nn.Module):
         return (file + 1).to(device), 0.1
 
 
+class Sparse(nn.Module):
+    def forward(self, x):
+        return x.relu().to_sparse().to_dense()
+
+
 def make(what="Block", weights=None):
     return globals()[what]()
 

@@ -173,3 +173,9 @@ def test_save_leaves_out_what_is_no_tensor(run: Run) -> None:
     code, out, err = run(*argv, "--nodes", "file")
     assert (code, err) == (0, "featuretap: note: not saved: getattr is a device\n")
     assert out.endswith("saved 1 tensor to out.safetensors\n")
+
+
+def test_save_says_which_tensors_a_file_cannot_hold(run: Run) -> None:
+    argv = ["net:Sparse", "--input", "2x4", "--save", "out.npz", "--nodes", "relu,to_sparse"]
+    _, _, err = run(*argv)
+    assert err == "featuretap: note: not saved: to_sparse is a sparse_coo tensor\n"

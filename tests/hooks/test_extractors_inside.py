@@ -43,6 +43,15 @@ def test_M5_listing_leaves_the_mode_of_an_extractor_inside(chosen, example):
     assert identical(model(X), expected)
 
 
+def test_E2_fx_says_that_an_extractor_of_hooks_cannot_be_traced():
+    extractor = HoldsAnExtractor().extractor
+    reason = "an extractor of hooks watches a real forward, and a trace is none"
+    with pytest.raises(featuretap.NodeNotFoundError, match=reason):
+        featuretap.create_feature_extractor(nn.Sequential(extractor), ["0.0"], backend="fx")
+    with pytest.raises(featuretap.UntraceableModelError, match=reason):
+        featuretap.create_feature_extractor(extractor, ["0"], backend="fx")
+
+
 class HoldsTwo(nn.Module):
     """Two extractors of one model, which may be its child as well."""
 

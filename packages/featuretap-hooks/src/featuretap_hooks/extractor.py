@@ -56,6 +56,9 @@ class HooksExtractor(Forwards):
 
     """
 
+    # What fx says of one.
+    _not_traced = "an extractor of hooks watches a real forward, and a trace is none"
+
     def __init__(
         self,
         model: nn.Module,

@@ -55,7 +55,7 @@ def save(values: Mapping[str, Any], target: str) -> str:
         for part, leaf in leaves(name, value):
             tensor = _tensor(leaf)
             if tensor is None:
-                left_out.append(f"{part} is a {type(leaf).__name__}")
+                left_out.append(f"{part} is a {_kind(leaf)}")
             else:
                 tensors[part] = tensor
     if not tensors:
@@ -72,6 +72,13 @@ def save(values: Mapping[str, Any], target: str) -> str:
     if left_out:
         note(f"not saved: {', '.join(left_out)}")
     return f"saved {len(tensors)} {'tensor' if len(tensors) == 1 else 'tensors'} to {target}"
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    kind = "quantized" if value.is_quantized else "nested" if value.is_nested else value.layout
+    return f"{str(kind).removeprefix('torch.')} tensor"
 
 
 def _tensor(value: Any) -> torch.Tensor | None:

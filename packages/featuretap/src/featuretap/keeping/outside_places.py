@@ -22,7 +22,7 @@ from torch import nn
 from ..inspecting.containers import CONTAINERS, items_of
 from ..inspecting.looking import attributes_of, has_attributes, is_a
 from ..inspecting.reading import Forward, codes_in, functions_of, instructions_of
-from ..inspecting.whose import is_of_torch, is_users, is_users_module
+from ..inspecting.whose import is_our_module, is_users, is_users_module
 from .held import DEPTH, is_opened
 
 __all__ = [
@@ -219,7 +219,7 @@ def roots_of(forward: Forward) -> tuple[Root, ...]:
         environment = partial(_itself, os.environ)
         label = "the environment of the process"
         found.append(Place("environ", label, environment, _itself, is_set=False))
-    if is_of_torch(forward.kind):
+    if is_our_module(forward.kind.__module__):
         return tuple(found)
     for base in forward.kind.__mro__:
         if not base.__module__.startswith(("torch.", "builtins")):

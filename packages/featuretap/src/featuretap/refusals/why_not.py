@@ -16,6 +16,9 @@ from ..standins.asking import Questions
 
 __all__ = ["CATCHES", "GIVEN_MODULE", "why_not_look_into", "why_not_record"]
 
+# The attribute in which a class of modules says that it cannot be traced, and why.
+_NOT_TRACED = "_not_traced"
+
 CATCHES = "the forward catches exceptions, which real tensors may raise"
 GIVEN_MODULE = (
     "a module is given to a function that is one node, "
@@ -37,6 +40,8 @@ def why_not_look_into(module: nn.Module, asks: Questions) -> str | None:
 
     """
     name = type(module).__name__
+    if isinstance(reason := vars(type(module)).get(_NOT_TRACED), str):
+        return reason
     for registry in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
         hooks = vars(module).get(registry)
         if hooks and not all(map(is_own_hook, list(hooks.values()))):
