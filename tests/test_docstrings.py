@@ -20,7 +20,7 @@ MODULES = sorted(
 WITH_EXAMPLES = {
     "featuretap.api",
     "featuretap.errors",
-    "featuretap.inspecting.reading",
+    "featuretap.inspecting.remembering",
     "featuretap.names.alignment",
     "featuretap.names.named_otherwise",
     "featuretap.naming",

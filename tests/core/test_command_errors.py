@@ -39,6 +39,11 @@ BLOCK = ("net:Block", "--backend", "fx", "--input", "1x4", "--nodes", "lin")
             ("net:Unlucky",),
             ["net:Unlucky() raised RuntimeError: no luck", "net.py:", "It takes ()"],
         ),
+        (("net:Block", "--arg", "a={[]: 1}"), ["net:Block(a='{[]: 1}') raised TypeError"]),
+        (
+            ("net:Block", "--input", "1x4", "--nodes", ","),
+            ["--nodes ',' names no node", "--nodes ''"],
+        ),
         (("net:Block", "--arg", "a=1"), ["net:Block(a=1) raised TypeError", "It takes (width=4)"]),
         (("net:number",), ["net:number() returned int, not a torch.nn.Module"]),
         (("net:ready", "--arg", "3"), ["'net:ready' is a model already: leave out --arg"]),

@@ -83,8 +83,8 @@ def create_feature_extractor(
         return_nodes: a name, a list of names, or a dict of names to output keys.
         train_return_nodes: the same for train mode alone.
         eval_return_nodes: the same for eval mode alone.
-        tracer_kwargs: ``leaf_modules``, ``autowrap_functions``, ``autowrap_modules``.
-        suppress_diff_warning: say nothing of names that differ between modes.
+        tracer_kwargs: as of :func:`featuretap.create_feature_extractor`.
+        suppress_diff_warning: do not warn where one name is another operation in each mode.
         concrete_args: name -> value of arguments of ``forward`` that a call does not give.
         example_args: positional arguments of a call of the model. With them names are checked now,
             and modules that run after the last requested node are left out of the parameters.
@@ -100,8 +100,13 @@ def create_feature_extractor(
 
     Raises:
         NodeNotFoundError: if a name can be no node of the model.
-        ValueError: if nothing is asked for, two nodes under one key, or ``missing`` is something else.
+        UntraceableModelError: if the model fails on the example in both modes.
+        ValueError: if nothing is asked for, two nodes under one key, or ``missing`` is something else; if
+            a lazy module has not made its parameters yet.
         TypeError: if the request, a name or a key has a wrong type.
+
+    Warns:
+        UserWarning: if a name is another operation in each mode, where there is an example.
 
     Example:
         >>> import torch

@@ -6,20 +6,18 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-import torch
 from torch import nn
 
 from featuretap import NodeNames, NodeNotFoundError
-from featuretap.backends import Options, load_backend
+from featuretap.backends import MODES, Options, load_backend
 from featuretap.extractor import FeatureExtractor
-from featuretap.modules import ModuleTree
+from featuretap.modules import LeafRule, ModuleTree
 from featuretap.names.alignment import Alignment, warn_of_two_operations
 from featuretap.naming import paths_above
 
-from .calls.wrapper import is_wrapped
-from .example import MODES, Seen, watch_modes
+from .example import Seen, watch_modes
 from .extractor import HooksExtractor
-from .guessing import Guess
+from .guessing import Guess, has_forward
 from .parts import needed_part
 from .plan import Plan
 from .reaching import not_reached
@@ -39,7 +37,7 @@ class HooksBackend:
             guess = Guess(tree, options)
             names = [
                 *guess.inputs,
-                *(p for p in tree.paths if p and guess.find(p) and _is_called(tree, p)),
+                *(p for p in tree.paths if p and guess.find(p) and has_forward(tree.paths[p])),
             ]
             return NodeNames(names, names)
         names_of: dict[str, list[str]] = {}
@@ -57,6 +55,12 @@ class HooksBackend:
         """Make an extractor of ``requests``."""
         if isinstance(model, FeatureExtractor):
             # What runs is generated code: where its operations are from, only the graph knows.
+            if options.missing != "error" or not options.early_stop:
+                raise ValueError(
+                    "missing and early_stop are for forwards that are watched, and this model is an "
+                    "extractor of fx, a graph that reaches all its nodes: make the extractor of the "
+                    "model behind it, or leave them out"
+                )
             return load_backend("fx").extractor(model, requests, options)
         plans = {mode: Plan(requests[mode]) for mode in MODES}
         part: dict[str, nn.Module | None] | None = None
@@ -78,8 +82,9 @@ class HooksBackend:
             _guess(model, failed, options)
         same = plans["train"].request is plans["eval"].request
         ran: set[str] = set()
-        # Nobody knows what runs in a mode that fails on the example.
-        is_whole = bool(failed)
+        # Nobody knows what runs in a mode that fails on the example, nor what a function uses that is one
+        # node, or runs where nothing is one.
+        is_whole = bool(failed or options.autowrap_functions or options.autowrap_modules)
         for mode, seen in found.items():
             other = found.get("eval" if mode == "train" else "train")
             if seen.drew and other is not None:
@@ -95,13 +100,15 @@ class HooksBackend:
             plans[mode].calls = seen.calls
             keys = plans[mode].keys or ()
             # Of what the example did not reach, nobody knows after what it runs.
-            is_whole = is_whole or any(map(seen.index.misses, keys))
+            is_whole = is_whole or seen.calls.went_deeper or any(map(seen.index.misses, keys))
             ran |= seen.ran_before(keys)
             if seen.drew and other is not None:
                 ran |= other.ran_before(keys)
         if same and len(found) == len(MODES) and not options.suppress_diff_warning:
             _warn_of_two_meanings(found, plans)
-        return None if is_whole or not options.early_stop else needed_part(model, ran)
+        if is_whole or not options.early_stop:
+            return None
+        return needed_part(model, ran, LeafRule(options.leaf_modules))
 
 
 def _guess(model: nn.Module, plans: Mapping[str, Plan], options: Options) -> None:
@@ -115,7 +122,7 @@ def _guess(model: nn.Module, plans: Mapping[str, Plan], options: Options) -> Non
 def _is_unreached(model: nn.Module, name: str, found: Iterable[Seen]) -> bool:
     """Say whether ``name`` is a module that no forward came to, and that is in no leaf."""
     tree = ModuleTree(model)
-    if name not in tree.paths or not _is_called(tree, name):
+    if name not in tree.paths or not has_forward(tree.paths[name]):
         return False
     above = set(paths_above(name))
     indices = [seen.index for seen in found]
@@ -136,17 +143,6 @@ def _warn_of_two_meanings(found: Mapping[str, Seen], plans: Mapping[str, Plan]) 
             continue
         if not alignment.agrees(name.rpartition(".")[0], name):
             warn_of_two_operations(name)
-
-
-def _is_called(tree: ModuleTree, path: str) -> bool:
-    """Whether the module at ``path`` has a forward of its own."""
-    module = tree.paths[path]
-    # Another thread may watch the module, and have wrapped a forward that is none.
-    own = vars(module).get("forward")
-    if isinstance(module, torch.jit.ScriptModule) or not (own is None or is_wrapped(own)):
-        return True
-    forward = getattr(type(module), "forward", None)
-    return forward is not None and forward is not nn.Module.forward
 
 
 backend = HooksBackend()

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from featuretap._compat import functorch_level, no_torch_function
+from featuretap.comparing import identical
 from featuretap.copying import clone_or_detach, map_tensors, tensors_of
 from featuretap.keeping.saved import version_of
 
@@ -228,7 +229,7 @@ class Captures:
             return
         with no_torch_function():
             for name, tensor, copy, version in self._beside:
-                is_same = version_of(tensor) == version and _identical(tensor, copy)
+                is_same = version_of(tensor) == version and _is_same(tensor, copy)
                 # ``detach_`` takes the gradient from a tensor, and counts no version.
                 if not is_same or tensor.requires_grad != copy.requires_grad:
                     self.copied.add(name)
@@ -267,11 +268,9 @@ def _exchange(tensor: torch.Tensor, copy: torch.Tensor) -> Callable[[torch.Tenso
     return lambda found: copy if found is tensor else found
 
 
-def _identical(a: torch.Tensor, b: torch.Tensor) -> bool:
+def _is_same(a: torch.Tensor, b: torch.Tensor) -> bool:
     try:
-        with torch.no_grad():
-            same = (a == b) | ((a != a) & (b != b))  # noqa: PLR0124 (NaN)
-            return a.shape == b.shape and a.dtype == b.dtype and bool(same.all())
+        return not a.is_meta and identical(a, b)
     except (RuntimeError, NotImplementedError):
-        # No values to compare: meta tensors, and those inside of torch.func transforms.
+        # No values to compare, inside of torch.func transforms.
         return False

@@ -11,20 +11,22 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from featuretap._compat import storage_id
-from featuretap.backends import Options
-from featuretap.copying import copy_value
+from featuretap.backends import MODES, Options
+from featuretap.copying import copy_arguments
 from featuretap.errors import fails_on_example
 from featuretap.facts import written_arguments
 from featuretap.inspecting.reading import forward_of
 from featuretap.keeping.ambient import Ambient
-from featuretap.keeping.gradients import GradientFlags, Gradients
+from featuretap.keeping.apart import run_apart
+from featuretap.keeping.gradients import Gradients
 from featuretap.keeping.held import tensors_in
 from featuretap.keeping.held_content import content_of_given
 from featuretap.keeping.outside import tensors_outside
 from featuretap.keeping.random_numbers import RandomState, foreign_random_state
 from featuretap.keeping.recursion import more_recursion
-from featuretap.keeping.replica import replica_of
+from featuretap.keeping.replica import Replica
 from featuretap.keeping.saved import SavedTensors, refuse_unmade
+from featuretap.keeping.switching import switched_back
 from featuretap.keeping.undisturbed import ONE_AT_A_TIME
 from featuretap.keeping.untouched import Untouched
 from featuretap.modules import ModuleTree, switch
@@ -33,14 +35,13 @@ from featuretap.naming import without_counter
 from featuretap.signatures import positions_of, with_fixed
 
 from ._compat import graph_target
+from .calls.patching import unrecorded
 from .findings import Findings
 from .index import Index
 from .scopes import Calls, Part
 from .watching import run_watched
 
-__all__ = ["MODES", "Seen", "watch_example", "watch_modes"]
-
-MODES = ("train", "eval")
+__all__ = ["Seen", "watch_apart", "watch_modes"]
 
 
 class Seen:
@@ -111,7 +112,7 @@ class _SaveWritten(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def watch_example(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Seen:
+def _watch_example(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Seen:
     """Run the model of ``found`` on copies of the arguments, in the mode that it is in."""
     tree, model = found.tree, found.tree.model
     refuse_unmade(model)
@@ -140,14 +141,27 @@ def watch_example(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, A
         run_watched(
             found,
             seen.index,
-            copy_value(tuple(args)),
-            copy_value(dict(kwargs)),
+            *copy_arguments(args, kwargs),
             part=Part.of(None, tree.paths, found.is_leaf),
             calls=seen.calls,
         )
         seen.drew = random.moved or foreign_random_state()[0] != foreign
     seen.calls.count = None
     return seen
+
+
+def watch_apart(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Seen:
+    """Do the same with a copy of the model, if a copy is safe: another thread may run the model."""
+    model = found.tree.model
+
+    def watch(apart: Replica) -> Seen:
+        own = found
+        if apart.model is not model:
+            own = Findings(ModuleTree(apart.model), apart.options(found.options))
+        return _watch_example(own, args, kwargs)
+
+    with ONE_AT_A_TIME, more_recursion(), unrecorded():
+        return run_apart(watch, model)
 
 
 def watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exception]:
@@ -159,30 +173,25 @@ def watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exceptio
     """
     refuse_unmade(model)
     with ONE_AT_A_TIME, more_recursion():
-        return _watch_modes(model, options)
+        return run_apart(lambda apart: _watch_modes(apart.model, apart.options(options)), model)
 
 
 def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exception]:
-    replica = replica_of(model)
-    if replica is not None:
-        model, options = replica.model, replica.options(options)
     tree = ModuleTree(model)
     found = Findings(tree, options)
     args, kwargs = options.example
-    kwargs = with_fixed(options.concrete_args, positions_of(tree.signature), args, kwargs)
+    positions = positions_of(tree.signature)
+    args, kwargs = with_fixed(options.concrete_args, positions, args, kwargs)
     seen: dict[str, Seen | Exception] = {}
-    # A ``train`` of the model's own may freeze parameters.
-    untouched, gradients = Untouched(model), GradientFlags(tree.parameters.values())
+    untouched = Untouched(model)
     for mode in MODES:
         try:
-            if model.training != (mode == "train"):
-                switch(model, mode == "train")
-            seen[mode] = watch_example(found, args, kwargs)
+            with switched_back(model, untouched):
+                if model.training != (mode == "train"):
+                    switch(model, mode == "train")
+                seen[mode] = _watch_example(found, args, kwargs)
         except Exception as error:
             seen[mode] = error
-        finally:
-            untouched.restore()
-            gradients.restore()
     failures = {mode: found for mode, found in seen.items() if isinstance(found, Exception)}
     if len(failures) == len(MODES):
         raise fails_on_example(failures) from failures[MODES[-1]]

@@ -7,6 +7,7 @@ import importlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -124,6 +125,11 @@ class HooksExtractor(Forwards):
         self._model.train(mode)
         return self
 
+    def eval(self) -> HooksExtractor:
+        """Do the same, by a method of the model's own if it has one."""
+        self._model.eval()
+        return self
+
     def _convert_model(self, *args: Any, **kwargs: Any) -> HooksExtractor:
         model: Any = self._model
         model._apply(*args, **kwargs)
@@ -149,7 +155,7 @@ class HooksExtractor(Forwards):
 
         """
         if self._complete is not None:
-            kwargs = self._complete(args, kwargs)
+            args, kwargs = self._complete(args, kwargs)
         if is_compiling():
             run = self._compiled if torch.compiler.is_dynamo_compiling() else self._exported
             return run(args, kwargs)
@@ -213,7 +219,8 @@ class HooksExtractor(Forwards):
         return new
 
     def __copy__(self) -> HooksExtractor:
-        return _rebuild(self._state())
+        plans = {mode: replace(plan) for mode, plan in self._plans.items()}
+        return _rebuild({**self._state(), "_plans": plans})
 
     def _replicate_for_data_parallel(self) -> NoReturn:
         raise RuntimeError(
@@ -237,4 +244,7 @@ def _rebuild(state: dict[str, Any]) -> HooksExtractor:
     modules = tuple(map(importlib.import_module, state["autowrap_modules"]))
     kept = {name: state[name] for name in _KEPT_OPTIONS}
     options = Options(**kept, autowrap_modules=modules)
+    for plan in state["_plans"].values():
+        if plan.staying or plan.returning:
+            plan.forget()  # these are of the modules that it was copied from
     return HooksExtractor(state["_model"], state["_plans"], options, part=state["_part"])

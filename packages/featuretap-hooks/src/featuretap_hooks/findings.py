@@ -38,6 +38,7 @@ class Findings:
 
     Attributes:
         tree: the modules of the model.
+        options: what the user said.
         is_leaf: which of them are not looked into.
         layout: how what they hold was laid out when it was last looked at.
 
@@ -47,7 +48,7 @@ class Findings:
         self.tree = tree
         self.is_leaf = LeafRule(options.leaf_modules)
         self.layout: Layout | None = None
-        self._options = options
+        self.options = options
 
     @cached_property
     def inputs(self) -> dict[str, str]:
@@ -57,12 +58,12 @@ class Findings:
     @cached_property
     def arguments(self) -> Arguments:
         """The arguments that the forward of the model takes."""
-        return Arguments(self.tree.signature)
+        return Arguments(self.tree.signature, self.options.concrete_args)
 
     @cached_property
     def places(self) -> list[Namespace]:
         """Where functions that are one node each are looked up."""
-        return places(self.tree, self._options, mentioned_names(self.modules))
+        return places(self.tree, self.options, mentioned_names(self.modules))
 
     @cached_property
     def asked_types(self) -> list[AskedPlace]:

@@ -19,7 +19,7 @@ from ._compat import any_sharded, call_uncompiled
 from .calls.patching import active_recorder
 from .captures import Captures, Stop
 from .compiling import BROKEN
-from .example import watch_example
+from .example import watch_apart
 from .findings import Findings
 from .keeping.put_back import PutBack
 from .keeping.stored import Weights
@@ -133,10 +133,8 @@ class Forwards(nn.Module):
             stored=self._found.stored,
             retained=plan.retained,
         )
-        assert prepared.quiet_run is not None
-        _to_its_end(self._model, captures, prepared.quiet_run, captures, args, kwargs)
-        if captures.missing:
-            self._take_parameters(captures)
+        run = partial(self._follow_quietly, prepared, captures)
+        _to_its_end(self._model, captures, run, args, kwargs)
         if captures.missing or captures.lost or not captures.unproven <= known:
             self._learn(plan, captures, (), args, kwargs, grad=grad, again=True)
         return captures.features(keys)
@@ -175,7 +173,7 @@ class Forwards(nn.Module):
         """Do a forward; ``before`` is what the model was, if anybody has looked."""
         plan = self._plans[mode]
         if plan.keys is None:
-            seen = watch_example(self._found, args, kwargs)
+            seen = watch_apart(self._found, args, kwargs)
             plan.resolve(seen.index, mode)
             plan.calls = seen.calls
             self._prepare()
@@ -272,6 +270,14 @@ class Forwards(nn.Module):
             with watch_modules(prepared.outputs, captures.take, plan.nested, careful=careful):
                 captures.take("", call_uncompiled(self._model)(*args, **kwargs))
         self._take_parameters(captures)
+
+    def _follow_quietly(
+        self, prepared: Prepared, captures: Captures, args: Any, kwargs: Any
+    ) -> None:
+        assert prepared.quiet_run is not None
+        prepared.quiet_run(captures, args, kwargs)
+        if captures.missing:
+            self._take_parameters(captures)
 
     def _follow(self, captures: Captures, args: Any, kwargs: Any) -> None:
         """Run the model where another recorder hands over its nodes."""

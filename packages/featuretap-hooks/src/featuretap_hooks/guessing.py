@@ -26,10 +26,11 @@ from featuretap.naming import Namer, operation_name, without_counter
 from ._compat import namespaces_of_operators, registered_operators
 from .calls.fast_paths import takes_note
 from .calls.places import operations_at, places
+from .calls.wrapper import is_wrapped
 from .index import ModulesOfIndex, Point, read_parameter
 from .inspecting.mentioned import chains_of_names, mentioned_names
 
-__all__ = ["Guess"]
+__all__ = ["Guess", "has_forward", "input_names"]
 
 _SPECIAL = "*?["
 _BEFORE_A_NUMBER = re.compile(r"_\d*$")
@@ -50,7 +51,7 @@ class Guess(ModulesOfIndex):
         self.inputs = input_names(tree)
         modules = [(path, module) for path, module in tree.paths.items() if path]
         # A ``ModuleList`` and its like, which nobody calls.
-        self._lists = {path for path, module in modules if not _has_forward(module)}
+        self._lists = {path for path, module in modules if not has_forward(module)}
         closed = [path for path, module in modules if takes_note(module)]
         self._closed = tuple(f"{path}." for path in closed)
         leaves = [path for path, module in modules if path in closed or is_leaf(module, path)]
@@ -142,10 +143,15 @@ class Guess(ModulesOfIndex):
         return self._of_places
 
 
-def _has_forward(module: nn.Module) -> bool:
+def has_forward(module: nn.Module) -> bool:
+    """Say whether ``module`` has a forward of its own, which a container has not."""
+    # Another thread may watch the module, and have wrapped a forward that is none.
+    own = vars(module).get("forward")
+    if isinstance(module, torch.jit.ScriptModule) or not (own is None or is_wrapped(own)):
+        return True
     # Not by the attribute, which TorchScript makes anew.
-    own = inspect.getattr_static(type(module), "forward", None)
-    return own is not nn.Module.forward or "forward" in vars(module)
+    forward = inspect.getattr_static(type(module), "forward", None)
+    return forward is not None and forward is not nn.Module.forward
 
 
 def input_names(tree: ModuleTree) -> dict[str, str]:

@@ -99,6 +99,11 @@ class Nodes:
         """Scopes that cannot be recorded alone: they use constants that were made elsewhere."""
         return self._dependents.foreign
 
+    @property
+    def went_deeper(self) -> bool:
+        """Whether something has run inside of such a transform."""
+        return bool(self._uncounted)
+
     def share(self, extractor: nn.Module, sink: Sink) -> bool:
         """Let an extractor inside the model have the nodes inside it, by the names it knows.
 

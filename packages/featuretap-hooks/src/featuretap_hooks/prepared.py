@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable
 
-from torch import nn
+from featuretap.modules import are_current, links_to
 
 from .findings import Findings
 from .plan import Plan, Watch
@@ -52,28 +51,9 @@ class Prepared:
         watched = [*self.watch.outputs, *self.watch.scopes]
         if self.part is not None:
             watched += [path for path, _, _ in self.part.modules]
-        self._links = list(_links(tree.model, watched))
+        self._links = list(links_to(tree.model, watched))
 
     @property
     def is_current(self) -> bool:
         """Whether the watched modules are still the ones at their paths."""
-        for registry, name, module in self._links:  # noqa: SIM110 (asked in each forward)
-            if registry.get(name) is not module:
-                return False
-        return True
-
-
-def _links(model: nn.Module, paths: Iterable[str]) -> Iterator[tuple[Any, str, nn.Module]]:
-    """Yield where each module on the way to ``paths`` is registered."""
-    known: set[str] = set()
-    for path in paths:
-        module, names = model, path.split(".") if path else []
-        for depth, name in enumerate(names):
-            registry, child = module._modules, module._modules.get(name)
-            if child is None:
-                break
-            start = ".".join(names[: depth + 1])
-            if start not in known:
-                known.add(start)
-                yield registry, name, child
-            module = child
+        return are_current(self._links)

@@ -12,7 +12,7 @@ from featuretap import NodeNotReachedError
 from featuretap.errors import nearest
 from featuretap.naming import without_counter
 
-from .example import watch_example
+from .example import watch_apart
 from .findings import Findings
 
 __all__ = ["all_reached", "not_reached"]
@@ -26,7 +26,7 @@ def all_reached(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, Any
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return []
     try:
-        return list(watch_example(found, args, kwargs).index.known_names())
+        return list(watch_apart(found, args, kwargs).index.known_names())
     except Exception:
         return []
 

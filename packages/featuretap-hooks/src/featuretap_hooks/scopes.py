@@ -76,6 +76,7 @@ class Calls:
     Attributes:
         callers: path of a module -> the scopes it was called in.
         started: path of a module -> how many values were there when it was first called.
+        went_deeper: whether something ran inside of a transform of torch.func.
         foreign: scopes that cannot be recorded alone (see :class:`.dependents.Dependents`).
         places: where operations were, for compiled code.
         functions: scope -> the names of its torch functions that compiled code counts.
@@ -88,6 +89,7 @@ class Calls:
         self.count = count
         self.callers: dict[str, set[str]] = {}
         self.started: dict[str, int] = {}
+        self.went_deeper = False
         self.foreign: set[str] = set()
         self.places: Places = {}
         self.functions: dict[str, list[str]] = {}
@@ -153,6 +155,7 @@ class Scopes:
             self.recorder.finish()
         if self.calls is not None:
             self.calls.foreign |= self.recorder.foreign
+            self.calls.went_deeper |= self.recorder.went_deeper
 
     def _switch(self, on: bool) -> None:
         if on and not self.is_on:

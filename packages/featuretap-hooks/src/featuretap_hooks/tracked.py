@@ -209,6 +209,10 @@ class TrackedTuple(_Sequence, tuple):  # type: ignore[type-arg]
         return recorder.field(value, self) if recorder.listening else value
 
 
+# Methods that fill the container with the items of their last argument.
+_TAKE_ITEMS = ("extend", "update", "__iadd__", "__ior__")
+
+
 def _changed_too(kind: type, name: str) -> Callable[..., Any]:
     """Return a method that changes a tracked container and the one that it stands for."""
     function = getattr(kind, name)
@@ -216,8 +220,14 @@ def _changed_too(kind: type, name: str) -> Callable[..., Any]:
     is_statement = name in ("__setitem__", "__delitem__")
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        takes_items = name in _TAKE_ITEMS or (name == "__setitem__" and type(args[0]) is slice)
+        if takes_items and args and isinstance(args[-1], Iterator):
+            # It gives its items once, and two containers are filled.
+            args = (*args[:-1], list(args[-1]))
         function(self._plain, *plain(args), **plain(kwargs))
-        value = function(self, *args, **kwargs)
+        # The user's own ``key`` is asked once.
+        is_sorted = name == "sort"
+        value = list.__init__(self, self._plain) if is_sorted else function(self, *args, **kwargs)
         return value if is_statement else _tell(self, operation, value, *args, *kwargs.values())
 
     return method

@@ -14,14 +14,17 @@ from .errors import (
     UntraceableModelError,
 )
 from .names.node_names import NodeNames
+from .reports import Check, Report
 from .verifying import verify
 
 __all__ = [
+    "Check",
     "DifferentValuesError",
     "FallbackWarning",
     "NodeNames",
     "NodeNotFoundError",
     "NodeNotReachedError",
+    "Report",
     "UntraceableModelError",
     "create_feature_extractor",
     "get_graph_node_names",

@@ -60,19 +60,24 @@ def get_graph_node_names(
             Each is any iterable.
         suppress_diff_warning: do not warn if the two modes have different nodes.
         concrete_args: arguments of ``forward`` to fix: name -> value.
-        example_args: positional arguments of an example call, for backends that run the model.
+        example_args: positional arguments of an example call. Hooks watch it and list what it reaches.
         example_kwargs: keyword arguments of an example call.
-        backend: ``"fx"``, ``"auto"``, or the name of another installed backend.
+        backend: ``"fx"``, ``"hooks"`` if featuretap-hooks is installed, or ``"auto"``: fx, and hooks where
+            fx cannot serve.
 
     Returns:
         The names usable in both modes; ``.train`` and ``.eval`` have all names of each mode.
 
     Raises:
-        UntraceableModelError: if the forward of ``model`` itself cannot be recorded.
-        ValueError: if an argument is fixed that does not exist.
+        UntraceableModelError: if the forward of ``model`` itself cannot be recorded, or fails on the
+            example.
+        ValueError: if an argument is fixed that does not exist, there is no such backend, or a lazy module
+            has not made its parameters yet.
+        TypeError: if an argument has a wrong type.
 
     Warns:
         UserWarning: if some nodes exist in one mode only, saying which.
+        FallbackWarning: if hooks serve in the place of fx, saying why.
 
     Example:
         >>> import torch
@@ -125,23 +130,32 @@ def create_feature_extractor(
         suppress_diff_warning: do not warn where one name is another operation in each mode.
         concrete_args: arguments of ``forward`` to fix: name -> value. A call may still pass them; fx
             takes no other value.
-        example_args: positional arguments of an example call, for backends that run the model.
+        example_args: positional arguments of an example call. The forward that fx records is compared
+            with the real one on them, bit for bit, in both modes; where it differs it is refused, or
+            hooks serve. Hooks learn from it what a forward reaches.
         example_kwargs: keyword arguments of an example call.
-        backend: ``"fx"``, ``"auto"``, or the name of another installed backend.
+        backend: ``"fx"``, ``"hooks"`` if featuretap-hooks is installed, or ``"auto"``: fx, and hooks where
+            fx cannot serve.
         early_stop: ``False`` has the forward go to its end, which hooks alone can: auto is hooks then.
         missing: what hooks do when a call does not reach a requested node: ``"error"`` raises
             :class:`NodeNotReachedError`, ``"skip"`` leaves its key out. With fx each call reaches all.
 
     Returns:
         With fx a :class:`torch.fx.GraphModule` with ``.graph``, ``.train_graph``, ``.eval_graph``,
-        ``.return_nodes`` and ``.auto_leaves``.
+        ``.return_nodes`` and ``.auto_leaves``; with hooks a module that passes for the model, with
+        ``.return_nodes``.
 
     Raises:
         NodeNotFoundError: if a name is no node; the message has the nearest names.
-        UntraceableModelError: if the forward of ``model`` itself cannot be recorded.
+        UntraceableModelError: if the forward of ``model`` itself cannot be recorded, was recorded
+            wrongly, or fails on the example.
         ValueError: if nothing is asked for, two nodes under one key, an argument is fixed that does not
-            exist, or what the backend cannot do.
+            exist, or what the backend cannot do; if a lazy module has not made its parameters yet.
         TypeError: if the request, a name or a key has a wrong type.
+
+    Warns:
+        UserWarning: if a name is another operation in each mode.
+        FallbackWarning: if hooks serve in the place of fx, saying why.
 
     Example:
         >>> import torch
@@ -182,6 +196,8 @@ def _serve(
     model: nn.Module, backend: str, options: Options, ask: Callable[[Any, nn.Module], Any]
 ) -> Any:
     """Ask the chosen backend; ``auto`` asks fx first and hooks where fx cannot serve."""
+    if not isinstance(backend, str):
+        raise TypeError(f"backend must be 'auto' or the name of a backend, not {backend!r}")
     model = look_through(model)
     check_argument_names(signature_of(model), options.concrete_args)
     if backend != "auto":

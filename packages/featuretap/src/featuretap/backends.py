@@ -10,13 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from torch import nn
 
 from .names.node_names import NodeNames
 
-__all__ = ["Backend", "Options", "available_backends", "load_backend"]
+__all__ = ["MODES", "Backend", "Options", "available_backends", "load_backend"]
+
+#: The modes that a model is in, and what they are called.
+MODES = ("train", "eval")
 
 GROUP = "featuretap.backends"
 
@@ -63,7 +66,6 @@ class Options:
         return self.example_args is not None or self.example_kwargs is not None
 
 
-@runtime_checkable
 class Backend(Protocol):
     """Something that can name the nodes of a model and extract them."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import enum
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -17,11 +17,13 @@ from torch import fx, nn
 from .inspecting.containers import CONTAINERS, copied, empty_like, kind_of
 from .inspecting.looking import attributes_of, has_attributes, is_a
 from .inspecting.slots import slots_of
+from .inspecting.whose import is_users
 from .keeping.held import parts_of
 
 __all__ = [
     "PLAIN",
     "clone_or_detach",
+    "copy_arguments",
     "copy_from_region",
     "copy_value",
     "map_tensors",
@@ -46,6 +48,21 @@ def copy_value(value: Any) -> Any:
     if tracer is not None:
         return tracer.create_proxy("call_function", copy_value, (value,), {})
     return map_tensors(value, torch.Tensor.clone)
+
+
+def copy_arguments(
+    args: Iterable[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Copy the tensors among the arguments of a call; one that is given twice is so in the copies."""
+    made: dict[int, torch.Tensor] = {}
+
+    def copy_once(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in made:
+            made[id(tensor)] = tensor.clone()
+        return made[id(tensor)]
+
+    copied_args, copied_kwargs = map_tensors((tuple(args), dict(kwargs)), copy_once)
+    return copied_args, copied_kwargs
 
 
 def copy_from_region(value: Any) -> Any:
@@ -112,7 +129,9 @@ def map_tensors(
     mapped: _Map = partial(map_tensors, change=change, is_kept=is_kept, made=made)
     if isinstance(value, tuple) and type(value) is not torch.Size:
         items = list(map(mapped, value))
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        if type(value) is tuple:
+            return tuple(items)
+        return type(value)(*items) if hasattr(value, "_fields") else _like(value, items)
     if type(value) is list:
         return list(map(mapped, value))
     if type(value) is dict:
@@ -152,6 +171,16 @@ def _inside(value: Any) -> Iterator[Any]:
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _LEAVES = (*PLAIN, nn.Module, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
+
+
+def _like(value: Any, items: list[Any]) -> Any:
+    """Return a tuple of the class of ``value``, which may be made of something else than its items."""
+    kind = type(value)
+    if not is_users(kind):
+        return kind(items)
+    new = tuple.__new__(kind, items)
+    vars(new).update(vars(value))
+    return new
 
 
 def _map_container(value: Any, mapped: _Map, made: dict[int, tuple[Any, Any]]) -> Any:

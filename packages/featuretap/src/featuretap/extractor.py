@@ -19,7 +19,7 @@ from .graphs import meta_keys
 from .graphs.codegen import compile_forward
 from .graphs.replay import replay
 from .graphs.serialization import graph_from_state, graph_to_state
-from .keeping.undo import Moves, Undo
+from .keeping.undo import Moves, Moving, Undo
 
 __all__ = ["ExtractorParts", "FeatureExtractor", "Followed"]
 
@@ -110,19 +110,18 @@ class FeatureExtractor(fx.GraphModule):
         self._prologue_start = 0
         self.meta: dict[str, Any] = {}
         self._options: Options | None = None
-        # mode -> what Undo takes, looked up at the first call
-        self._moving: dict[str, Any] = {}
+        self._moving: dict[str, Moving] = {}
         self.followed: list[Followed] = []
         self.recompile()
 
     @property
     def train_graph(self) -> fx.Graph:
-        """The graph that runs in train mode."""
+        """The graph that runs in train mode; an ``AttributeError`` says why there is none."""
         return self._graph_of("train")
 
     @property
     def eval_graph(self) -> fx.Graph:
-        """The graph that runs in eval mode."""
+        """The graph that runs in eval mode; an ``AttributeError`` says why there is none."""
         return self._graph_of("eval")
 
     @property
@@ -205,27 +204,19 @@ class FeatureExtractor(fx.GraphModule):
         moves = self._parts.moves[mode]
         if not any(moves):
             return None
-        if mode not in self._moving:
-            paths = {path for path, _ in moves.tensors}.union(moves.modules, moves.holders)
-            # Without what is there no more: a parametrization was removed, a layer was exchanged.
-            known = dict(self.named_modules(remove_duplicate=False))
-            there = {path: known[path] for path in paths if path in known}
-            registries = [
-                (_registry(there[path], name), name)
-                for path, name in moves.tensors
-                if path in there
-            ]
-            modules = [there[path] for path in moves.modules if path in there]
-            holders = [there[path] for path in moves.holders if path in there]
-            self._moving[mode] = (registries, modules, holders, moves.draws)
+        moving = self._moving.get(mode)
+        if moving is None or not moving.is_current:
+            moving = self._moving[mode] = Moving(self, moves)
         with no_torch_function():  # a trace of an extractor around this one is no forward
-            return Undo(*self._moving[mode])
+            return moving.undo()
 
     def train(self, mode: bool = True) -> FeatureExtractor:
         """Switch graphs, and set each submodule to the flag it has in the model in that mode."""
         super().train(mode)
-        for path in self._parts.flag_exceptions["train" if mode else "eval"]:
-            self.get_submodule(path).training = not mode
+        odd = self._parts.flag_exceptions["train" if mode else "eval"]
+        known = dict(self.named_modules(remove_duplicate=False)) if odd else {}
+        for path in known.keys() & odd:
+            known[path].training = not mode
         return self
 
     # -- copies ---------------------------------------------------------------------------------
@@ -233,11 +224,14 @@ class FeatureExtractor(fx.GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> FeatureExtractor:
         state = {name: copy.deepcopy(value, memo) for name, value in self._state().items()}
         new = _from_state(state)
+        new._options = self._options
         memo[id(self)] = new
         return new
 
     def __copy__(self) -> FeatureExtractor:
-        return _from_state(self._state())
+        new = _from_state(self._state())
+        new._options = self._options
+        return new
 
     def _replicate_for_data_parallel(self) -> FeatureExtractor:
         """Return what ``nn.DataParallel`` fills with the tensors of another device: a shallow copy."""
@@ -320,9 +314,3 @@ def _from_state(state: dict[str, Any]) -> FeatureExtractor:
     new = FeatureExtractor(ExtractorParts(**parts))
     vars(new).update({name: value for name, value in state.items() if name != "_parts"})
     return new
-
-
-def _registry(module: nn.Module, name: str) -> dict[str, Any]:
-    """Return where ``module`` keeps its tensor ``name``."""
-    registries = (module._parameters, module._buffers)
-    return next((registry for registry in registries if name in registry), vars(module))

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import fx, nn
 
-from .backends import Options
+from .backends import MODES, Options
 from .errors import NodeNotFoundError, UntraceableModelError
 from .extractor import ExtractorParts, FeatureExtractor
 from .graphs.installing import populate
 from .graphs.pruning import Pruning
 from .keeping.undisturbed import ONE_AT_A_TIME
 from .keeping.undo import moves_of
-from .modes import MODES, Recorded, SameOperations, record_modes
+from .modes import Recorded, SameOperations, record_modes
 from .modules import converts_itself
 from .names.alignment import warn_of_two_operations
 from .names.node_names import NodeNames
@@ -25,7 +25,7 @@ from .selection import Selection, is_glob
 from .signatures import signature_of, with_defaults
 from .verifying import prove
 
-__all__ = ["FxBackend", "assemble"]
+__all__ = ["FxBackend", "record_and_assemble"]
 
 
 class FxBackend:
@@ -50,12 +50,10 @@ class FxBackend:
         self, model: nn.Module, requests: Mapping[str, Mapping[Any, str | None]], options: Options
     ) -> FeatureExtractor:
         """Make an extractor of ``requests``; with example inputs, prove it on them."""
-        quiet = options.suppress_diff_warning
-        with ONE_AT_A_TIME:  # flags of the model are read until the end
-            extractor = assemble(model, _record(model, options), requests, quiet=quiet)
-            extractor._options = options.without_example()
-            if options.has_example:
-                prove(extractor, model, options, _of_everything)
+        extractor, _ = record_and_assemble(model, requests, options)
+        extractor._options = options.without_example()
+        if options.has_example:
+            prove(extractor, model, options, _of_everything)
         return extractor
 
 
@@ -68,7 +66,17 @@ def _record(model: nn.Module, options: Options) -> dict[str, Recorded]:
     return recordings
 
 
-def assemble(
+def record_and_assemble(
+    model: nn.Module, requests: Mapping[str, Mapping[Any, str | None]], options: Options
+) -> tuple[FeatureExtractor, dict[str, Recorded]]:
+    """Make an extractor of ``requests``; return it with what was recorded."""
+    with ONE_AT_A_TIME:  # flags of the model are read until the end
+        recordings = _record(model, options)
+        quiet = options.suppress_diff_warning
+        return _assemble(model, recordings, requests, quiet=quiet), recordings
+
+
+def _assemble(
     model: nn.Module,
     recordings: Mapping[str, Recorded],
     requests: Mapping[str, Mapping[Any, str | None]],
@@ -124,7 +132,7 @@ def _of_everything(model: nn.Module, options: Options) -> FeatureExtractor:
         mode: dict.fromkeys(recording.names) if isinstance(recording, Recording) else {}
         for mode, recording in recordings.items()
     }
-    return assemble(model, recordings, requests)
+    return _assemble(model, recordings, requests)
 
 
 def _select(

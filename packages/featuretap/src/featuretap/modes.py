@@ -8,13 +8,14 @@ from typing import Any, TypeAlias
 
 from torch import fx, nn
 
-from .backends import Options
+from .backends import MODES, Options
 from .errors import UntraceableModelError
 from .graphs import meta_keys
 from .inspecting.reading import Forward, names_in
+from .inspecting.whose import is_users
 from .keeping.carry_over import Again
-from .keeping.gradients import GradientFlags
 from .keeping.recursion import more_recursion
+from .keeping.switching import switched_back
 from .keeping.undisturbed import ONE_AT_A_TIME
 from .keeping.untouched import Untouched
 from .messages import untraceable
@@ -24,11 +25,10 @@ from .recording import Recording
 from .trace.flags import FlagSetError, flags_shown, may_show_flags
 from .tracing import FeatureTracer
 
-__all__ = ["MODES", "Recorded", "SameOperations", "record_modes"]
+__all__ = ["Recorded", "SameOperations", "record_modes"]
 
 _ATTEMPTS = 3
 
-MODES = ("train", "eval")
 Recorded: TypeAlias = Recording | UntraceableModelError
 
 
@@ -87,23 +87,27 @@ def _record_other(
 
 
 def _reads_flags_unseen(forward: Forward) -> bool:
-    """Say whether a forward may read flags past :mod:`.trace.flags`: in dicts, or of copies of modules."""
-    return not names_in(forward).isdisjoint(_PAST_ATTRIBUTES)
+    """Say whether a forward may read flags past :mod:`.trace.flags`.
+
+    In dicts, of copies of modules, in other threads, or where its class looks attributes up itself.
+    """
+    if not names_in(forward).isdisjoint(_PAST_ATTRIBUTES):
+        return True
+    return any("__getattribute__" in vars(base) for base in forward.kind.__mro__ if is_users(base))
 
 
-_PAST_ATTRIBUTES = frozenset({"__dict__", "vars", "__getstate__", "copy", "deepcopy"})
+_PAST_ATTRIBUTES = frozenset(
+    "__dict__ vars __getstate__ copy deepcopy getattr_static Thread ThreadPool ThreadPoolExecutor submit "
+    "apply_async".split()
+)
 
 
 @contextmanager
 def _switched(tree: ModuleTree, mode: str, untouched: Untouched) -> Iterator[None]:
     """Switch a model by its own method, which may freeze modules and parameters, until it is left."""
-    gradients = GradientFlags(tree.parameters.values())
-    try:
+    with switched_back(tree.model, untouched):
         switch(tree.model, mode == "train")
         yield
-    finally:
-        untouched.restore()
-        gradients.restore()
 
 
 def _record(tree: ModuleTree, untouched: Untouched, options: Options) -> Recorded:

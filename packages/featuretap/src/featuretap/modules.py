@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -13,12 +13,14 @@ from torch import fx, nn
 from . import _compat
 from .errors import UntraceableModelError
 from .inspecting.looking import is_a
+from .inspecting.whose import is_users
 from .naming import join
 from .signatures import signature_of
 
 __all__ = [
     "LeafRule",
     "ModuleTree",
+    "are_current",
     "converts_itself",
     "keeps_nothing",
     "stored_tensor",
@@ -177,13 +179,15 @@ class ModuleTree:
 
     @cached_property
     def has_own_train_method(self) -> bool:
-        """Whether some module overrides ``train`` or ``training``: switching modes is up to its code."""
+        """Whether some module overrides ``train``, or what sets its flag: its code switches modes."""
         return any(map(_switches_itself, set(map(type, self.paths.values()))))
 
 
 def _switches_itself(kind: type[nn.Module]) -> bool:
     own = kind.__mro__[: kind.__mro__.index(nn.Module)]
-    return kind.train is not nn.Module.train or any("training" in vars(base) for base in own)
+    return kind.train is not nn.Module.train or any(
+        "training" in vars(base) or ("__setattr__" in vars(base) and is_users(base)) for base in own
+    )
 
 
 def _read(registry: Mapping[str, Any], name: str) -> Any:
@@ -260,3 +264,35 @@ def _children(module: nn.Module) -> dict[str, nn.Module | None]:
     # An extractor may register a part only of the modules that it calls.
     children: dict[str, nn.Module | None] = vars(module).get("_called_modules", module._modules)
     return children
+
+
+class Link(NamedTuple):
+    """Where a module is registered: in which registry, by which name."""
+
+    registry: Mapping[str, Any]
+    name: str
+    module: nn.Module
+
+
+def links_to(model: nn.Module, paths: Iterable[str]) -> Iterator[Link]:
+    """Yield where each module on the way to ``paths`` is registered, as far as there are any."""
+    known: set[str] = set()
+    for path in paths:
+        module, names = model, path.split(".") if path else []
+        for depth, name in enumerate(names):
+            registry, child = module._modules, module._modules.get(name)
+            if child is None:
+                break
+            start = ".".join(names[: depth + 1])
+            if start not in known:
+                known.add(start)
+                yield Link(registry, name, child)
+            module = child
+
+
+def are_current(links: Iterable[Link]) -> bool:
+    """Say whether the modules are still where they were."""
+    for registry, name, module in links:  # noqa: SIM110 (asked in each forward)
+        if registry.get(name) is not module:
+            return False
+    return True

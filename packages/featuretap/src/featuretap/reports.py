@@ -33,6 +33,16 @@ class Report(Sequence[Check]):
     Attributes:
         mode: ``"train"`` or ``"eval"``.
 
+    Example:
+        >>> report = Report([Check("conv1", True, 0.0), Check("fc", False, 0.5)], "eval")
+        >>> report.equal, report.first_difference.node
+        (False, 'fc')
+        >>> print(report)
+        node   equal  largest difference
+        --------------------------------
+        conv1  yes    0
+        fc     NO     0.5
+
     """
 
     def __init__(self, checks: Sequence[Check], mode: str) -> None:

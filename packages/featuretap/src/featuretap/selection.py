@@ -80,11 +80,12 @@ class Selection(Mapping[str, Any]):
 
         Raises:
             NodeNotFoundError: if an entry names no node.
-            ValueError: if two nodes would have one key.
+            ValueError: if two nodes would have one key, or a node two.
 
         """
         points: dict[str, Any] = {}
         asked: dict[str, str] = {}
+        keys: dict[str, str] = {}
         for entry, key in request.items():
             try:
                 names = _names(entry, index)
@@ -96,13 +97,18 @@ class Selection(Mapping[str, Any]):
                     f"given the one key {key!r}; pass it in a list to get each under its own name"
                 )
             for name in names:
-                point = index.find(name)
-                taken = points.setdefault(name if key is None else key, point)
-                asked[name if key is None else key] = name
+                point, own = index.find(name), name if key is None else key
+                taken, earlier = points.setdefault(own, point), keys.setdefault(name, own)
+                asked[own] = name
                 if taken is not point:
                     raise ValueError(
-                        f"the key {key if key is not None else name!r} is asked for twice: for "
-                        f"{taken.name!r} and for {point.name!r}; give each node its own key"
+                        f"the key {own!r} is asked for twice: for {taken.name!r} and for "
+                        f"{point.name!r}; give each node its own key"
+                    )
+                if earlier != own:
+                    raise ValueError(
+                        f"{name!r} is asked for twice, under the keys {earlier!r} and {own!r}; ask for "
+                        "each node once"
                     )
         if not points:
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -65,22 +65,34 @@ def check_argument_names(signature: inspect.Signature, concrete: Mapping[str, An
             )
 
 
-def positions_of(signature: inspect.Signature) -> dict[str, int]:
+class Position(NamedTuple):
+    """The place of an argument in a call, and whether that is the only way to give it."""
+
+    place: int
+    is_only_way: bool
+
+
+def positions_of(signature: inspect.Signature) -> dict[str, Position]:
     """Return the place of each argument that a call may give by its place."""
+    only = inspect.Parameter.POSITIONAL_ONLY
+    kinds = (only, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     places = enumerate(signature.parameters.values())
-    return {p.name: n for n, p in places if p.kind is p.POSITIONAL_OR_KEYWORD}
+    return {p.name: Position(place, p.kind is only) for place, p in places if p.kind in kinds}
 
 
 def with_fixed(
     concrete: Mapping[str, Any],
-    positions: Mapping[str, int],
+    positions: Mapping[str, Position],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the keyword arguments of a call, and the fixed ones that the call does not give."""
-    given = len(args)
-    fixed = {n: value for n, value in concrete.items() if positions.get(n, given) >= given}
-    return {**fixed, **kwargs}
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call, with the fixed ones that the call does not give."""
+    given = {name for name, position in positions.items() if position.place < len(args)}
+    fixed = {name: value for name, value in concrete.items() if name not in given}
+    for name in positions:  # in their order
+        if name in fixed and positions[name] == (len(args), True):
+            args = (*args, fixed.pop(name))
+    return args, {**fixed, **kwargs}
 
 
 def with_defaults(signature: inspect.Signature, values: Mapping[str, Any]) -> inspect.Signature:

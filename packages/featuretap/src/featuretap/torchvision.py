@@ -7,6 +7,7 @@ meant another node there, a ``UserWarning`` says which.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
@@ -14,10 +15,10 @@ from torch import fx, nn
 from .api import make_options, make_requests
 from .events import Point
 from .extractor import FeatureExtractor
-from .fx_backend import FxBackend, assemble
+from .fx_backend import FxBackend, record_and_assemble
 from .graphs import meta_keys
 from .messages import warn
-from .modes import Recorded, record_modes
+from .modes import Recorded
 from .recording import Recording
 from .wrappers import look_through
 
@@ -93,8 +94,9 @@ def create_feature_extractor(
     except ValueError as error:
         raise AssertionError(str(error)) from None
     model = look_through(model)
-    recordings = record_modes(model, make_options(tracer_kwargs, concrete_args))
-    extractor = assemble(model, recordings, requests, quiet=suppress_diff_warning)
+    options = make_options(tracer_kwargs, concrete_args)
+    options = replace(options, suppress_diff_warning=suppress_diff_warning)
+    extractor, recordings = record_and_assemble(model, requests, options)
     # Once where one recording serves both modes.
     for mode, recording in {id(r): (m, r) for m, r in recordings.items()}.values():
         _warn_of_other_meanings(extractor._parts.return_nodes[mode], recording)

@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from .backends import Options, available_backends, load_backend
+from .backends import MODES, Options, available_backends, load_backend
 from .comparing import describe, identical, largest_difference
-from .copying import copy_value
+from .copying import copy_arguments, copy_value
 from .errors import NodeNotFoundError, UntraceableModelError, fails_on_example
+from .keeping.apart import run_apart
 from .keeping.recursion import more_recursion
-from .keeping.replica import replica_of
+from .keeping.replica import Replica
 from .keeping.saved import refuse_unmade
 from .keeping.undisturbed import ONE_AT_A_TIME, undisturbed
 from .modules import ModuleTree, switch
 from .names.named_otherwise import is_named_otherwise
+from .naming import without_counter
 from .reports import Check, Report, by
 from .signatures import positions_of, signature_of, with_fixed
 from .wrappers import look_through
@@ -43,20 +45,23 @@ def verify(extractor: nn.Module, model: nn.Module, /, *args: Any, **kwargs: Any)
         *args: positional arguments of the forward.
         **kwargs: keyword arguments of the forward.
 
-    Raises:
-        TypeError: if ``extractor`` is none.
-
     Returns:
         A report; ``print`` it, look at ``report.equal``, or call ``report.raise_if_different()``.
 
-    >>> import torch, featuretap
-    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(inplace=True)).eval()
-    >>> extractor = featuretap.create_feature_extractor(model, ["0", "1"], backend="fx")
-    >>> print(featuretap.verify(extractor, model, torch.ones(2, 4)))
-    node  equal  largest difference
-    -------------------------------
-    0     yes    0
-    1     yes    0
+    Raises:
+        TypeError: if ``extractor`` is none.
+        ValueError: if a lazy module has not made its parameters yet.
+        Exception: whatever the forward of ``model`` raises on these arguments.
+
+    Example:
+        >>> import torch, featuretap
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(inplace=True)).eval()
+        >>> extractor = featuretap.create_feature_extractor(model, ["0", "1"], backend="fx")
+        >>> print(featuretap.verify(extractor, model, torch.ones(2, 4)))
+        node  equal  largest difference
+        -------------------------------
+        0     yes    0
+        1     yes    0
 
     """
     if not isinstance(extractor, nn.Module) or not hasattr(extractor, "return_nodes"):
@@ -65,20 +70,15 @@ def verify(extractor: nn.Module, model: nn.Module, /, *args: Any, **kwargs: Any)
             "then the model that it was made of, then the arguments of a call"
         )
     options = vars(extractor).get("_options") or Options()
-    with ONE_AT_A_TIME, more_recursion():
-        extractor, model, options = _apart(extractor, look_through(model), options)
-        return _Example(model, args, kwargs, options).compare(extractor)
-
-
-def _apart(
-    extractor: nn.Module, model: nn.Module, options: Options
-) -> tuple[nn.Module, nn.Module, Options]:
-    """Return what is run in the place of an extractor and a model: copies, if that is safe."""
+    model = look_through(model)
     refuse_unmade(model)
-    replica = replica_of(model, extractor)
-    if replica is None:
-        return extractor, model, options
-    return replica.others[0], replica.model, replica.options(options)
+
+    def compare(apart: Replica) -> Report:
+        example = _Example(apart.model, args, kwargs, apart.options(options))
+        return example.compare(apart.others[0])
+
+    with ONE_AT_A_TIME, more_recursion():
+        return run_apart(compare, model, extractor)
 
 
 class _Example:
@@ -97,7 +97,7 @@ class _Example:
     ) -> None:
         if options.concrete_args:
             positions = positions_of(signature_of(model))
-            kwargs = with_fixed(options.concrete_args, positions, args, kwargs)
+            args, kwargs = with_fixed(options.concrete_args, positions, args, kwargs)
         self._model, self._args, self._kwargs = model, args, kwargs
         self._options = options
 
@@ -116,7 +116,11 @@ class _Example:
             # The same value may be under several keys, and modules inside of others end before these.
             order = {key: place for place, key in enumerate(features)}
             came = sorted(names_to_keys.items(), key=lambda pair: order.get(pair[1], 0))
-            checks = [_check(name, features[key], real, seen) for name, key in came]
+            modules = ModuleTree(self._model).reserved
+            checks = [
+                _check(name, features[key], real, seen, _is_memory(name, modules))
+                for name, key in came
+            ]
         except Exception as error:
             note = f"the extractor raises {type(error).__name__}: {error}"
             checks = [Check(name, False, None, note) for name in names_to_keys]
@@ -135,7 +139,7 @@ class _Example:
         """Say whether an extractor of every node differs from the real forward in names alone."""
         if "hooks" not in available_backends():
             return False
-        shown = replace(self._options, concrete_args={}, suppress_diff_warning=True)
+        shown = replace(self._options, suppress_diff_warning=True)
         try:
             found = load_backend("hooks").node_names(self._model, shown)
             watched = self._hooked(found.train if everything.training else found.eval)
@@ -154,7 +158,8 @@ class _Example:
         with undisturbed(self._model, extractor, given=given):
             if self._model.training != extractor.training:
                 switch(self._model, bool(extractor.training))
-            values = call(*copy_value(tuple(self._args)), **copy_value(dict(self._kwargs)))
+            args, kwargs = copy_arguments(self._args, self._kwargs)
+            values = call(*args, **kwargs)
             # Copied, for a feature may be a buffer, which is put back now.
             return {key: copy_value(value) for key, value in values.items()}
 
@@ -169,7 +174,7 @@ class _Example:
 
     def _hooked(self, names: Iterable[str]) -> nn.Module:
         """Return an extractor of hooks, which watches the real forward."""
-        plain = replace(self._options.without_example(), concrete_args={}, missing="skip")
+        plain = replace(self._options.without_example(), missing="skip")
         request: dict[Any, str | None] = dict.fromkeys(names)
         requests = {"train": request, "eval": request}
         return load_backend("hooks").extractor(self._model, requests, plain)
@@ -193,8 +198,13 @@ def prove(
         UntraceableModelError: if something differs, or the model runs in neither mode.
 
     """
+    refuse_unmade(model)
+
+    def compare(apart: Replica) -> None:
+        _prove(apart.others[0], apart.model, apart.options(options), whole)
+
     with ONE_AT_A_TIME, more_recursion():
-        _prove(*_apart(extractor, model, options), whole)
+        run_apart(compare, model, extractor)
 
 
 def _prove(
@@ -207,7 +217,7 @@ def _prove(
     example = _Example(model, args, kwargs, options)
     failures: dict[str, Exception] = {}
     missing: Mapping[str, str] = extractor.missing_modes  # type: ignore[assignment]
-    modes = [mode for mode in ("train", "eval") if mode not in missing]
+    modes = [mode for mode in MODES if mode not in missing]
     for mode in modes:
         with undisturbed(model, extractor):
             try:
@@ -265,13 +275,19 @@ def _module_outputs(
     return values
 
 
-def _check(name: str, feature: Any, real: Mapping[str, Any], seen: Collection[str]) -> Check:
+def _check(
+    name: str,
+    feature: Any,
+    real: Mapping[str, Any],
+    seen: Collection[str],
+    is_memory: bool = False,
+) -> Check:
     if name not in real:
         if name in seen:
             return Check(name, False, note="the real forward did not reach it")
         return Check(name, None, note="the real value was not seen")
     is_alike = describe(feature) == describe(real[name])
-    if is_alike and _UNWRITTEN.fullmatch(name):
+    if is_alike and is_memory:
         return Check(name, None, note="memory that nothing has been written to")
     if is_alike and isinstance(feature, torch.Tensor) and feature.is_meta:
         return Check(name, None, note="no values on the meta device")
@@ -285,6 +301,12 @@ def _check(name: str, feature: Any, real: Mapping[str, Any], seen: Collection[st
     if not is_alike:
         note = f"{describe(feature)} instead of {describe(real[name])}"
     return Check(name, False, largest_difference(feature, real[name]), note)
+
+
+def _is_memory(name: str, modules: Collection[str]) -> bool:
+    """Say whether a node is memory that nothing has written yet, and no module that is called so."""
+    is_module = name in modules or without_counter(name) in modules
+    return not is_module and _UNWRITTEN.fullmatch(name) is not None
 
 
 _UNWRITTEN = re.compile(r"(.*\.)?(new_)?empty(_like|_strided|_permuted)?(_\d+)?")

@@ -18,6 +18,7 @@ from featuretap.inspecting.whose import is_users
 from featuretap.modules import ModuleTree
 from featuretap.naming import operation_name
 from featuretap.standins.asking import ASKS_FOR_MODES
+from featuretap.trace.wrapping import namespaces_of_modules
 
 from .._compat import control_flow, is_compiled_function
 from .patching import MISSING, Namespace, Place, methods_of, place_in, wrapper_of
@@ -55,8 +56,8 @@ def places(tree: ModuleTree, options: Options, mentioned: Collection[str]) -> li
     found = [(namespace, name) for namespace, name in found if name in mentioned]
     everywhere = {id(function) for function in options.autowrap_functions}
     if everywhere:
-        for loaded in list(sys.modules.values()):
-            found += _named(vars(loaded), everywhere) if loaded is not None else []
+        for namespace in namespaces_of_modules():
+            found += _named(namespace, everywhere)
     return [*_by_namespace(found), *map(_method, _UNSEEN & set(mentioned))]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..recorder import Recorder
@@ -33,14 +33,19 @@ class Arguments:
 
     Args:
         signature: that of the forward, without ``self``.
+        concrete: the arguments that the user has fixed.
 
     """
 
-    def __init__(self, signature: inspect.Signature) -> None:
+    def __init__(self, signature: inspect.Signature, concrete: Collection[str] = ()) -> None:
         self._signature = signature
         parameters = signature.parameters.values()
         self._named = [p.name for p in parameters if p.kind not in _COLLECTED]
-        self._fixed = [p.name for p in parameters if isinstance(p.default, _FIXED_DEFAULTS)]
+        self._fixed = [
+            p.name
+            for p in parameters
+            if isinstance(p.default, _FIXED_DEFAULTS) or p.name in concrete
+        ]
         self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         self._is_usual = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
 

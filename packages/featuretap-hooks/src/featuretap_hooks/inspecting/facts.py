@@ -7,7 +7,8 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from featuretap.inspecting.reading import Step, by_code, codes_in, steps_of
+from featuretap.inspecting.reading import Step, codes_in, steps_of
+from featuretap.inspecting.remembering import by_code
 
 __all__ = ["Facts", "facts_of"]
 

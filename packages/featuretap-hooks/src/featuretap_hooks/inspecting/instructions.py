@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from featuretap.inspecting.calls_in_code import CALLS, arguments_at, steps_around_calls
-from featuretap.inspecting.reading import by_code
+from featuretap.inspecting.remembering import by_code
 from featuretap.inspecting.whose import is_ours
 
 __all__ = ["compares", "formats_next", "is_bookkeeping", "spelled_out"]

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
 from featuretap.inspecting.reading import Forward, forward_of, instructions_of
+from featuretap.inspecting.remembering import by_forward
 from featuretap.inspecting.whose import is_of_torch
 
 __all__ = ["cold_caches", "modules_with_caches"]
@@ -29,7 +29,7 @@ __all__ = ["cold_caches", "modules_with_caches"]
 _LOCK = threading.Lock()
 
 
-class _Cold(dict):  # type: ignore[type-arg]
+class _Cold(MutableMapping, dict):  # type: ignore[misc, metaclass, type-arg]
     """Stands for a cache: empty for the threads that record, as it was for all others.
 
     Attributes:
@@ -57,8 +57,17 @@ class _Cold(dict):  # type: ignore[type-arg]
     def __setitem__(self, key: Any, value: Any) -> None:
         self._of_this_thread[key] = value
 
+    def __delitem__(self, key: Any) -> None:
+        del self._of_this_thread[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._of_this_thread)
+
     def __len__(self) -> int:
         return len(self._of_this_thread)
+
+    def copy(self) -> dict[Any, Any]:
+        return dict(self)
 
     def __deepcopy__(self, memo: Any) -> Any:
         return copy.deepcopy(self.cached, memo)
@@ -102,7 +111,7 @@ def cold_caches(caches: Iterable[tuple[nn.Module, str]]) -> Iterator[None]:
                     vars(module)[name] = cache.cached
 
 
-@lru_cache(maxsize=1024)
+@by_forward
 def _caches(forward: Forward) -> tuple[str, ...]:
     """Read off the code which attributes are filled from other attributes alone, where a key is missing."""
     code = [i for i in instructions_of(forward) if i.opname != "EXTENDED_ARG"]

@@ -120,7 +120,13 @@ def _split(nodes: Sequence[str]) -> list[str]:
     names: list[str] = []
     for text in nodes:
         parts = [part.strip() for part in text.split(",")]
-        names += [part for part in parts if part] or [""]
+        found = [part for part in parts if part] or ([""] if len(parts) == 1 else [])
+        if not found:
+            raise CommandError(
+                f"--nodes {text!r} names no node. Write names between the commas, or --nodes '' for the "
+                "model's output"
+            )
+        names += found
     return names
 
 

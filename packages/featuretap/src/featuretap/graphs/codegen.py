@@ -8,12 +8,14 @@ holds the graphs of both modes in one ``forward`` that has the signature of the 
 from __future__ import annotations
 
 import inspect
+import itertools
 import keyword
 import linecache
 import math
 import operator
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import fx
@@ -50,7 +52,7 @@ def compile_forward(
     prefix = ""
     while any(name.startswith((f"{prefix}F", f"{prefix}M")) for name in signature.parameters):
         prefix += "_"
-    names = _Names(prefix, own)
+    names = _Names(prefix, own, signature.parameters)
     more = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
     train = _body(graphs["train"], fixed["train"], more, names)
     is_one = graphs["train"] is graphs["eval"] and fixed["train"] is fixed["eval"]
@@ -61,24 +63,28 @@ def compile_forward(
     else:
         lines = [header, "    if self.training:", *_indent(train, 2), *_indent(evaluate)]
     source = "\n".join(lines) + "\n"
-    filename = f"<featuretap {label} {id(names):x}>"
+    filename = f"<featuretap {label} {next(_NUMBERS)}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     exec(compile(source, filename, "exec"), names.namespace)
-    return names.namespace["forward"], source
+    forward = names.namespace["forward"]
+    weakref.finalize(forward, linecache.cache.pop, filename, None)
+    return forward, source
+
+
+# Of the sources, each of which is in a file of its own for tracebacks and ``inspect``.
+_NUMBERS = itertools.count(1)
 
 
 class _Names:
     """Global names of the generated source: functions, and constants without a literal."""
 
-    def __init__(self, prefix: str, own: frozenset[str]) -> None:
+    def __init__(self, prefix: str, own: frozenset[str], arguments: Collection[str]) -> None:
         self.prefix = prefix
         self.own = own
-        self.namespace: dict[str, Any] = {
-            "OrderedDict": OrderedDict,
-            "_check_fixed": check_fixed,
-            "_check_empty": check_empty,
-        }
-        self._by_id: dict[int, str] = {id(OrderedDict): "OrderedDict"}
+        # Under names of their own, which an argument hides if it has the same.
+        readable = {name: value for name, value in _READABLE.items() if name not in arguments}
+        self.namespace: dict[str, Any] = readable.copy()
+        self._by_id = {id(value): name for name, value in readable.items()}
 
     def of(self, value: Any) -> str:
         """Return a global name for ``value``."""
@@ -90,6 +96,15 @@ class _Names:
             self._by_id[id(value)] = name
             self.namespace[name] = value
         return name
+
+
+_READABLE = {
+    "OrderedDict": OrderedDict,
+    "_check_fixed": check_fixed,
+    "_check_empty": check_empty,
+    "slice": slice,
+    "getattr": getattr,
+}
 
 
 def _indent(lines: list[str], levels: int = 1) -> list[str]:
@@ -116,10 +131,11 @@ def _body(graph: fx.Graph | str, fixed: Mapping[str, Any], more: str, names: _Na
     if isinstance(graph, str):
         return [f"{names.of(mode_missing)}({graph!r})", "return None"]
     lines = [
-        f"_check_fixed({name!r}, {name}, {_literal(value, names)})" for name, value in fixed.items()
+        f"{names.of(check_fixed)}({name!r}, {name}, {_literal(value, names)})"
+        for name, value in fixed.items()
     ]
     if more:
-        lines.append(f"_check_empty({more!r}, {more})")
+        lines.append(f"{names.of(check_empty)}({more!r}, {more})")
     local, dropped = _local_names(graph, {*fixed, more})
     holders = _Holders(graph, names.prefix)
     # Regions stay open as long as they last: one that is entered again casts its weights again.
@@ -166,7 +182,7 @@ def _local_names(
     """
     local: dict[fx.Node, str] = {}
     dropped: dict[fx.Node, list[str]] = {}
-    taken = {"self", "OrderedDict", "_check_fixed", "_check_empty", *arguments}
+    taken = {"self", *_READABLE, *arguments}
     taken.update(str(node.target) for node in graph.nodes if node.op == "placeholder")
     dying = _last_uses(graph)
     for node in graph.nodes:
@@ -263,7 +279,7 @@ def _statement(
 ) -> str:
     target: Any = node.target
     if node.op == "get_attr":
-        return f"{local[node]} = {_attribute(str(target), names.own)}"
+        return f"{local[node]} = {_attribute(str(target), names)}"
     arguments = [_expression(argument, local, names) for argument in node.args]
     if node.op == "call_function" and getattr(target, "__module__", "") == "_operator":
         if target.__name__ == "setitem":
@@ -286,19 +302,21 @@ def _module(path: str) -> str:
     return "self" + "".join(f"._modules[{part!r}]" for part in path.split("."))
 
 
-def _attribute(path: str, own: frozenset[str]) -> str:
+def _attribute(path: str, names: _Names) -> str:
     owner, _, name = path.rpartition(".")
-    if path in own:
+    if path in names.own:
         return f"{{**self._buffers, **self._parameters}}[{name!r}]"
     holder = _module(owner) if owner else "self"
-    return f"{holder}.{name}" if name.isidentifier() else f"getattr({holder}, {name!r})"
+    if name.isidentifier():
+        return f"{holder}.{name}"
+    return f"{names.of(getattr)}({holder}, {name!r})"
 
 
 def _result(value: Any, local: Mapping[fx.Node, str], names: _Names) -> str:
     items = ", ".join(
         f"({key!r}, {_expression(item, local, names)})" for key, item in value.items()
     )
-    return f"OrderedDict([{items}])"
+    return f"{names.of(OrderedDict)}([{items}])"
 
 
 def _expression(value: Any, local: Mapping[fx.Node, str], names: _Names) -> str:
@@ -307,7 +325,7 @@ def _expression(value: Any, local: Mapping[fx.Node, str], names: _Names) -> str:
         return local[value]
     if isinstance(value, slice):
         parts = (_expression(part, local, names) for part in (value.start, value.stop, value.step))
-        return f"slice({', '.join(parts)})"
+        return f"{names.of(slice)}({', '.join(parts)})"
     if isinstance(value, tuple) and type(value).__name__ != "Size":
         items = [_expression(item, local, names) for item in value]
         if hasattr(value, "_fields"):

@@ -135,8 +135,10 @@ def build(kind: type[Any], keys: tuple[Any, ...], values: list[Any]) -> Any:
     """Build the object that a :class:`Built` stands for."""
     if is_dataclass(kind):
         given = dict(zip(keys, values, strict=True))
-        made = kind(**{f.name: given[f.name] for f in fields(kind) if f.init})
-        for name in (f.name for f in fields(kind) if not f.init):
-            object.__setattr__(made, name, given[name])
+        # Of one that is a dict as well, as the outputs of transformers, these are the keys that it has.
+        there = [field for field in fields(kind) if field.name in given]
+        made = kind(**{field.name: given[field.name] for field in there if field.init})
+        for field in (field for field in there if not field.init):
+            object.__setattr__(made, field.name, given[field.name])
         return made
     return kind(values if issubclass(kind, tuple) else zip(keys, values, strict=True))

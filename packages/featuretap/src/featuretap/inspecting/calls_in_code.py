@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from .reading import by_code
+from .remembering import by_code
 
 __all__ = ["CALLS", "Called", "arguments_at", "called_at", "steps_around_calls"]
 

@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from .reading import (
-    MOST_CODES,
     Forward,
-    by_code,
     forward_of,
     instructions_of,
     kinds_of,
     names_in,
     steps_of,
 )
+from .remembering import MOST_CODES, by_code
 from .whose import is_users, runs_users_code
 
 __all__ = ["catches", "catches_in_exit", "enters", "is_caught"]

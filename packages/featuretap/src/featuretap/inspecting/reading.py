@@ -11,12 +11,13 @@ import functools
 import sys
 import types
 from collections import ChainMap, Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from .looking import is_a
+from .remembering import by_code, by_forward
 from .whose import (
     is_users,
     is_users_module,
@@ -24,11 +25,9 @@ from .whose import (
 
 __all__ = [
     "CHANGES_CONTAINERS",
-    "MOST_CODES",
     "CachedFunction",
     "Forward",
     "Step",
-    "by_code",
     "codes_in",
     "forward_of",
     "functions_of",
@@ -41,8 +40,6 @@ __all__ = [
     "variables_of",
 ]
 
-_R = TypeVar("_R")
-MOST_CODES = 4096
 _MOST_OF_LIBRARY = 64
 # What ``functools.cache`` makes of a function.
 CachedFunction = type(functools.lru_cache(len))
@@ -98,13 +95,13 @@ def kinds_of(forward: Forward) -> tuple[type, ...]:
     return _code_of(forward).kinds
 
 
-@functools.lru_cache(maxsize=1024)
+@by_forward
 def names_in(forward: Forward) -> frozenset[str]:
     """Return the names that a forward, or what it calls by name, mentions."""
     return frozenset(i.argval for i in instructions_of(forward) if isinstance(i.argval, str))
 
 
-@functools.lru_cache(maxsize=1024)
+@by_forward
 def _code_of(forward: Forward) -> _Code:
     reader = _Reader(forward.kind)
     functions = (_own_call(forward.kind), forward.function)
@@ -288,35 +285,6 @@ def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from codes_in(constant)
-
-
-def by_code(read: Callable[..., _R]) -> Callable[..., _R]:
-    """Return ``read(code, ...)`` so that it reads each code object once.
-
-    Code is told by identity. By equality, as of ``functools.lru_cache``, Python 3.12 and later would go
-    through all its instructions at each call.
-
-    >>> @by_code
-    ... def names(code):
-    ...     return code.co_names
-    >>> names(by_code.__code__) is names(by_code.__code__)
-    True
-
-    """
-    # The code is kept, so that no other gets its id.
-    known: dict[tuple[Any, ...], tuple[types.CodeType, _R]] = {}
-
-    @functools.wraps(read)
-    def reading(code: types.CodeType, *more: Any) -> _R:
-        key = (id(code), *more)
-        found = known.get(key)
-        if found is None:
-            if len(known) >= MOST_CODES:
-                known.clear()
-            found = known[key] = (code, read(code, *more))
-        return found[1]
-
-    return reading
 
 
 @by_code

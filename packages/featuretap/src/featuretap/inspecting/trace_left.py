@@ -26,6 +26,7 @@ from .reading import (
     names_in,
     steps_of,
 )
+from .remembering import by_forward
 
 __all__ = [
     "fills_what_it_is_given",
@@ -106,7 +107,7 @@ def is_plain_cache(function: Any) -> bool:
     return not reads and not may_leave_trace(kept)
 
 
-@lru_cache(maxsize=1024)
+@by_forward
 def may_write(forward: Forward) -> bool:
     """Say whether code that can be read may write tensors, or containers that it has not made."""
     if not _is_read(forward):
@@ -117,7 +118,7 @@ def may_write(forward: Forward) -> bool:
     return "out" in names or any(n.endswith("_") and not n.endswith("__") for n in names)
 
 
-@lru_cache(maxsize=1024)
+@by_forward
 def _may(forward: Forward) -> bool:
     code, names = _code(forward), names_in(forward)
     if any(i.sets_attribute or i.name in _SETS for i in code) or may_write(forward):
@@ -129,12 +130,12 @@ def _may(forward: Forward) -> bool:
     )
 
 
-@lru_cache(maxsize=1024)
+@by_forward
 def _code(forward: Forward) -> tuple[Step, ...]:
     return tuple(steps_of(instructions_of(forward)))
 
 
-@lru_cache(maxsize=1024)
+@by_forward
 def _filled(forward: Forward) -> tuple[Step, ...]:
     """Return what loads each container that is filled and was not made here."""
     code = _code(forward)

@@ -22,6 +22,7 @@ from torch import nn
 from ..inspecting.containers import CONTAINERS, items_of
 from ..inspecting.looking import attributes_of, has_attributes, is_a
 from ..inspecting.reading import Forward, codes_in, functions_of, instructions_of
+from ..inspecting.remembering import by_forward
 from ..inspecting.whose import is_our_module, is_users, is_users_module
 from .held import DEPTH, is_opened
 
@@ -189,7 +190,7 @@ class _Mentions(NamedTuple):
     set_attributes: frozenset[str]
 
 
-@functools.lru_cache(maxsize=1024)
+@by_forward
 def _mentions(forward: Forward) -> _Mentions:
     named: set[str] = set()
     stored: set[str] = set()
@@ -210,7 +211,7 @@ def _mentions(forward: Forward) -> _Mentions:
     return _Mentions(frozenset(named), frozenset(stored))
 
 
-@functools.lru_cache(maxsize=1024)
+@by_forward
 def roots_of(forward: Forward) -> tuple[Root, ...]:
     """Return where the code of ``forward`` begins: variables, classes, functions."""
     mentions = _mentions(forward)

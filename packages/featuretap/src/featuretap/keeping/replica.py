@@ -26,6 +26,7 @@ from ..inspecting.reading import (
     names_in,
     variables_of,
 )
+from ..inspecting.slots import has_slots
 from ..inspecting.whose import FEATURETAP, is_users, is_users_module
 from .content import HOOKS
 from .held import attributes, is_opened, parts_of
@@ -89,6 +90,7 @@ def _is_particular(module: nn.Module) -> bool:
     return (
         isinstance(module, torch.jit.ScriptModule)
         or is_compiled_in_place(module)
+        or has_slots(module)
         or _copies_itself(type(module))
         or any(type(parameter) is not nn.Parameter for parameter in module.parameters(False))
     )

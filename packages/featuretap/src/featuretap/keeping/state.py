@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dis
-import functools
 from collections import deque
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -14,6 +13,7 @@ from torch import fx
 from ..inspecting.containers import copied
 from ..inspecting.looking import is_a
 from ..inspecting.reading import Forward, instructions_of, steps_of
+from ..inspecting.remembering import by_forward
 
 __all__ = [
     "is_moved_by",
@@ -142,7 +142,7 @@ def is_moved_by(others: Iterable[Forward], name: str) -> bool:
     return any(_reads_first(other, name) for other in others)
 
 
-@functools.lru_cache(maxsize=1024)
+@by_forward
 def sets_elsewhere(forward: Forward) -> bool:
     """Say whether ``forward`` may set an attribute of something that is not itself."""
     before: Any = ""

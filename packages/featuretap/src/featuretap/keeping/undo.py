@@ -16,12 +16,13 @@ from torch import fx, nn
 from ..facts import called_name, may_draw
 from ..inplace import effect_of, is_known, leaves_trace
 from ..inspecting.trace_left import names_if_it_writes
+from ..modules import are_current, links_to
 from .held import kept_tensors
 from .random_numbers import RandomState
 from .saved import SavedTensor, has_unmade, is_unmade
 from .untouched import Untouched
 
-__all__ = ["Moves", "Undo", "moves_of"]
+__all__ = ["Moves", "Moving", "Undo", "moves_of"]
 
 
 # Under these names code comes to the memory of a parameter that it is about to write.
@@ -201,6 +202,44 @@ class Undo:
             saved.restore()
         if self._random is not None:
             self._random.restore()
+
+
+class Moving:
+    """What a call may change, in the modules that are at the paths just now.
+
+    Args:
+        model: the modules.
+        moves: what it is.
+
+    """
+
+    def __init__(self, model: nn.Module, moves: Moves) -> None:
+        paths = {path for path, _ in moves.tensors}.union(moves.modules, moves.holders)
+        self._links = list(links_to(model, paths))
+        # Without what is there no more: a parametrization was removed, a layer was exchanged.
+        known = dict(model.named_modules(remove_duplicate=False))
+        there = {path: known[path] for path in paths if path in known}
+        self._registries = [
+            (_registry(there[path], name), name) for path, name in moves.tensors if path in there
+        ]
+        self._modules = [there[path] for path in moves.modules if path in there]
+        self._holders = [there[path] for path in moves.holders if path in there]
+        self._draws = moves.draws
+
+    @property
+    def is_current(self) -> bool:
+        """Whether these modules are still there."""
+        return are_current(self._links)
+
+    def undo(self) -> Undo:
+        """Return what puts back all that changes from now on."""
+        return Undo(self._registries, self._modules, self._holders, self._draws)
+
+
+def _registry(module: nn.Module, name: str) -> dict[str, Any]:
+    """Return where ``module`` keeps its tensor ``name``."""
+    registries = (module._parameters, module._buffers)
+    return next((registry for registry in registries if name in registry), vars(module))
 
 
 def _is_capturing() -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..copying import clone_or_detach, map_tensors
-from ..inspecting.reading import by_code
+from ..inspecting.remembering import by_code
 from ..naming import BINARY, operation_name
 from ..trace.indexing import is_method
 

@@ -23,13 +23,13 @@ from ..inspecting.catching import catches, enters
 from ..inspecting.looking import is_a
 from ..inspecting.reading import (
     Forward,
-    by_code,
     codes_in,
     functions_of,
     instructions_of,
     names_in,
     names_of_code,
 )
+from ..inspecting.remembering import by_code, by_forward
 from ..inspecting.whose import is_ours, is_users
 from ..keeping.held import parts_of
 from .asked_types import AskedPlace
@@ -163,7 +163,7 @@ class Questions(NamedTuple):
     types: tuple[AskedPlace, ...] = ()
 
 
-@functools.lru_cache(maxsize=4096)
+@by_forward
 def questions_of(forward: Forward) -> Questions:
     """Read the code of a forward."""
     code = getattr(forward.function, "__code__", None)
@@ -204,7 +204,7 @@ def asked_in_held(module: nn.Module, forward: Forward) -> Iterator[AskedPlace]:
             yield from _asked_by(held[name], named)
 
 
-@functools.lru_cache(maxsize=1024)
+@by_forward
 def _named_by_users(forward: Forward) -> frozenset[str]:
     return names_in(forward) if is_users(forward.kind) else frozenset()
 
@@ -218,7 +218,7 @@ def _asked_in(forward: Forward) -> tuple[AskedPlace, ...]:
     return tuple(found)
 
 
-@functools.lru_cache(maxsize=4096)
+@by_forward
 def _asked_by_name(forward: Forward) -> tuple[AskedPlace, ...]:
     """Return the places without those in tables, which may hold a function that looks into them."""
     found: list[AskedPlace] = []

@@ -9,7 +9,6 @@ stores the value in?
 from __future__ import annotations
 
 import dis
-import functools
 import itertools
 import operator
 import sys
@@ -19,7 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import fx, nn
 
-from ..inspecting.reading import Forward, by_code, instructions_of
+from ..inspecting.reading import Forward, instructions_of
+from ..inspecting.remembering import by_code, by_forward
 from .likeness import kind_of
 
 __all__ = ["asks_identity", "is_asked_of_next", "is_compared_next", "may_ask_identity"]
@@ -42,7 +42,7 @@ _ALL = _IDENTITY | {"COMPARE_OP", "CONTAINS_OP"}
 _REACH_OF_ALL = 12
 
 
-@functools.lru_cache(maxsize=4096)
+@by_forward
 def may_ask_identity(forward: Forward) -> bool:
     """Say whether a forward, or what it calls by name, compares anything with ``is``."""
     return any(map(_compares, instructions_of(forward)))

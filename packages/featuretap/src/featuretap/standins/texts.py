@@ -11,7 +11,8 @@ import dis
 import itertools
 import types
 
-from ..inspecting.reading import Step, by_code, steps_of
+from ..inspecting.reading import Step, steps_of
+from ..inspecting.remembering import by_code
 from ..inspecting.whose import is_ours
 
 __all__ = ["TEXT", "makes_a_text"]

@@ -49,7 +49,11 @@ def _get(module: nn.Module) -> bool:
 
 
 def _set(module: nn.Module, value: bool) -> None:
-    if id(module) in _HERE.flags:
+    here = _HERE
+    # Who sets a flag to what it is would set it to that in the other mode, too, where it is another.
+    for note in here.notes:
+        note.seen = True
+    if id(module) in here.flags:
         raise FlagSetError
     vars(module)["training"] = value
 
@@ -73,7 +77,7 @@ def _descriptor() -> Iterator[None]:
 
 
 class TrainingReads:
-    """While entered, note whether this thread reads the ``training`` flag of any module.
+    """While entered, note whether this thread reads or sets the ``training`` flag of any module.
 
     Attributes:
         seen: whether it did.
@@ -115,8 +119,8 @@ def flags_shown(modules: Iterable[nn.Module], training: bool) -> Iterator[None]:
     """
     flags = dict.fromkeys(map(id, modules), training)
     with _descriptor():
-        _HERE.flags = flags
+        earlier, _HERE.flags = _HERE.flags, flags
         try:
             yield
         finally:
-            _HERE.flags = {}
+            _HERE.flags = earlier

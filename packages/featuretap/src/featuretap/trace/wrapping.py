@@ -24,7 +24,13 @@ from ..inspecting.containers import instances_in
 from ..inspecting.whose import is_of_torch
 from .replaced import attributes_replaced
 
-__all__ = ["MATH", "patched_everywhere", "patched_functions", "reached_operators"]
+__all__ = [
+    "MATH",
+    "namespaces_of_modules",
+    "patched_everywhere",
+    "patched_functions",
+    "reached_operators",
+]
 
 _FACTORIES = "arange empty eye full linspace logspace ones rand randint randn randperm zeros"
 _PUBLIC = {name: value for name, value in vars(math).items() if not name.startswith("_")}
@@ -70,6 +76,12 @@ def _forwards(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType]:
             yield forward
 
 
+def namespaces_of_modules() -> list[dict[str, Any]]:
+    """Return the globals of all Python modules that are loaded; some put other objects there."""
+    loaded = (getattr(module, "__dict__", None) for module in list(sys.modules.values()))
+    return [namespace for namespace in loaded if namespace is not None]
+
+
 @contextlib.contextmanager
 def patched_everywhere(functions: tuple[Callable[..., Any], ...]) -> Iterator[None]:
     """While entered, calls of ``functions`` with a Proxy are recorded as one node."""
@@ -77,7 +89,7 @@ def patched_everywhere(functions: tuple[Callable[..., Any], ...]) -> Iterator[No
     patched: list[tuple[dict[str, Any], str, Callable[..., Any]]] = []
     try:
         if wrappers:
-            for namespace in [vars(module) for module in list(sys.modules.values()) if module]:
+            for namespace in namespaces_of_modules():
                 for name, value in list(namespace.items()):
                     if id(value) in wrappers:
                         patched.append((namespace, name, value))
