@@ -45,6 +45,9 @@ class Recorder(Nodes, TorchFunctionMode):
             another module than the one that was entered last.
         notes: filled with what is only seen in a forward that is recorded in full.
 
+    Attributes:
+        aliases: the second names that were given to what the model keeps, by ``id``, and what they are of.
+
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Recorder(Nodes, TorchFunctionMode):
         TorchFunctionMode.__init__(self)
         Nodes.__init__(self, tree, sink, confined=confined)
         self._notes = notes
+        self.aliases: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __torch_function__(
         self,
@@ -157,7 +161,9 @@ class Recorder(Nodes, TorchFunctionMode):
         if type(value) is not torch.Tensor or not self._dependents.keeps(value):
             return value
         with no_torch_function():
-            return value.view_as(value)
+            alias = value.view_as(value)
+        self.aliases[id(alias)] = (alias, value)
+        return alias
 
     def _run_unnamed(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         depends = self._dependents.sources((args, kwargs), self.scope, [])

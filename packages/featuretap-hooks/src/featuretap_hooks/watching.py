@@ -20,7 +20,7 @@ from .calls.module_hooks import Around, ModuleHooks
 from .calls.patching import RecordingFunctions
 from .findings import Findings
 from .going_on import Maker
-from .keeping.leftovers import make_plain
+from .keeping.leftovers import make_plain, take_back
 from .keeping.warm_caches import cold_caches
 from .recorder import Recorder
 from .scopes import Calls, Part, Scopes
@@ -134,6 +134,8 @@ def _run_watched(
         sink.when_complete = None  # it knows the recorder, which knows the sink
         if recorder.has_tracked:
             make_plain(found.storing, given)
+        if recorder.aliases:
+            take_back(recorder.aliases, found.storing)
 
 
 class _FirstReturned(Around):

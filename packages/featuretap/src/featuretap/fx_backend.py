@@ -157,11 +157,28 @@ def _resolve(
     request: Mapping[Any, str | None], recording: Recording, mode: str, other: Recorded | None
 ) -> Selection:
     known = other if isinstance(other, Recording) else None
+    for kind in (entry for entry in request if isinstance(entry, type)):
+        leaf = recording.leaf_that_hides(kind)
+        if leaf:
+            raise _hidden(kind, leaf, recording)
     try:
         return Selection.resolve(request, recording, mode, known)
     except NodeNotFoundError as error:
         error.hidden = _hiding(error.name, recording)
         raise
+
+
+def _hidden(kind: type[nn.Module], leaf: str, recording: Recording) -> NodeNotFoundError:
+    """Return the error for modules of a type that are inside of a leaf: not every call would be there."""
+    reason = f"fx cannot look into {leaf!r}: {recording.auto_leaves[leaf]}"
+    error = NodeNotFoundError(
+        f"not every call of a {kind.__name__} is a node: some are inside of {leaf!r}, which is one node. "
+        f"{reason}. backend='hooks' looks into it, or ask for nodes by name",
+        f"{{{kind.__name__}}}",
+        [leaf],
+    )
+    error.hidden = reason
+    return error
 
 
 def _hiding(name: str, recording: Recording) -> str:

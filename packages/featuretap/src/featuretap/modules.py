@@ -139,6 +139,13 @@ class ModuleTree:
                         found[id(value)] = partial(_read, registry, name)
         return found
 
+    def is_registered(self, name: str | None) -> bool:
+        """Say whether ``name`` is that of a parameter or buffer, and of no tensor in an attribute."""
+        if name is None or name in self.parameters:
+            return name is not None
+        owner, _, attribute = name.rpartition(".")
+        return owner in self.paths and attribute in self.paths[owner]._buffers
+
     def _others(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield buffers, and tensors that are attributes."""
         yield from self._stored("_buffers")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import torch
@@ -166,6 +167,14 @@ class Recording:
             if point.name and isinstance(self.tree.paths.get(event.path), kind):
                 found.append((point.position, point.name))
         return [name for _, name in sorted(found)]
+
+    def leaf_that_hides(self, kind: type[nn.Module]) -> str:
+        """Return the path of a leaf by itself that holds modules of a type; ``""`` if there is none."""
+        for path in self.auto_leaves:
+            inside = islice(self.tree.paths[path].modules(), 1, None)
+            if any(isinstance(module, kind) for module in inside):
+                return path
+        return ""
 
     def kind_of_module(self, path: str) -> str:
         """Return the name of the class of the module at ``path``; ``""`` if there is none."""

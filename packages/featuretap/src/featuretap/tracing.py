@@ -123,6 +123,7 @@ class FeatureTracer(RefusingTracer):
         with watched as reads:
             try:
                 self.recording.graph = self.trace(_ROOT)
+                self.real.check_found()
             except Exception as error:
                 raise untraceable(model, error) from error
             finally:
@@ -185,7 +186,7 @@ class FeatureTracer(RefusingTracer):
         try:
             if path and self.is_leaf_module(m, path):
                 self._carry_over.check_leaf(m, path)
-                self._note_inside(m)
+                self._note_leaf(path, m)
                 return self.create_proxy("call_module", path, args, kwargs)
             return self._look_into(m, path, forward, args, kwargs)
         finally:
@@ -237,8 +238,12 @@ class FeatureTracer(RefusingTracer):
         elif path == "":
             raise fx.proxy.TraceError(reason)
         self.recording.auto_leaves[path] = reason
-        self._note_inside(module)
+        self._note_leaf(path, module)
         return self.create_proxy("call_module", path, args, kwargs)
+
+    def _note_leaf(self, path: str, leaf: nn.Module) -> None:
+        self.real.leaves.add(path, leaf)
+        self._note_inside(leaf)
 
     def _note_inside(self, leaf: nn.Module) -> None:
         """Remember what a module that is one node may call; those of torch call none of their children."""

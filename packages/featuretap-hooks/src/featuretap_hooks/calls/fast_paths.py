@@ -6,6 +6,7 @@ of their result, when a torch-function mode is on. What ``torch.compile`` made w
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def is_compiled(module: nn.Module) -> bool:
     return (
         is_compiled_in_place(module)
         or compiled_module(module) is not None
-        or is_compiled_function(vars(module).get("forward"))
+        or is_compiled_function(inspect.getattr_static(module, "forward", None))
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from featuretap.inspecting.containers import CONTAINERS, copied, items_of, kind_of
@@ -15,7 +16,7 @@ from featuretap.keeping.held import attributes, is_opened
 
 from ..tracked import Tracked, plain
 
-__all__ = ["make_plain"]
+__all__ = ["make_plain", "take_back"]
 
 _DEPTH = 6
 
@@ -34,6 +35,18 @@ def make_plain(modules: Iterable[nn.Module], arguments: Iterable[Any]) -> None:
             bare = _bare(value, _DEPTH, seen)
             if bare is not value:
                 vars(module)[name] = bare
+
+
+def take_back(
+    aliases: Mapping[int, tuple[torch.Tensor, torch.Tensor]], modules: Iterable[nn.Module]
+) -> None:
+    """Put tensors themselves in the place of second names of them, where a module keeps those now."""
+    for module in modules:
+        for registry in (module._buffers, vars(module)):
+            for name, value in list(registry.items()):
+                alias, tensor = aliases.get(id(value), (None, None))
+                if alias is not None and alias is value:
+                    registry[name] = tensor
 
 
 def _bare(value: Any, depth: int, seen: set[int]) -> Any:

@@ -50,9 +50,17 @@ class CarryOver:
         self._hooks = HooksOfEveryModule()
         # Path of each module that was looked into -> attributes that were set before its first call.
         self._given: dict[str, list[str]] = {}
+        # Path -> what another has changed before its call, and it reads.
+        self._found_moved: dict[str, str] = {}
 
     def check_leaf(self, module: nn.Module, path: str) -> None:
         """Refuse a call of a leaf that would be another one in the graph."""
+        self._check_attributes(module, path)
+        moved = self._model.moved_for(module)
+        if moved:
+            raise self._refuse(_READS.format(moved, path))
+
+    def _check_attributes(self, module: nn.Module, path: str) -> None:
         changed = self._model.changed_attribute(module)
         if changed:
             raise self._refuse(
@@ -65,8 +73,11 @@ class CarryOver:
 
     def enter(self, module: nn.Module, path: str, *, is_leaf: bool) -> None:
         """Look at a module before a call of it; ``is_leaf`` if it cannot be looked into."""
-        if self._is_careful or is_leaf:
+        if is_leaf:
             self.check_leaf(module, path)
+        elif self._is_careful:
+            self._check_attributes(module, path)
+            self._found_moved[path] = self._model.moved_for(module)
         if path not in self._given:
             self._given[path] = self._model.given(module)
 
@@ -90,8 +101,13 @@ class CarryOver:
 
     def fail(self, module: nn.Module, path: str) -> None:
         """Look at a module that is about to become a leaf: it must be what it was before its call."""
-        if not self._is_careful and self._model.changed_attribute(module):
+        if not self._is_careful and (
+            self._model.changed_attribute(module) or self._model.moved_for(module)
+        ):
             raise Again
+        moved = self._found_moved.get(path)
+        if moved:
+            raise self._refuse(_READS.format(moved, path))
         # What ran in it runs anew in each call.
         for called in [name for name in self._given if f"{name}.".startswith(f"{path}.")]:
             del self._given[called]
@@ -118,4 +134,8 @@ class CarryOver:
         return self._refuse(reason) if self._is_careful else Again()
 
 
+_READS = (
+    "the forward changes {}, which {!r} reads: as one node it would find there what an earlier call "
+    "has left"
+)
 _CHANGES = "the forward changes {}, which the next call would read"

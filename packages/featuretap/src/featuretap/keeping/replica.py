@@ -17,6 +17,7 @@ from torch import nn
 
 from .._compat import is_compiled_in_place
 from ..backends import Options
+from ..inspecting.containers import CONTAINERS
 from ..inspecting.looking import has_attributes, is_a
 from ..inspecting.reading import (
     CachedFunction,
@@ -124,8 +125,14 @@ def _in_the_same_memory(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def _are_alike(modules: list[nn.Module], copies: list[nn.Module]) -> bool:
-    """Say whether copies are of the same classes as the modules, and know nothing of these."""
-    originals = set(map(id, modules))
+    """Say whether copies are of the same classes as the modules, and know nothing of what is theirs.
+
+    That is the modules themselves, and the containers that they hold, which a hook may fill as well.
+    """
+    originals = {
+        id(value) for m in modules for _, value in attributes(m) if is_a(value, CONTAINERS)
+    }
+    originals.update(map(id, modules))
     if list(map(type, modules)) != list(map(type, copies)) or originals & set(map(id, copies)):
         return False
     held = [value for module in copies for _, value in attributes(module)]
@@ -137,7 +144,7 @@ def _are_alike(modules: list[nn.Module], copies: list[nn.Module]) -> bool:
 
 
 def _leads_to(originals: set[int], waiting: list[Any]) -> bool:
-    """Say whether code that has these values may come to one of the modules, or whether that is unknown."""
+    """Say whether code that has these values may come to one of the originals, or that is unknown."""
     seen: dict[int, Any] = {}
     while waiting:
         value = waiting.pop()

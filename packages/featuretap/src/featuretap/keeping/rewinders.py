@@ -75,7 +75,7 @@ def rewinder(value: Any) -> Rewinder | None:
             return _rewinder("a context variable", value.get, value.set)
         return None
     if is_a(value, CachedFunction):
-        about = f"what {value.__name__} has cached"
+        about = f"what {getattr(value, '__name__', 'a function')} has cached"
         return _rewinder(about, lambda: value.cache_info()[1:], lambda _: value.cache_clear())
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and is_a(value, numpy.ndarray):

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..inspecting.reading import Forward, forward_of, set_by_call
+from ..inspecting.whose import is_of_torch
 from ..modules import switch
 from .content import ModuleContent, content_of
 from .outside import Outside
@@ -78,6 +79,12 @@ class Untouched:
             if changed:
                 return changed
         return ""
+
+    def moved_for(self, module: nn.Module) -> str:
+        """Name what was changed that code of ``module``, or of a module inside it, reads."""
+        own = (part for part in module.modules() if not is_of_torch(type(part)))
+        moved = (self.moved_state(part, self.given(part)) for part in own)
+        return next(filter(None, moved), "")
 
     def changes(self, *, may_grow: bool = False) -> set[Any]:
         """Return keys for what is not as it was, to be compared with those of another moment.

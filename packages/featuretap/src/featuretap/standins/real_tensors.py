@@ -24,6 +24,7 @@ from ..keeping.held import tensors_in
 from ..keeping.saved import SavedTensors
 from ..modules import ModuleTree
 from ..names.operations import name_of
+from ..refusals.left_there import Leaves
 from ..trace.indexing import is_method
 from .volatile import ASSIGNED, Volatile
 
@@ -36,6 +37,10 @@ _OF_ANOTHER = (
     "the forward makes a tensor in the memory of another in a way that no graph can record "
     "(nn.Parameter(t), t.as_subclass(...), from_dlpack)"
 )
+_LEFT = (
+    "the forward uses a tensor that it finds in an attribute or a container, and {!r}, which is one node "
+    "(it has hooks, or cannot be traced), may leave another one there in each call"
+)
 _KINDS = (torch.dtype, torch.device)
 
 
@@ -44,6 +49,7 @@ class RealTensors:
 
     Attributes:
         by_node: the tensor that each of them stands for.
+        leaves: the modules that are one node.
 
     """
 
@@ -52,6 +58,7 @@ class RealTensors:
         self._tree = tree
         self._saved = saved
         self._nodes: dict[int, fx.Node] = {}
+        self.leaves = Leaves()
         self._parameters: dict[int, fx.Proxy] = {}
         self._made: set[int] = set()
         self._volatile = Volatile(tree, self._made)
@@ -78,6 +85,8 @@ class RealTensors:
         node = self._nodes.get(id(tensor))
         if node is None:
             name = self._tree.tensor_names.get(id(tensor))
+            if not self._tree.is_registered(name):
+                self._check_left()
             if name is None:
                 if self._is_of_another(tensor):
                     raise self._tracer.refusal(_OF_ANOTHER)
@@ -87,6 +96,18 @@ class RealTensors:
             node = self._tracer.create_node("get_attr", name, (), {})
             self._remember(tensor, node)
         return node
+
+    def _check_left(self) -> None:
+        """Refuse what lies where a leaf may put another one in each call: in an attribute, a container."""
+        leaf = self.leaves.that_may_leave_tensors
+        if leaf:
+            raise self._tracer.refusal(_LEFT.format(leaf))
+
+    def check_found(self) -> None:
+        """Refuse the same of what was used before such a leaf was called."""
+        names = [str(node.target) for node in self.by_node if node.op == "get_attr"]
+        if not all(map(self._tree.is_registered, names)):
+            self._check_left()
 
     def _is_of_another(self, tensor: torch.Tensor) -> bool:
         """Say whether a tensor was made, by nothing that was recorded, in the memory of a known one."""

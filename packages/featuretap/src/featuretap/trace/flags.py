@@ -51,7 +51,7 @@ def _get(module: nn.Module) -> bool:
 def _set(module: nn.Module, value: bool) -> None:
     here = _HERE
     # Who sets a flag to what it is would set it to that in the other mode, too, where it is another.
-    for note in here.notes:
+    for note in here.notes if "training" in vars(module) else ():  # a new module has none yet
         note.seen = True
     if id(module) in here.flags:
         raise FlagSetError
