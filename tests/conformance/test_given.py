@@ -175,3 +175,39 @@ def test_E3_a_node_is_asked_for_under_one_key(extract):
 def test_E3_a_backend_is_named_by_a_string(wrong):
     with pytest.raises(TypeError, match="backend must be 'auto' or the name of a backend, not "):
         featuretap.get_graph_node_names(nn.ReLU(), backend=wrong)
+
+
+class ReadsWhatAParameterKeeps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.weight.factor, self.weight.table = 4.0, torch.full((3,), 2.0)
+
+    def forward(self, x):
+        return x * self.weight * self.weight.factor + self.weight.table
+
+
+@pytest.mark.parametrize("example", [None, (X,)])
+def test_N9_an_attribute_that_was_given_to_a_parameter_is_no_node(extract, names_of, example):
+    model = ReadsWhatAParameterKeeps()
+    names = ["x", "weight", "mul", "mul_1", "add"]
+    assert names_of(model, example_args=(X,)) == names
+    features = extract(model, names, example_args=example)(X)
+    assert identical(features["mul_1"], X * 4)
+    assert identical(features["add"], X * 4 + 2)
+
+
+class PutsSizesTogether(nn.Module):
+    def forward(self, x):
+        rows, columns = x.shape
+        return x.view([rows, columns] + [1] * (x.ndimension() - 1))
+
+
+def test_N9_lists_of_sizes_that_are_put_together_are_a_node(extract, names_of):
+    model = PutsSizesTogether()
+    names = "x getattr getitem getitem_1 ndimension sub mul add view".split()
+    assert names_of(model, example_args=(X,)) == names
+    features = extract(model, ["mul", "add", "view"])(X)
+    assert features["mul"] == [1]
+    assert features["add"] == [2, 3, 1]
+    assert identical(features["view"], X.view(2, 3, 1))

@@ -174,6 +174,22 @@ def _method_or_field(name: str) -> property:
     return property(read)
 
 
+def _concatenation(kind: type) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the methods that put a tracked tuple or list and another one together."""
+
+    def add(self: Any, other: Any) -> Any:
+        if not isinstance(other, kind):
+            return NotImplemented
+        return _tell(self, "add", plain(self) + plain(other), other)
+
+    def add_to(self: Any, other: Any) -> Any:
+        if not isinstance(other, kind):
+            return NotImplemented
+        return _tell(self, "add", plain(other) + plain(self), other)
+
+    return add, add_to
+
+
 class TrackedTuple(_Sequence, tuple):  # type: ignore[type-arg]
     """A ``tuple``, or a result with named fields, that came from the model."""
 
@@ -181,15 +197,7 @@ class TrackedTuple(_Sequence, tuple):  # type: ignore[type-arg]
 
     __hash__ = tuple.__hash__
 
-    def __add__(self, other: Any) -> Any:
-        if not isinstance(other, tuple):
-            return NotImplemented
-        return _tell(self, "add", plain(self) + plain(other), other)
-
-    def __radd__(self, other: Any) -> Any:
-        if not isinstance(other, tuple):
-            return NotImplemented
-        return _tell(self, "add", plain(other) + plain(self), other)
+    __add__, __radd__ = _concatenation(tuple)
 
     def __mul__(self, times: Any) -> Any:
         return _tell(self, "mul", plain(self) * plain(times), times)
@@ -237,6 +245,8 @@ class TrackedList(_Sequence, list):  # type: ignore[type-arg]
     """A ``list`` that came from the model."""
 
     _plain: Any
+
+    __add__, __radd__ = _concatenation(list)
 
     for _name in "append extend insert pop remove clear sort reverse".split():
         locals()[_name] = _changed_too(list, _name)

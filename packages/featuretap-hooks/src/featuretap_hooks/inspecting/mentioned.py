@@ -24,6 +24,7 @@ from featuretap.inspecting.reading import (
     variables_of,
 )
 from featuretap.inspecting.whose import is_users_module
+from featuretap.keeping.held import without_simple
 
 __all__ = ["chains_of_names", "mentioned_names"]
 
@@ -69,7 +70,7 @@ def _found_in(value: Any, names: set[str]) -> Iterator[Any]:
             if is_users_module(str(base.__module__)):
                 yield from vars(base).values()
     elif is_a(value, _CONTAINERS):
-        yield from items_of(value)
+        yield from without_simple(items_of(value))
     elif is_a(value, functools.partial):
         yield from (value.func, *value.args)
     elif is_a(value, property):

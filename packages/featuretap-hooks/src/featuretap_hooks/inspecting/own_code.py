@@ -20,7 +20,7 @@ from featuretap.inspecting.reading import (
     variables_of,
 )
 from featuretap.inspecting.whose import is_our_module
-from featuretap.keeping.held import attributes, is_opened, parts_of
+from featuretap.keeping.held import attributes, is_opened, parts_of, without_simple
 
 from .facts import Facts, facts_of
 
@@ -246,7 +246,7 @@ def _kept_functions(modules: Iterable[nn.Module]) -> Iterator[types.FunctionType
     """Yield the functions that modules keep in attributes, or in containers there: ``self.act``."""
     for module in modules:
         for _, value in attributes(module):
-            for kept in parts_of(value) if is_opened(value) else (value,):
+            for kept in without_simple(parts_of(value)) if is_opened(value) else (value,):
                 called = kept.func if is_a(kept, functools.partial) else kept
                 if not is_a(called, (*_FUNCTIONS, nn.Module, type)):
                     called = vars(type(called)).get("__call__")

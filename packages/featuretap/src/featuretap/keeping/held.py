@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ __all__ = [
     "kept_tensors",
     "parts_of",
     "tensors_in",
+    "without_simple",
 ]
 
 # How deep containers and objects are looked into; what refers to itself is looked into once.
@@ -66,6 +67,11 @@ def parts_of(value: Any) -> list[Any]:
     return [*containers.items_of(own), *slots_of(value).values()]
 
 
+def without_simple(values: Iterable[Any]) -> list[Any]:
+    """Leave out what holds nothing, first of all: a vocabulary has a million of such."""
+    return [value for value in values if type(value) not in SIMPLE]
+
+
 def tensors_in(module: nn.Module) -> Iterator[torch.Tensor]:
     """Yield the tensors that a module holds and that are no parameters: buffers, caches, states."""
     if isinstance(module, torch.jit.ScriptModule):
@@ -89,5 +95,5 @@ def _tensors(value: Any, depth: int, seen: set[int]) -> Iterator[torch.Tensor]:
             yield value
     elif depth and id(value) not in seen and is_opened(value):
         seen.add(id(value))
-        for item in parts_of(value):
+        for item in without_simple(parts_of(value)):
             yield from _tensors(item, depth - 1, seen)

@@ -157,8 +157,11 @@ def _leads_to(originals: set[int], waiting: list[Any]) -> bool:
         # Nobody can look into the cache of a function, which may have been made for this model.
         if len(seen) > _MOST or (is_a(value, CachedFunction) and "<" in value.__qualname__):
             return True
-        waiting += _behind(value)
+        waiting += (found for found in _behind(value) if type(found) not in _LEAD_NOWHERE)
     return False
+
+
+_LEAD_NOWHERE = frozenset({type(None), bool, float, complex, str, bytes})
 
 
 def _kinds_in(values: list[Any]) -> set[type]:

@@ -82,9 +82,12 @@ class FeatureProxy(fx.Proxy):
     # A tensor cannot be called, and ``collections.abc.Callable`` looks here.
     __call__ = None  # type: ignore[assignment]
 
-    def __getattr__(self, k: str) -> FeatureAttribute:
+    def __getattr__(self, k: str) -> Any:
         if k in _compat.PARAMETER_MARKS:
             raise AttributeError(k)
+        kept = _kept_by_parameter(self)
+        if k in kept:
+            return kept[k]
         frame = sys._getframe(1)
         if (
             called_by_model(frame)
@@ -196,6 +199,15 @@ def is_overtaken(target: Any, attributes: list[weakref.ref[fx.Proxy]]) -> bool:
         return False
     alive = (attribute() for attribute in attributes)
     return any(found is not None and vars(found)["_node"] is None for found in alive)
+
+
+def _kept_by_parameter(proxy: FeatureProxy) -> dict[str, Any]:
+    """Return the Python attributes that the user gave a parameter, which no tensor computes."""
+    node, tracer = vars(proxy).get("node"), vars(proxy)["tracer"]
+    if node is None or node.op != "get_attr":
+        return {}
+    parameter = tracer.recording.tree.parameters.get(str(node.target))
+    return {} if parameter is None else vars(parameter)
 
 
 class FeatureAttribute(FeatureProxy, fx.proxy.Attribute):
