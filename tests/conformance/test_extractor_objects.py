@@ -214,3 +214,35 @@ def test_M4_an_extractor_is_in_the_mode_of_its_model_while_another_thread_traces
     monkeypatch.setattr(featuretap.fx_backend, "_assemble", assemble)
     assert create.create_feature_extractor(model, ["0"]).training
     assert turns == [False]
+
+
+class Fuses(nn.Module):
+    """Has another layer in each mode, as RepVGG."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.Linear(2, 2)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if hasattr(self, "parts") == mode:
+            return self
+        layer = self.fused if mode else self.parts
+        for name in ("parts", "fused"):
+            self._modules.pop(name, None)
+        setattr(self, "parts" if mode else "fused", layer)
+        return self
+
+    def forward(self, x):
+        return (self.parts if hasattr(self, "parts") else self.fused)(x)
+
+
+@pytest.mark.only("hooks", why="a graph keeps the layers that it was made of")
+def test_M2_a_layer_that_comes_back_with_its_mode_is_watched_again(extract):
+    model = nn.Sequential(Fuses()).eval()
+    extractor = extract(model, ["0.fused", "0"], missing="skip")
+    for mode in (False, True, False, True, False):
+        extractor.train(mode)
+        features = extractor(X)
+        assert list(features) == (["0"] if mode else ["0.fused", "0"])
+        assert identical(features["0"], model(X))

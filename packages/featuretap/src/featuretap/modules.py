@@ -274,26 +274,26 @@ def _children(module: nn.Module) -> dict[str, nn.Module | None]:
 
 
 class Link(NamedTuple):
-    """Where a module is registered: in which registry, by which name."""
+    """Where a module is registered: in which registry, by which name; it may not be there."""
 
     registry: Mapping[str, Any]
     name: str
-    module: nn.Module
+    module: nn.Module | None
 
 
 def links_to(model: nn.Module, paths: Iterable[str]) -> Iterator[Link]:
-    """Yield where each module on the way to ``paths`` is registered, as far as there are any."""
+    """Yield where each module on the way to ``paths`` is registered, and the first that is missing."""
     known: set[str] = set()
     for path in paths:
         module, names = model, path.split(".") if path else []
         for depth, name in enumerate(names):
             registry, child = module._modules, module._modules.get(name)
-            if child is None:
-                break
             start = ".".join(names[: depth + 1])
             if start not in known:
                 known.add(start)
                 yield Link(registry, name, child)
+            if child is None:
+                break
             module = child
 
 
