@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from featuretap.errors import fails_on_example
 from featuretap.facts import written_arguments
 from featuretap.inspecting.reading import forward_of
 from featuretap.keeping.ambient import Ambient
-from featuretap.keeping.apart import run_apart
+from featuretap.keeping.apart import originals_refused, run_apart
 from featuretap.keeping.gradients import Gradients
 from featuretap.keeping.held import tensors_in
 from featuretap.keeping.held_content import content_of_given
@@ -39,7 +40,7 @@ from .calls.patching import unrecorded
 from .findings import Findings
 from .index import Index
 from .scopes import Calls, Part
-from .watching import run_watched
+from .watching import watched_run
 
 __all__ = ["Seen", "watch_apart", "watch_modes"]
 
@@ -112,7 +113,9 @@ class _SaveWritten(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _watch_example(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Seen:
+def _watch_example(
+    apart: Replica, found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Seen:
     """Run the model of ``found`` on copies of the arguments, in the mode that it is in."""
     tree, model = found.tree, found.tree.model
     refuse_unmade(model)
@@ -127,6 +130,9 @@ def _watch_example(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, 
         if parameter.is_leaf and parameter.grad is not None:
             saved.save(parameter.grad)
     random, (foreign, restore_foreign) = RandomState(), foreign_random_state()
+    run = watched_run(found, Part.of(None, tree.paths, found.is_leaf), calls=seen.calls)
+    # What is read off the code is read before somebody looks at each call.
+    _ = found.places, found.own_code, found.storing
     with ExitStack() as stack:
         stack.callback(restore_foreign)
         stack.callback(random.restore)
@@ -138,13 +144,8 @@ def _watch_example(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, 
         # Of these, an object without tensors is not copied.
         stack.callback(content_of_given((args, kwargs)).restore)
         stack.enter_context(_SaveWritten(tree, saved))
-        run_watched(
-            found,
-            seen.index,
-            *copy_arguments(args, kwargs),
-            part=Part.of(None, tree.paths, found.is_leaf),
-            calls=seen.calls,
-        )
+        stack.enter_context(originals_refused(apart))
+        run(seen.index, *copy_arguments(args, kwargs))
         seen.drew = random.moved or foreign_random_state()[0] != foreign
     seen.calls.count = None
     return seen
@@ -158,7 +159,7 @@ def watch_apart(found: Findings, args: tuple[Any, ...], kwargs: Mapping[str, Any
         own = found
         if apart.model is not model:
             own = Findings(ModuleTree(apart.model), apart.options(found.options))
-        return _watch_example(own, args, kwargs)
+        return _watch_example(apart, own, args, kwargs)
 
     with ONE_AT_A_TIME, more_recursion(), unrecorded():
         return run_apart(watch, model)
@@ -173,10 +174,11 @@ def watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exceptio
     """
     refuse_unmade(model)
     with ONE_AT_A_TIME, more_recursion():
-        return run_apart(lambda apart: _watch_modes(apart.model, apart.options(options)), model)
+        return run_apart(partial(_watch_modes, options), model)
 
 
-def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Exception]:
+def _watch_modes(options: Options, apart: Replica) -> dict[str, Seen | Exception]:
+    model, options = apart.model, apart.options(options)
     tree = ModuleTree(model)
     found = Findings(tree, options)
     args, kwargs = options.example
@@ -189,7 +191,7 @@ def _watch_modes(model: nn.Module, options: Options) -> dict[str, Seen | Excepti
             with switched_back(model, untouched):
                 if model.training != (mode == "train"):
                     switch(model, mode == "train")
-                seen[mode] = _watch_example(found, args, kwargs)
+                seen[mode] = _watch_example(apart, found, args, kwargs)
         except Exception as error:
             seen[mode] = error
     failures = {mode: found for mode, found in seen.items() if isinstance(found, Exception)}

@@ -16,7 +16,7 @@ from .backends import MODES, Options, available_backends, load_backend
 from .comparing import describe, identical, largest_difference
 from .copying import copy_arguments, copy_value
 from .errors import NodeNotFoundError, UntraceableModelError, fails_on_example
-from .keeping.apart import run_apart
+from .keeping.apart import originals_refused, run_apart
 from .keeping.recursion import more_recursion
 from .keeping.replica import Replica
 from .keeping.saved import refuse_unmade
@@ -74,7 +74,7 @@ def verify(extractor: nn.Module, model: nn.Module, /, *args: Any, **kwargs: Any)
     refuse_unmade(model)
 
     def compare(apart: Replica) -> Report:
-        example = _Example(apart.model, args, kwargs, apart.options(options))
+        example = _Example(apart, args, kwargs, options)
         return example.compare(apart.others[0])
 
     with ONE_AT_A_TIME, more_recursion():
@@ -85,7 +85,7 @@ class _Example:
     """A model and the arguments of a call of it, beside which what is made of the model can be run.
 
     Args:
-        model: the model.
+        apart: the model, or a copy of it.
         args: positional arguments of its forward.
         kwargs: keyword arguments of it, without those that are fixed.
         options: what the user said of the model.
@@ -93,13 +93,15 @@ class _Example:
     """
 
     def __init__(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
+        self, apart: Replica, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options
     ) -> None:
+        model, options = apart.model, apart.options(options)
         if options.concrete_args:
             positions = positions_of(signature_of(model))
             args, kwargs = with_fixed(options.concrete_args, positions, args, kwargs)
         self._model, self._args, self._kwargs = model, args, kwargs
         self._options = options
+        self._apart = apart
 
     def compare(self, extractor: nn.Module) -> Report:
         """Compare as :func:`verify` does.
@@ -159,7 +161,8 @@ class _Example:
             if self._model.training != extractor.training:
                 switch(self._model, bool(extractor.training))
             args, kwargs = copy_arguments(self._args, self._kwargs)
-            values = call(*args, **kwargs)
+            with originals_refused(self._apart):
+                values = call(*args, **kwargs)
             # Copied, for a feature may be a buffer, which is put back now.
             return {key: copy_value(value) for key, value in values.items()}
 
@@ -201,20 +204,18 @@ def prove(
     refuse_unmade(model)
 
     def compare(apart: Replica) -> None:
-        _prove(apart.others[0], apart.model, apart.options(options), whole)
+        _prove(apart, options, whole)
 
     with ONE_AT_A_TIME, more_recursion():
         run_apart(compare, model, extractor)
 
 
 def _prove(
-    extractor: nn.Module,
-    model: nn.Module,
-    options: Options,
-    whole: Callable[[nn.Module, Options], nn.Module],
+    apart: Replica, options: Options, whole: Callable[[nn.Module, Options], nn.Module]
 ) -> None:
+    model, extractor, options = apart.model, apart.others[0], apart.options(options)
     args, kwargs = options.example
-    example = _Example(model, args, kwargs, options)
+    example = _Example(apart, args, kwargs, options)
     failures: dict[str, Exception] = {}
     missing: Mapping[str, str] = extractor.missing_modes  # type: ignore[assignment]
     modes = [mode for mode in MODES if mode not in missing]

@@ -16,7 +16,7 @@ from .held import tensors_in
 from .replica import Replica, replica_of
 from .saved import SavedTensors, version_of
 
-__all__ = ["run_apart"]
+__all__ = ["originals_refused", "run_apart"]
 
 _T = TypeVar("_T")
 
@@ -26,11 +26,11 @@ def run_apart(run: Callable[[Replica], _T], model: nn.Module, *others: nn.Module
 
     Where a copy is not safe it is run for the model itself, and so where the code of the copy turns out to
     call a module of the model, or to write a tensor of one, which it found in a way that nobody can read
-    (see :func:`.replica_of`).
+    (see :func:`.replica_of`); ``run`` calls the copy in :func:`originals_refused`.
     """
     replica = replica_of(model, *others)
     if replica is not None:
-        with suppress(_OriginalUsed), _originals_refused(model), _originals_unwritten(model):
+        with suppress(_OriginalUsed), _originals_unwritten(model):
             return run(replica)
     return run(Replica(model, others, {}))
 
@@ -40,16 +40,16 @@ class _OriginalUsed(BaseException):
 
 
 @contextmanager
-def _originals_refused(model: nn.Module) -> Iterator[None]:
-    """While entered, the call of a module of ``model`` raises in this thread, before it does anything.
+def originals_refused(replica: Replica) -> Iterator[None]:
+    """While entered, the call of a module that was copied raises in this thread, before it does anything.
 
     Seen as a profiler sees calls: nothing is put on the modules, which other threads may run. Where there
     is a profiler already, nobody looks.
     """
-    if sys.getprofile() is not None:
+    if replica.original is None or sys.getprofile() is not None:
         yield
         return
-    modules = list(model.modules())
+    modules = list(replica.original.modules())
     originals = set(map(id, modules))
     functions = [nn.Module.__call__, *(forward_of(module).function for module in modules)]
     # By identity: the hash of a code object is that of all that it holds.

@@ -51,12 +51,14 @@ class Replica(NamedTuple):
         model: the copy of the model.
         others: the copies of the others.
         made: what was copied, by ``id`` -> the copy.
+        original: the model, if this is a copy.
 
     """
 
     model: nn.Module
     others: tuple[nn.Module, ...]
     made: dict[int, Any]
+    original: nn.Module | None = None
 
     def options(self, options: Options) -> Options:
         """Return what the user said of the model, said of the copy."""
@@ -83,7 +85,7 @@ def replica_of(model: nn.Module, *others: nn.Module) -> Replica | None:
             for module in copies[0].modules():
                 _let_nobody_watch(module)
             is_whole = _are_alike(modules, list(copies[0].modules()))
-            return Replica(copies[0], tuple(copies[1:]), made) if is_whole else None
+            return Replica(copies[0], tuple(copies[1:]), made, model) if is_whole else None
     return None
 
 
