@@ -145,3 +145,63 @@ def test_V2_auto_serves_what_is_left_for_another(name):
         extractor = featuretap.create_feature_extractor(model, [""])
     for given in (Z, X):
         assert identical(extractor(given)[""], model(given))
+
+
+class LooksFirst(nn.Module):
+    """Finds nothing in its first call."""
+
+    def __init__(self, is_attribute):
+        super().__init__()
+        self.linear, self.skip, self.feats = nn.Linear(4, 4), None, {}
+        self.linear.register_forward_hook(self.keep if is_attribute else self.fill)
+
+    def keep(self, module, args, output):
+        self.skip = output
+
+    def fill(self, module, args, output):
+        self.feats["skip"] = output
+
+    def forward(self, x):
+        y = self.linear(x)
+        if self.skip is not None:
+            y = y + self.skip
+        if "skip" in self.feats:
+            y = y + self.feats["skip"]
+        return y * 2
+
+
+@pytest.mark.parametrize("is_attribute", [True, False])
+@pytest.mark.parametrize("example", [None, (X,)])
+def test_V2_what_a_hook_leaves_is_found_though_nothing_was_there(backend, is_attribute, example):
+    model = LooksFirst(is_attribute).eval()
+    with contextlib.suppress(featuretap.UntraceableModelError):
+        extractor = featuretap.create_feature_extractor(
+            model, ["mul"], backend=backend, example_args=example
+        )
+        for given in (X, Z):
+            assert identical(extractor(given)["mul"], model(given))
+        return
+    assert backend == "fx"
+
+
+class ReadsATable(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.table = layer, torch.ones(4)
+
+    def forward(self, x):
+        return self.layer(x) + self.table
+
+
+def logged():
+    layer = nn.Linear(4, 4)
+    layer.register_forward_hook(lambda module, args, output: None)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "layer", [logged, lambda: nn.utils.spectral_norm(nn.Linear(4, 4)), lambda: nn.Linear(4, 4)]
+)
+def test_V2_hooks_that_leave_nothing_are_no_reason_to_refuse(extract, layer):
+    model = ReadsATable(layer()).eval()
+    assert identical(extract(model, ["add"])(X)["add"], model(X))

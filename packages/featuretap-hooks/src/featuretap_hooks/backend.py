@@ -17,6 +17,7 @@ from featuretap.naming import paths_above
 
 from .example import Seen, watch_modes
 from .extractor import HooksExtractor
+from .findings import Findings
 from .guessing import Guess, has_forward
 from .parts import needed_part
 from .plan import Plan
@@ -83,8 +84,10 @@ class HooksBackend:
         same = plans["train"].request is plans["eval"].request
         ran: set[str] = set()
         # Nobody knows what runs in a mode that fails on the example, nor what a function uses that is one
-        # node, or runs where nothing is one.
+        # node, or runs where nothing is one. A forward that goes to its end needs all.
         is_whole = bool(failed or options.autowrap_functions or options.autowrap_modules)
+        facts = Findings(ModuleTree(model), options)
+        is_whole = is_whole or facts.must_end or facts.own_code.switches
         for mode, seen in found.items():
             other = found.get("eval" if mode == "train" else "train")
             if seen.drew and other is not None:

@@ -208,19 +208,24 @@ def switch(model: nn.Module, training: bool) -> None:
     """Put ``model`` into a mode, also if part of it has that one alone, as what ``torch.export`` made.
 
     Raises:
-        UntraceableModelError: if part of it has the other mode alone.
+        UntraceableModelError: if part of it has the other mode alone, or its own code refuses it.
 
     """
+    mode = "train" if training else "eval"
     try:
         model.train(training)
     except NotImplementedError as error:
         for path, module in model.named_modules():
             if module.training is not training:
-                mode = "train" if training else "eval"
                 raise UntraceableModelError(
                     f"{path or type(model).__name__!r} cannot be switched to {mode} mode: {error}",
                     path,
                 ) from error
+    except Exception as error:
+        raise UntraceableModelError(
+            f"{type(model).__name__} cannot be switched to {mode} mode: {type(error).__name__}: {error}",
+            "",
+        ) from error
 
 
 def keeps_nothing(module: nn.Module) -> bool:

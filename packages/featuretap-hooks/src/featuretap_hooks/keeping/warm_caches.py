@@ -16,11 +16,13 @@ import copy
 import threading
 from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
-from featuretap.inspecting.reading import Forward, forward_of, instructions_of
+from featuretap._compat import draws_random_numbers
+from featuretap.inspecting.reading import Forward, forward_of, instructions_of, names_in
 from featuretap.inspecting.remembering import by_forward
 from featuretap.inspecting.whose import is_of_torch
 
@@ -123,9 +125,24 @@ def _caches(forward: Forward) -> tuple[str, ...]:
         until = next((n for n, i in enumerate(code[place:]) if i.opname == "STORE_SUBSCR"), 0)
         filling = code[place + 1 : place + until]
         is_filled = any(i.argval == name for i in filling)
-        found[name] = is_filled and _variables(filling) <= key | {"self"}
+        # Of attributes of the module: what is made of nothing else may be state, as a first sum is.
+        reads = {
+            i.argval for b, i in pairwise(filling) if b.argval == "self" and "ATTR" in i.opname
+        }
+        is_pure = _variables(filling) <= key | {"self"} and not any(map(_may_draw, filling))
+        found[name] = is_filled and bool(reads - {name}) and is_pure
     stores = sum(i.opname == "STORE_SUBSCR" for i in code)
-    return tuple(name for name, is_pure in found.items() if is_pure and stores == 1)
+    if stores != 1 or any(map(_writes, names_in(forward))):
+        return ()
+    return tuple(name for name, is_cache in found.items() if is_cache)
+
+
+def _writes(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _may_draw(instruction: Any) -> bool:
+    return isinstance(instruction.argval, str) and draws_random_numbers(instruction.argval)
 
 
 def _variables(code: Iterable[Any]) -> set[str]:

@@ -56,14 +56,25 @@ def by_forward(read: _F) -> _F:
         function = forward.function
         if not _is_own(forward.kind, function):
             return known(forward)
-        own = vars(function).setdefault("__featuretap__", {})
-        # Whatever ``functools.wraps`` this function has the same dict.
-        key = (read, forward)
-        if key not in own:
-            own[key] = read(forward)
-        return own[key]
+        return vars(function).setdefault("__featuretap__", _Remembered())(read, forward)
 
     return reading  # type: ignore[return-value]
+
+
+class _Remembered:
+    """What was read of one function. To whoever looks through objects this is a function, too."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+
+    def __call__(self, read: Callable[..., Any], forward: Any) -> Any:
+        # By the forward as well, for ``functools.wraps`` hands this on to another function.
+        key = (read, forward)
+        if key not in self._known:
+            self._known[key] = read(forward)
+        return self._known[key]
 
 
 def _is_own(kind: type, function: Any) -> bool:

@@ -41,6 +41,7 @@ _LEFT = (
     "the forward uses a tensor that it finds in an attribute or a container, and {!r}, which is one node "
     "(it has hooks, or cannot be traced), may leave another one there in each call"
 )
+_LEFT_BY_HOOK = "the forward looks at {!r}, which a hook may set or fill in each call"
 _KINDS = (torch.dtype, torch.device)
 
 
@@ -104,7 +105,10 @@ class RealTensors:
             raise self._tracer.refusal(_LEFT.format(leaf))
 
     def check_found(self) -> None:
-        """Refuse the same of what was used before such a leaf was called."""
+        """Refuse the same of what was used before such a leaf was called, and what was not there yet."""
+        left = self.leaves.left_by_hooks(self._tree.paths.values())
+        if left:
+            raise self._tracer.refusal(_LEFT_BY_HOOK.format(left))
         names = [str(node.target) for node in self.by_node if node.op == "get_attr"]
         if not all(map(self._tree.is_registered, names)):
             self._check_left()
@@ -219,8 +223,13 @@ class RealTensors:
 
     def _existed_before(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Return the tensors older than the trace that a write to ``tensor`` changes."""
-        owners = self._tree.storages.get(_compat.storage_id(tensor))
-        return owners or ([] if id(tensor) in self._made else [tensor])
+        storage = _compat.storage_id(tensor)
+        owners = self._tree.storages.get(storage)
+        if owners is None and id(tensor) not in self._made:
+            return [tensor]
+        # A view of one that was found in a list, say.
+        found = (t for node, t in self.by_node.items() if node.op == "get_attr")
+        return owners or [t for t in found if _compat.storage_id(t) == storage]
 
     def forget(self, erased: set[fx.Node]) -> None:
         """Drop what was remembered of nodes that are gone."""
