@@ -175,6 +175,7 @@ class WithSlots(nn.Module):
         return x * self.factor
 
 
+@pytest.mark.sees_operations
 def test_V4_a_module_with_slots_is_served_with_an_example(extract, names_of):
     model = WithSlots()
     assert names_of(model, example_args=(X,)) == ["x", "mul"]

@@ -60,10 +60,13 @@ class Outside:
     def __bool__(self) -> bool:
         return bool(self._found)
 
-    def moved(self, forward: Forward) -> str:
-        """Name what ``forward`` changed and its next call would read; ``""`` if there is nothing."""
+    def moved(self, forward: Forward, *, is_certain: bool = False) -> str:
+        """Name what ``forward`` changed and its next call would read; ``""`` if there is nothing.
+
+        Most iterators cannot be looked at. They count as moved, unless it must be certain.
+        """
         for one in _each(self._found.get(forward, ())):
-            if one.moved(forward):
+            if not (is_certain and one.is_iterator) and one.moved(forward):
                 return one.place.label
         return ""
 

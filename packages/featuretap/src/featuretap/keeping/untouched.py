@@ -83,7 +83,7 @@ class Untouched:
     def moved_for(self, module: nn.Module) -> str:
         """Name what was changed that code of ``module``, or of a module inside it, reads."""
         own = (part for part in module.modules() if not is_of_torch(type(part)))
-        moved = (self.moved_state(part, self.given(part)) for part in own)
+        moved = (self.moved_state(part, self.given(part), is_certain=True) for part in own)
         return next(filter(None, moved), "")
 
     def changes(self, *, may_grow: bool = False) -> set[Any]:
@@ -126,7 +126,9 @@ class Untouched:
         own = set_by_call(kind)
         return [name for name in content.changed_names() if name not in own]
 
-    def moved_state(self, module: nn.Module, given: Container[str]) -> str:
+    def moved_state(
+        self, module: nn.Module, given: Container[str], *, is_certain: bool = False
+    ) -> str:
         """Name what was changed in ``module`` and the next call of its forward would read.
 
         A buffer, tensor or submodule that was exchanged, a number that is counted, a container that
@@ -135,6 +137,7 @@ class Untouched:
         Args:
             module: the module.
             given: attributes that are set before each call.
+            is_certain: leave out what may have moved, for nobody can tell.
 
         """
         content = self._modules.get(id(module))
@@ -148,5 +151,5 @@ class Untouched:
                 return f"the training flag of {name}"
         moved = content.moved_state(module, given, self.forwards)
         if not moved and self._outside:
-            moved = self._outside.moved(forward_of(module))
+            moved = self._outside.moved(forward_of(module), is_certain=is_certain)
         return moved
