@@ -242,12 +242,12 @@ class FeatureTracer(RefusingTracer):
         return self.create_proxy("call_module", path, args, kwargs)
 
     def _note_leaf(self, path: str, leaf: nn.Module) -> None:
-        self.real.leaves.add(path, leaf)
-        self._note_inside(leaf)
-
-    def _note_inside(self, leaf: nn.Module) -> None:
         """Remember what a module that is one node may call; those of torch call none of their children."""
-        if not is_of_torch(type(leaf)):
+        is_torchs = is_of_torch(type(leaf))
+        if is_torchs and not (leaf._modules or leaf._forward_hooks or leaf._forward_pre_hooks):
+            return  # most leaves
+        self.real.leaves.add(path, leaf)
+        if not is_torchs:
             self._inside_leaves.update(map(id, islice(leaf.modules(), 1, None)))
 
     def _is_caught(self) -> bool:

@@ -54,9 +54,9 @@ def by_forward(read: _F) -> _F:
     @functools.wraps(read)
     def reading(forward: Any) -> Any:
         function = forward.function
-        if not _is_own(forward.kind, function):
-            return known(forward)
-        return vars(function).setdefault("__featuretap__", _Remembered())(read, forward)
+        if getattr(function, "__closure__", None) and _is_own(forward.kind, function):
+            return vars(function).setdefault("__featuretap__", _Remembered())(read, forward)
+        return known(forward)
 
     return reading  # type: ignore[return-value]
 
@@ -78,7 +78,7 @@ class _Remembered:
 
 
 def _is_own(kind: type, function: Any) -> bool:
-    """Say whether a function has variables around it, and is not the forward of a class."""
-    if not isinstance(function, types.FunctionType) or not function.__closure__:
-        return False
-    return getattr(kind, "forward", None) is not function
+    """Say whether a function, which has variables around it, is not the forward of a class."""
+    return isinstance(function, types.FunctionType) and (
+        getattr(kind, "forward", None) is not function
+    )

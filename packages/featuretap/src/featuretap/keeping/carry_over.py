@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from torch import fx, nn
 
+from ..inspecting.whose import is_of_torch
 from ..recording import Recording
 from .ambient import HooksOfEveryModule
 from .untouched import Untouched
@@ -53,14 +54,8 @@ class CarryOver:
         # Path -> what another has changed before its call, and it reads.
         self._found_moved: dict[str, str] = {}
 
-    def check_leaf(self, module: nn.Module, path: str) -> None:
+    def check_leaf(self, module: nn.Module, path: str, *, is_leaf: bool = True) -> None:
         """Refuse a call of a leaf that would be another one in the graph."""
-        self._check_attributes(module, path)
-        moved = self._model.moved_for(module)
-        if moved:
-            raise self._refuse(_READS.format(moved, path))
-
-    def _check_attributes(self, module: nn.Module, path: str) -> None:
         changed = self._model.changed_attribute(module)
         if changed:
             raise self._refuse(
@@ -70,13 +65,16 @@ class CarryOver:
             raise self._refuse(
                 "the forward registers hooks for every module, which a graph would not do again"
             )
+        if is_leaf and (module._modules or not is_of_torch(type(module))):
+            moved = self._model.moved_for(module)
+            if moved:
+                raise self._refuse(_READS.format(moved, path))
 
     def enter(self, module: nn.Module, path: str, *, is_leaf: bool) -> None:
         """Look at a module before a call of it; ``is_leaf`` if it cannot be looked into."""
-        if is_leaf:
-            self.check_leaf(module, path)
-        elif self._is_careful:
-            self._check_attributes(module, path)
+        if is_leaf or self._is_careful:
+            self.check_leaf(module, path, is_leaf=is_leaf)
+        if self._is_careful:
             self._found_moved[path] = self._model.moved_for(module)
         if path not in self._given:
             self._given[path] = self._model.given(module)

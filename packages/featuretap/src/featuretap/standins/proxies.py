@@ -85,9 +85,11 @@ class FeatureProxy(fx.Proxy):
     def __getattr__(self, k: str) -> Any:
         if k in _compat.PARAMETER_MARKS:
             raise AttributeError(k)
-        kept = _kept_by_parameter(self)
-        if k in kept:
-            return kept[k]
+        node = vars(self).get("node")
+        if node is not None and node.op == "get_attr":
+            kept = _kept_by_parameter(self, node)
+            if k in kept:
+                return kept[k]
         frame = sys._getframe(1)
         if (
             called_by_model(frame)
@@ -201,11 +203,9 @@ def is_overtaken(target: Any, attributes: list[weakref.ref[fx.Proxy]]) -> bool:
     return any(found is not None and vars(found)["_node"] is None for found in alive)
 
 
-def _kept_by_parameter(proxy: FeatureProxy) -> dict[str, Any]:
+def _kept_by_parameter(proxy: FeatureProxy, node: fx.Node) -> dict[str, Any]:
     """Return the Python attributes that the user gave a parameter, which no tensor computes."""
-    node, tracer = vars(proxy).get("node"), vars(proxy)["tracer"]
-    if node is None or node.op != "get_attr":
-        return {}
+    tracer: Any = proxy.tracer
     parameter = tracer.recording.tree.parameters.get(str(node.target))
     return {} if parameter is None else vars(parameter)
 
