@@ -12,6 +12,7 @@ from .backends import MODES, Options
 from .errors import UntraceableModelError
 from .graphs import meta_keys
 from .inspecting.reading import Forward, names_in
+from .inspecting.remembering import by_forward
 from .inspecting.whose import is_users
 from .keeping.carry_over import Again
 from .keeping.recursion import more_recursion
@@ -86,6 +87,7 @@ def _record_other(
         return error
 
 
+@by_forward
 def _reads_flags_unseen(forward: Forward) -> bool:
     """Say whether a forward may read flags past :mod:`.trace.flags`.
 
