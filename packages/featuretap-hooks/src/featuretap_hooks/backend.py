@@ -85,9 +85,9 @@ class HooksBackend:
         ran: set[str] = set()
         # Nobody knows what runs in a mode that fails on the example, nor what a function uses that is one
         # node, or runs where nothing is one. A forward that goes to its end needs all.
-        is_whole = bool(failed or options.autowrap_functions or options.autowrap_modules)
         facts = Findings(ModuleTree(model), options)
-        is_whole = is_whole or facts.must_end or facts.own_code.switches
+        is_unseen = bool(failed or options.autowrap_functions or options.autowrap_modules)
+        is_whole = is_unseen or facts.must_end or facts.own_code.switches
         for mode, seen in found.items():
             other = found.get("eval" if mode == "train" else "train")
             if seen.drew and other is not None:
